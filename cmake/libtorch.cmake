@@ -1,0 +1,36 @@
+# LibTorch: the folder that scripts/setup.sh unpacks, or any unzipped LibTorch given by CMAKE_PREFIX_PATH.
+find_path(TORCH_ROOT include/torch/csrc/api/include/torch/types.h
+  PATHS ${CMAKE_SOURCE_DIR}/third_party/site/torch ${CMAKE_PREFIX_PATH}
+  NO_DEFAULT_PATH)
+if(NOT TORCH_ROOT)
+  message(FATAL_ERROR "LibTorch not found: run scripts/setup.sh, or pass -DCMAKE_PREFIX_PATH=<unzipped LibTorch>")
+endif()
+set(NVIDIA_LIBS ${CMAKE_SOURCE_DIR}/third_party/site/nvidia/cu13/lib)
+
+add_library(pocketvlm_torch INTERFACE)
+target_include_directories(pocketvlm_torch SYSTEM INTERFACE
+  ${TORCH_ROOT}/include ${TORCH_ROOT}/include/torch/csrc/api/include)
+target_link_directories(pocketvlm_torch INTERFACE ${TORCH_ROOT}/lib)
+target_link_libraries(pocketvlm_torch INTERFACE torch_cpu c10 OpenMP::OpenMP_CXX)
+target_link_options(pocketvlm_torch INTERFACE
+  -Wl,-rpath,${TORCH_ROOT}/lib -Wl,-rpath,${NVIDIA_LIBS} -Wl,-rpath-link,${NVIDIA_LIBS})
+
+if(POCKETVLM_CUDA)
+  find_package(CUDAToolkit REQUIRED)
+  target_compile_definitions(pocketvlm_torch INTERFACE POCKETVLM_CUDA)
+  # The bare toolkit lacks cuFile, cuSPARSELt and NVSHMEM; scripts/setup.sh --cuda brings their wheels.
+  foreach(folder cudnn nvshmem nccl cusparselt)
+    set(dir ${CMAKE_SOURCE_DIR}/third_party/site/nvidia/${folder}/lib)
+    target_link_options(pocketvlm_torch INTERFACE -Wl,-rpath,${dir} -Wl,-rpath-link,${dir})
+  endforeach()
+  find_library(NCCL_LIBRARY nccl REQUIRED)
+  target_link_libraries(pocketvlm_torch INTERFACE -Wl,--no-as-needed torch_cuda c10_cuda torch_cpu c10
+    -Wl,--as-needed CUDA::cudart ${NCCL_LIBRARY})
+endif()
+
+# LibTorch's headers cost 12-30 s a file; this one precompiled header serves every target that uses them.
+add_library(torch_pch OBJECT ${CMAKE_SOURCE_DIR}/cmake/torch_pch.cc)
+target_link_libraries(torch_pch PUBLIC pocketvlm_flags pocketvlm_torch)
+target_precompile_headers(torch_pch PRIVATE
+  <torch/types.h> <torch/nn/module.h> <torch/nn/pimpl.h> <torch/csrc/autograd/custom_function.h>
+  <nlohmann/json.hpp> <fmt/format.h> <string> <vector> <map> <memory>)
