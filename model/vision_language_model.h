@@ -1,0 +1,53 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "model/batch.h"
+#include "model/config.h"
+#include "model/decoder.h"
+#include "model/projector.h"
+#include "model/vision_encoder.h"
+
+namespace pocketvlm {
+
+/// The whole model: vision_encoder.*, projector.*, language.* are the three components of every freeze schedule.
+class VisionLanguageModelImpl : public torch::nn::Module {
+ public:
+  /// Random weights from `seed` alone, whatever else the process drew.
+  VisionLanguageModelImpl(const ModelConfig& config, uint64_t seed);
+
+  /// [slices * queries, hidden]; runs the encoder without a graph when none of its parameters needs gradients.
+  torch::Tensor encode_images(const torch::Tensor& patches, const std::vector<std::array<int64_t, 2>>& grids);
+
+  /// Text embeddings with visual rows put in their places. visual: output of encode_images (undefined without images).
+  torch::Tensor embed(const Batch& batch, const torch::Tensor& visual);
+
+  /// [tokens, hidden] for a packed batch, in compute dtype.
+  torch::Tensor hidden_states(const Batch& batch);
+  torch::Tensor hidden_states(const Batch& batch, const torch::Tensor& visual);
+
+  /// Weighted sum of -log p over all targets, float32 scalar; divide by the global target weight outside.
+  torch::Tensor loss_sum(const Batch& batch);
+
+  /// Log-probs of the targets: rows where labels >= 0, in order. [targets] float32.
+  torch::Tensor target_log_probs(const Batch& batch, const torch::Tensor& hidden);
+
+  /// [rows, vocab] float32.
+  torch::Tensor logits(const torch::Tensor& hidden);
+
+  const ModelConfig& config() const { return config_; }
+  VisionEncoder vision_encoder{nullptr};
+  std::shared_ptr<ProjectorImpl> projector;
+  Decoder language{nullptr};
+
+ private:
+  ModelConfig config_;
+};
+TORCH_MODULE(VisionLanguageModel);
+
+/// Makes exactly the parameters trainable whose names match a pattern (`*` matches any run: "projector.*", "*"); all others are
+/// frozen. A pattern that matches nothing is an Error. Returns the trainable names.
+std::vector<std::string> set_trainable(torch::nn::Module& model, const std::vector<std::string>& patterns);
+
+}  // namespace pocketvlm
