@@ -1,0 +1,106 @@
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/config.h"
+#include "data/packed_loader.h"
+
+/// A stage as data; LibTorch-free, so that mistakes are answered at once.
+namespace pocketvlm {
+
+struct OptimizerConfig {
+  double learning_rate = 1e-3;
+  std::map<std::string, double> learning_rate_factors;  // pattern -> factor
+  std::string schedule = "cosine";
+  int64_t warmup_steps = 20;
+  double final_ratio = 0.1;
+  double weight_decay = 0.0;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double clip_norm = 1.0;
+
+  void visit_fields(auto&& field) {
+    field("learning_rate", learning_rate, "peak, reached after warm-up", in_range(0, 10));
+    field("learning_rate_factors", learning_rate_factors,
+          "name pattern -> factor of the learning rate; the last pattern that matches wins");
+    field("schedule", schedule, "after warm-up: cosine to final_ratio, linear to final_ratio, constant, or wsd (constant, then "
+          "linear over the last fifth)", one_of({"cosine", "linear", "constant", "wsd"}));
+    field("warmup_steps", warmup_steps, "linear warm-up, optimizer steps", at_least(0));
+    field("final_ratio", final_ratio, "last learning rate as part of the peak", in_range(0, 1));
+    field("weight_decay", weight_decay, "decoupled (AdamW); not on vectors", at_least(0));
+    field("beta1", beta1, "first moment", in_range(0, 0.9999999));
+    field("beta2", beta2, "second moment", in_range(0, 0.9999999));
+    field("eps", eps, "in the denominator", at_least(0));
+    field("clip_norm", clip_norm, "gradients are scaled down to this norm; 0 is off", at_least(0));
+  }
+};
+
+/// What a stage sees instead of the model's own image and prompt settings: low resolution in stage 1, captions without chat.
+struct StageInput {
+  std::optional<std::string> image_mode;
+  std::optional<int64_t> image_size;
+  std::optional<int64_t> scale_resolution;
+  std::optional<int64_t> max_slices;
+  std::optional<std::string> chat_template;
+
+  void visit_fields(auto&& field) {
+    field("image_mode", image_mode, "instead of image.mode", one_of({"slices", "squash", "pad_square", "center_crop"}));
+    field("image_size", image_size, "instead of image.image_size, pixels", in_range(1, 8192));
+    field("scale_resolution", scale_resolution, "instead of image.scale_resolution, pixels", in_range(1, 8192));
+    field("max_slices", max_slices, "instead of image.max_slices", in_range(1, 1024));
+    field("chat_template", chat_template, "instead of prompt.chat_template",
+          one_of({"chatml", "llama3", "minicpm", "vicuna_v1", "plain"}));
+  }
+};
+
+/// One stage of training: what learns, from which data, for how long.
+struct StageConfig {
+  std::string name;
+  std::string objective = "language";
+  std::string init_from;                  // name of an earlier stage, or a checkpoint folder; empty: the stage before
+  std::vector<std::string> trainable = {"*"};
+  LoaderConfig data;
+  StageInput input;
+  OptimizerConfig optimizer;
+  int64_t steps = 100;
+  int64_t accumulation = 1;               // packs an optimizer step
+  std::string compute_dtype = "bf16";
+  int64_t checkpoint_every = 100;         // optimizer steps
+  int64_t log_every = 10;
+  int64_t threads = 0;                    // 0: all cores
+  std::string device = "cpu";
+  uint64_t seed = 0;
+  bool branch = false;                    // true: later stages do not continue from this one (a judge)
+
+  void visit_fields(auto&& field) {
+    field("name", name, "folder of the stage's results", required());
+    field("objective", objective,
+          "language: next-token loss on targets; contrastive: sigmoid loss between pictures and their texts (SigLIP), trains "
+          "vision_encoder with two heads that are dropped afterwards", one_of({"language", "contrastive"}));
+    field("init_from", init_from, "earlier stage or checkpoint folder; empty: the stage before, or random weights");
+    field("trainable", trainable, "name patterns that learn; everything else is frozen and checked to be bit-identical afterwards");
+    field("data", data, "mixture, packing, workers");
+    field("input", input, "image and prompt settings of this stage alone");
+    field("optimizer", optimizer, "AdamW");
+    field("steps", steps, "optimizer steps", in_range(1, 1e12));
+    field("accumulation", accumulation, "packs an optimizer step", in_range(1, 1 << 20));
+    field("compute_dtype", compute_dtype, "dtype of matrix products; master weights stay float32", one_of({"bf16", "f32"}));
+    field("checkpoint_every", checkpoint_every, "optimizer steps between resumable states; 0: only at the end", at_least(0));
+    field("log_every", log_every, "optimizer steps between metric lines", at_least(1));
+    field("threads", threads, "0: all cores", in_range(0, 1024));
+    field("device", device, "cpu or cuda", one_of({"cpu", "cuda"}));
+    field("seed", seed, "of data order and of new weights");
+    field("branch", branch, "a side model (a judge): later stages do not continue from it");
+  }
+  void validate(const std::string& path) const;
+};
+
+/// The image and prompt settings that a stage trains with.
+ImageConfig stage_image(const StageInput& input, ImageConfig image);
+PromptConfig stage_prompt(const StageInput& input, PromptConfig prompt);
+
+}  // namespace pocketvlm
