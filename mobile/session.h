@@ -1,0 +1,112 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "data/preprocess/prompt.h"
+#include "mobile/model.h"
+
+namespace pocketvlm {
+
+struct SessionOptions {
+  int threads = 0;                // 0: one for each core this process may use
+  std::string kernels = "auto";   // auto: the fastest this processor has; scalar | avx2 | avx512vnni | neon ...
+  std::int64_t context = 0;       // tokens the KV cache can hold; 0: what the model says, at most 4096
+  std::string kv_cache = "auto";  // f32 | f16; auto: f32 where all weights are F32/F16/BF16, f16 where they are quantized
+};
+
+/// How the next token is chosen.
+struct MobileSampling {
+  double temperature = 0.0;         // 0: greedy
+  double top_p = 1.0;
+  std::int64_t top_k = 0;           // 0: off
+  double min_p = 0.0;               // drops tokens below min_p times the largest probability
+  double repetition_penalty = 1.0;  // 1: off; over all tokens of prompt and answer
+  std::int64_t max_new_tokens = 128;
+  std::uint64_t seed = 0;
+};
+
+struct ChatTimings {
+  double load_ms = 0;      // of the session: mapping, checking, tokenizer
+  double image_ms = 0;     // resize, slicing
+  double vision_ms = 0;    // encoder and projector
+  std::int64_t slices = 0;
+  std::int64_t prompt_tokens = 0;
+  double prefill_ms = 0;
+  std::int64_t generated_tokens = 0;
+  double decode_ms = 0;
+};
+
+struct ChatAnswer {
+  std::string text;
+  std::vector<std::int32_t> ids;  // without the stop token
+  bool stopped = false;           // a stop id came before max_new_tokens
+  ChatTimings timings;
+};
+
+/// A model ready to answer: language file, optional mmproj, tokenizer, prompt encoder, thread pool, kernels, KV cache.
+/// Not thread-safe: one call at a time.
+class Session {
+ public:
+  /// `mmproj_path` may be empty (text only). Throws Error naming the file at fault.
+  Session(const std::string& model_path,
+          const std::string& mmproj_path,
+          const SessionOptions& options = {});
+  ~Session();
+  Session(Session&&) noexcept;
+  Session& operator=(Session&&) noexcept;
+
+  const PromptEncoder& encoder() const;
+  const MobileLanguageParams& language() const;
+  const std::string& kernels() const;  // name of the variant in use
+  int threads() const;
+
+  /// Answers the chat; `on_text` receives the answer piece by piece, always whole UTF-8 characters. Return false from it
+  /// to stop early.
+  ChatAnswer chat(const Chat& chat,
+                  const MobileSampling& sampling,
+                  const std::function<bool(std::string_view)>& on_text = {});
+
+  /// The same from an already encoded prompt; `on_token` receives ids.
+  ChatAnswer generate(const EncodedChat& prompt,
+                      const MobileSampling& sampling,
+                      const std::function<bool(std::int32_t)>& on_token = {});
+
+  /// Vision encoder and projector: [slices * num_queries, hidden], in the order of prompt.visual_positions, as the
+  /// projector hands it to the decoder (MiniCPM: before scale_embeddings). Empty without slices.
+  std::vector<float> encode_image(const EncodedChat& prompt);
+
+  /// Vision encoder alone: [patches, vision hidden], what the projector reads.
+  std::vector<float> encode_vision(const EncodedChat& prompt);
+
+  /// Teacher forcing: logits of every position, [tokens, vocab]. `visual` may hold encode_image's result; empty: it is
+  /// computed. The KV cache is empty before and after.
+  std::vector<float> forward_logits(const EncodedChat& prompt,
+                                    std::span<const float> visual = {});
+
+  /// The steps of generation for those who time or steer them: start over, append tokens (text only), read the logits
+  /// of the last appended token [vocab].
+  void reset();
+  void append(std::span<const std::int32_t> ids);
+  void append(const EncodedChat& prompt, std::span<const float> visual);
+  std::span<const float> logits() const;
+  std::int64_t position() const;  // tokens in the KV cache
+  std::int64_t context() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// Chooses the next token. `history` are the ids the repetition penalty looks at; `step` selects the random draw, so the same
+/// seed gives the same answer.
+std::int32_t sample_token(std::span<const float> logits,
+                          std::span<const std::int32_t> history,
+                          const MobileSampling& sampling,
+                          std::uint64_t step);
+
+}  // namespace pocketvlm
