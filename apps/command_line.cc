@@ -1,0 +1,136 @@
+#include "apps/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+
+namespace pocketvlm {
+namespace {
+
+/// The command that was given, as "inspect image".
+std::string chosen_command(const CLI::App& app) {
+  std::string name;
+  for (const CLI::App* at = &app; !at->get_subcommands().empty();) {
+    at = at->get_subcommands().front();
+    name += (name.empty() ? "" : " ") + at->get_name();
+  }
+  return name;
+}
+
+void add_json(CLI::App* command, CommandLine& line) {
+  command->add_flag("--json", line.json, "print one JSON object on standard output");
+}
+
+void add_config_commands(CLI::App& app, CommandLine& line) {
+  const auto config_command = [&](const char* name, const char* help, const char* file) {
+    CLI::App* command = app.add_subcommand(name, help);
+    command->add_option("config", line.file, file)->required();
+    command->add_option("--set", line.overrides, "a.b=c: change a field of the config; may be repeated")->allow_extra_args(false);
+    command->add_option("--run", line.run_name, "name of the run's folder");
+    return command;
+  };
+  config_command("run", "a whole recipe: stages, SFT, RLAIF-V, export, report", "recipe.json")
+      ->add_flag("--resume", line.resume, "continue an interrupted run; without it an existing run is an error");
+  config_command("train", "one stage", "stage.json")->add_flag("--resume", line.resume, "continue an interrupted stage");
+  config_command("rlaif", "one round of the alignment loop", "loop.json")->add_flag("--resume", line.resume, "continue");
+  config_command("explain", "every field of a config with its meaning", "recipe, stage, loop or model config");
+}
+
+void add_model_commands(CLI::App& app, CommandLine& line) {
+  CLI::App* generate = app.add_subcommand("generate", "answers of a checkpoint");
+  generate->add_option("--checkpoint", line.checkpoint, "checkpoint folder")->required();
+  generate->add_option("--image", line.images, "picture")->allow_extra_args(false);
+  generate->add_option("--prompt", line.prompt, "question or instruction")->required();
+  generate->add_flag("--greedy", line.greedy, "most likely token at each step (the default)");
+  generate->add_option("--temperature", line.temperature, "sample at this temperature")->check(CLI::Range(0.0, 100.0));
+  generate->add_option("--top-p", line.top_p, "nucleus")->check(CLI::Range(0.0, 1.0));
+  generate->add_option("--top-k", line.top_k, "0 is off")->check(CLI::NonNegativeNumber);
+  generate->add_option("--seed", line.seed, "of the sampling streams");
+  generate->add_option("--n", line.num_samples, "answers")->check(CLI::Range(1, 4096));
+  generate->add_option("--max-new-tokens", line.max_new_tokens, "of an answer")->check(CLI::Range(1, 1 << 20));
+  generate->add_option("--threads", line.threads, "0: all cores")->check(CLI::NonNegativeNumber);
+  add_json(generate, line);
+
+  CLI::App* eval = app.add_subcommand("eval", "hallucination figures: CHAIR, recall, POPE");
+  eval->add_option("--checkpoint", line.checkpoint, "checkpoint folder")->required();
+  eval->add_option("--data", line.data, "folder made by `data scenes`")->required();
+  eval->add_option("--prompt", line.instruction, "what the model is asked for its description");
+  eval->add_option("--threads", line.threads, "0: all cores")->check(CLI::NonNegativeNumber);
+  add_json(eval, line);
+
+  CLI::App* out = app.add_subcommand("export", "GGUF files for the phone and llama.cpp, with the parity gate");
+  out->add_option("--checkpoint", line.checkpoint, "checkpoint folder")->required();
+  out->add_option("--type", line.type, "f32, f16, q8_0, q4_0, q4_k_m, q6_k")->required();
+  out->add_option("--mmproj-type", line.mmproj_type, "f32, f16, q8_0");
+  out->add_option("--out", line.out, "folder")->required();
+  out->add_option("--image", line.images, "calibration picture for the parity gate")->allow_extra_args(false);
+  out->add_option("--prompt", line.prompt, "calibration question");
+  add_json(out, line);
+}
+
+void add_data_commands(CLI::App& app, CommandLine& line) {
+  CLI::App* data = app.add_subcommand("data", "make and check data");
+  data->require_subcommand(1);
+  CLI::App* scenes = data->add_subcommand("scenes", "pictures of the embedded world with conversations and truth");
+  scenes->add_option("--count", line.count, "samples")->check(CLI::Range(1, 100000000));
+  scenes->add_option("--seed", line.seed, "same seed, same bytes");
+  scenes->add_option("--out", line.out, "folder")->required();
+  scenes->add_option("--sprites", line.sprites, "emoji or stamps")->check(CLI::IsMember({"emoji", "stamps"}));
+  scenes->add_option("--languages", line.languages, "CLDR codes, comma-separated")->delimiter(',');
+  scenes->add_option("--set", line.overrides, "a=b: change a field of the scenes config")->allow_extra_args(false);
+  scenes->add_flag("--tar", line.tar, "also write tar shards");
+  add_json(scenes, line);
+  CLI::App* check = data->add_subcommand("check", "what a data set would lose, and why");
+  check->add_option("file", line.file, ".json, .jsonl or .tar")->required();
+  check->add_option("--threads", line.threads, "0: all cores")->check(CLI::NonNegativeNumber);
+  add_json(check, line);
+}
+
+void add_inspect_commands(CLI::App& app, CommandLine& line) {
+  CLI::App* inspect = app.add_subcommand("inspect", "look into models, images, tokens");
+  inspect->require_subcommand(1);
+  CLI::App* model = inspect->add_subcommand("model", "parameters, memory, work per token");
+  model->add_option("model", line.file, "preset name or config file")->required();
+  add_json(model, line);
+  CLI::App* image = inspect->add_subcommand("image", "how a picture is cut, and its pixels");
+  image->add_option("file", line.file, "picture")->required();
+  image->add_option("--model", line.model, "preset name or config file")->required();
+  image->add_option("--max-slices", line.max_slices, "instead of the model's")->check(CLI::Range(1, 1024));
+  image->add_option("--out", line.out, "write slice.0, slice.1 ... as safetensors");
+  image->add_option("--png", line.png, "draw the slices over the picture");
+  add_json(image, line);
+  CLI::App* tokens = inspect->add_subcommand("tokens", "ids and pieces of a text");
+  tokens->add_option("--tokenizer", line.tokenizer, "tokenizer.model, folder or .gguf")->required();
+  auto* group = tokens->add_option_group("input");
+  group->add_option("--text", line.text, "the text itself");
+  group->add_option("--text-file", line.text_file, "a file, byte for byte");
+  group->add_option("--jsonl-file", line.jsonl_file, "one JSON string a line");
+  group->require_option(1);
+  tokens->add_flag("--specials", line.specials, "special tokens written in the text become their ids");
+  tokens->add_flag("--bos", line.bos, "begin with the BOS id");
+  tokens->add_flag("--eos", line.eos, "end with the EOS id");
+  add_json(tokens, line);
+}
+
+}  // namespace
+
+CommandLine parse_command_line(int argc, char** argv) {
+  CommandLine line;
+  CLI::App app{"pocketvlm: a vision-language model from pre-training to a phone"};
+  app.name("pocketvlm");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "pocketvlm 0.1.0");
+  add_config_commands(app, line);
+  add_model_commands(app, line);
+  add_data_commands(app, line);
+  add_inspect_commands(app, line);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int status = app.exit(error);
+    std::exit(status == 0 ? 0 : 1);
+  }
+  line.command = chosen_command(app);
+  return line;
+}
+
+}  // namespace pocketvlm

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace pocketvlm {
+
+/// Everything that can be said to `pocketvlm`. One parser serves both programs: `pocketvlm` itself, which links no LibTorch so
+/// that --help and mistakes are answered at once, and `pocketvlm-engine`, which it hands heavy commands to.
+struct CommandLine {
+  std::string command;     // e.g. "inspect image"
+  std::string file;        // the one positional argument
+  std::vector<std::string> overrides;
+  bool json = false;
+  bool resume = false;
+  bool fast = false;
+
+  std::string checkpoint, model, out, png, prompt, tokenizer, text, text_file, jsonl_file, ids, data, type, mmproj_type = "f16";
+  std::string dtype = "f32", sprites = "emoji", run_name, instruction;
+  std::vector<std::string> images, languages, types;
+  bool specials = false, bos = false, eos = false, greedy = false, tar = false;
+  std::int64_t max_slices = 0, count = 100, num_samples = 1, max_new_tokens = 128, threads = 0, top_k = 0;
+  std::uint64_t seed = 0;
+  double temperature = 0.0, top_p = 1.0;
+};
+
+/// Parses the arguments. Prints help or a usage error itself and exits (0 or 1).
+CommandLine parse_command_line(int argc, char** argv);
+
+}  // namespace pocketvlm

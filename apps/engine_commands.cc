@@ -1,0 +1,148 @@
+#include "apps/engine_commands.h"
+
+#include <ATen/Parallel.h>
+#include <torch/types.h>
+
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+
+#include "apps/recipe.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "exporter/parity.h"
+#include "model/generation.h"
+#include "rlaif/loop.h"
+#include "trainer/evaluation.h"
+#include "trainer/stage.h"
+
+namespace pocketvlm {
+namespace {
+
+namespace fs = std::filesystem;
+
+void print_json(const Json& value) {
+  std::fputs((value.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n").c_str(), stdout);
+}
+
+void use_threads(std::int64_t threads) {
+  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
+}
+
+Image load_picture(const std::string& path, const ImageConfig& config) {
+  DecodeOptions options;
+  options.max_megapixels = config.max_megapixels;
+  options.apply_exif = config.exif == "apply";
+  return load_image(path, options);
+}
+
+void recipe(const CommandLine& line) {
+  auto config = load_config<RecipeConfig>(line.file, line.overrides);
+  if (!line.run_name.empty()) config.name = line.run_name;
+  config.validate(line.file);
+  run_recipe(config, line.resume);
+}
+
+/// Results of a single stage or loop go to runs/<name>; an existing one is continued only when asked to.
+std::string claim_run_folder(const CommandLine& line, const std::string& name) {
+  const std::string folder = "runs/" + (line.run_name.empty() ? name : line.run_name);
+  PV_CHECK(line.resume || !fs::exists(folder), "{}: exists; continue it with --resume, or choose another name with --run NAME", folder);
+  return folder;
+}
+
+void train(const CommandLine& line) {
+  const auto config = load_config<StageConfig>(line.file, line.overrides);
+  PV_CHECK(!config.init_from.empty(), "{}.init_from: a single stage starts from a checkpoint folder; name one", line.file);
+  const std::string folder = claim_run_folder(line, config.name);
+  LoadedModel model = load_model(config.init_from);
+  run_stage(config, model, (fs::path(config.init_from) / "tokenizer.model").string(), folder);
+}
+
+void rlaif(const CommandLine& line) {
+  const auto config = load_config<RlaifConfig>(line.file, line.overrides);
+  run_rlaif(config, config.policy, config.judge, claim_run_folder(line, config.name));
+}
+
+void generate(const CommandLine& line) {
+  PV_CHECK(!line.greedy || line.temperature == 0.0, "--greedy and --temperature {} contradict each other; give one", line.temperature);
+  use_threads(line.threads);
+  LoadedModel model = load_model(line.checkpoint);
+  Chat chat;
+  chat.turns.push_back({"user", line.prompt});
+  for (const std::string& path : line.images) chat.images.push_back(load_picture(path, model.config.image));
+  SamplingConfig sampling;
+  sampling.temperature = line.temperature;
+  sampling.top_p = line.top_p;
+  sampling.top_k = line.top_k;
+  sampling.max_new_tokens = line.max_new_tokens;
+  sampling.num_samples = line.num_samples;
+  sampling.seed = line.seed;
+  const auto begin = std::chrono::steady_clock::now();
+  const auto answers = generate(model.model, *model.encoder, model.encoder->encode(chat, true), sampling);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  Json texts = Json::array(), ids = Json::array();
+  for (const Generation& answer : answers) {
+    texts.push_back(answer.text);
+    ids.push_back(answer.ids);
+    if (!line.json) fmt::print("{}\n", answer.text);
+  }
+  if (line.json) print_json({{"texts", texts}, {"ids", ids}, {"seconds", seconds}});
+}
+
+void eval(const CommandLine& line) {
+  use_threads(line.threads);
+  LoadedModel model = load_model(line.checkpoint);
+  const std::vector<EvalItem> items = eval_items(line.data);
+  std::set<std::string> present;
+  for (const EvalItem& item : items) present.insert(item.objects.begin(), item.objects.end());
+  EvaluationConfig settings;
+  if (!line.instruction.empty()) settings.prompt = line.instruction;
+  const Json figures = evaluate(model, items, eval_vocabulary(line.data, items), settings).to_json();
+  if (line.json) return print_json(figures);
+  fmt::print("{}\n", figures.dump(2));
+}
+
+void export_checkpoint(const CommandLine& line) {
+  ExportConfig config;
+  config.types = {line.type};
+  config.mmproj_type = line.mmproj_type;
+  // Read through the config so that an unknown type is answered like any other mistake.
+  config = read_config<ExportConfig>(config_to_json(config), "export");
+  const ExportedFiles files = export_gguf(line.checkpoint, line.type, line.mmproj_type, line.out);
+  LoadedModel trainer = load_model(line.checkpoint);
+  std::vector<ParityPrompt> prompts;
+  for (const std::string& path : line.images) {
+    Chat chat;
+    chat.turns.push_back({"user", line.prompt.empty() ? EvaluationConfig{}.prompt : line.prompt});
+    chat.images.push_back(load_picture(path, trainer.config.image));
+    prompts.push_back({std::move(chat)});
+  }
+  if (prompts.empty()) prompts = calibration_prompts(config.parity_prompts, EvaluationConfig{}.prompt);
+  const Json parity = check_parity(trainer, files, line.type, prompts, config);
+  const fs::path report = fs::path(line.out) / "parity.json";
+  write_json(report.string(), parity);
+  if (line.json) {
+    print_json({{"language", files.language}, {"mmproj", files.mmproj}, {"language_bytes", files.language_bytes},
+                {"mmproj_bytes", files.mmproj_bytes}, {"parity", parity}});
+  } else {
+    fmt::print("{} ({} bytes)\n{} ({} bytes)\nparity: {}\n", files.language, files.language_bytes, files.mmproj,
+               files.mmproj_bytes, parity.dump());
+  }
+  if (!parity["passed"].get<bool>()) {
+    throw CheckFailed(fmt::format("{}: phone and trainer differ beyond the bounds: {}", report.string(), parity["first_difference"].dump()));
+  }
+}
+
+}  // namespace
+
+void run_engine_command(const CommandLine& line) {
+  if (line.command == "run") recipe(line);
+  else if (line.command == "train") train(line);
+  else if (line.command == "rlaif") rlaif(line);
+  else if (line.command == "generate") generate(line);
+  else if (line.command == "eval") eval(line);
+  else if (line.command == "export") export_checkpoint(line);
+  else fail("pocketvlm-engine: unknown command \"{}\"", line.command);
+}
+
+}  // namespace pocketvlm

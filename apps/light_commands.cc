@@ -1,0 +1,174 @@
+#include "apps/light_commands.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "apps/inspect_image.h"
+#include "apps/recipe_config.h"
+#include "base/files.h"
+#include "base/json.h"
+#include "data/data_check.h"
+#include "data/scenes/scene_source.h"
+#include "model/config.h"
+
+namespace pocketvlm {
+namespace {
+
+void print_json(const Json& value) {
+  std::fputs((value.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n").c_str(), stdout);
+}
+
+/// What kind of config a JSON file holds, judged by the keys that only this kind has.
+std::string config_kind(const Json& json, const std::string& path) {
+  PV_CHECK(json.is_object(), "{}: expected an object, got {}", path, json.type_name());
+  const auto has = [&](std::initializer_list<const char*> keys) {
+    return std::any_of(keys.begin(), keys.end(), [&](const char* key) { return json.contains(key); });
+  };
+  if (has({"stages", "alignment", "exports", "evaluation"})) return "recipe";
+  if (has({"policy", "judge", "rollout", "preference"})) return "loop";
+  if (has({"vision", "projector", "language"})) return "model";
+  return "stage";
+}
+
+void explain(const CommandLine& line) {
+  Json json = std::filesystem::exists(line.file) ? read_json(line.file) : Json(nullptr);
+  if (json.is_null()) {
+    std::fputs(explain_config(load_model_config(line.file)).c_str(), stdout);
+    return;
+  }
+  for (const std::string& assignment : line.overrides) apply_override(json, assignment);
+  const std::string kind = config_kind(json, line.file);
+  std::string text;
+  if (kind == "recipe") text = explain_config(read_config<RecipeConfig>(json, line.file));
+  if (kind == "loop") text = explain_config(read_config<RlaifConfig>(json, line.file));
+  if (kind == "model") text = explain_config(read_config<ModelConfig>(json, line.file));
+  if (kind == "stage") text = explain_config(read_config<StageConfig>(json, line.file));
+  std::fputs(text.c_str(), stdout);
+}
+
+void inspect_model(const CommandLine& line) {
+  const ModelConfig config = load_model_config(line.file);
+  const ParameterCounts counts = count_parameters(config);
+  const std::int64_t total = counts.total();
+  const LanguageConfig& language = config.language;
+  // Forward work of one text token: two operations a weight that is multiplied; embeddings are looked up, the output layer is not.
+  const std::int64_t looked_up = language.tied_embeddings ? 0 : language.vocab * language.hidden;
+  const std::int64_t flops = 2 * (counts.language - looked_up);
+  const Json report = {
+      {"parameters",
+       {{"vision_encoder", counts.vision_encoder},
+        {"projector", counts.projector},
+        {"language", counts.language},
+        {"total", total}}},
+      {"flops_per_token", flops},
+      {"memory",
+       {{"weights_bf16_bytes", total * 2},
+        {"weights_f32_bytes", total * 4},
+        // float32 master weights, gradients and two moments
+        {"training_replicated_bytes", total * 16},
+        {"training_sharded_8_bytes", (total * 16 + 7) / 8}}}};
+  if (line.json) return print_json(report);
+  fmt::print("vision_encoder {:>14}\nprojector      {:>14}\nlanguage       {:>14}\ntotal          {:>14}\n"
+             "{} operations a text token (forward); weights {:.1f} MiB in bf16; training state {:.1f} MiB on one rank\n",
+             counts.vision_encoder, counts.projector, counts.language, total, flops,
+             static_cast<double>(total) * 2 / (1 << 20), static_cast<double>(total) * 16 / (1 << 20));
+}
+
+Json tokens_of(const Tokenizer& tokenizer, const std::string& text, const CommandLine& line) {
+  std::vector<std::int32_t> ids = tokenizer.encode(text, line.specials);
+  const Vocabulary& vocabulary = tokenizer.vocabulary();
+  if (line.bos) {
+    PV_CHECK(vocabulary.bos_id >= 0, "{}: the vocabulary has no BOS id; leave --bos out", line.tokenizer);
+    ids.insert(ids.begin(), vocabulary.bos_id);
+  }
+  if (line.eos) {
+    PV_CHECK(vocabulary.eos_id >= 0, "{}: the vocabulary has no EOS id; leave --eos out", line.tokenizer);
+    ids.push_back(vocabulary.eos_id);
+  }
+  Json pieces = Json::array();
+  for (const std::int32_t id : ids) pieces.push_back(vocabulary.pieces[static_cast<std::size_t>(id)]);
+  return {{"ids", ids}, {"pieces", pieces}};
+}
+
+void inspect_tokens(const CommandLine& line) {
+  const Tokenizer tokenizer = Tokenizer::load(line.tokenizer);
+  if (!line.jsonl_file.empty()) {
+    std::istringstream lines(read_file(line.jsonl_file));
+    std::string text;
+    for (std::int64_t number = 1; std::getline(lines, text); ++number) {
+      if (text.empty()) continue;
+      const std::string where = fmt::format("{}:{}", line.jsonl_file, number);
+      const Json value = parse_json(text, where);
+      PV_CHECK(value.is_string(), "{}: expected one JSON string, got {}", where, value.type_name());
+      print_json(tokens_of(tokenizer, value.get<std::string>(), line));
+    }
+    return;
+  }
+  const Json result =
+      tokens_of(tokenizer, line.text_file.empty() ? line.text : read_file(line.text_file), line);
+  if (line.json) return print_json(result);
+  for (std::size_t i = 0; i < result["ids"].size(); ++i) {
+    fmt::print("{:>8}  {}\n", result["ids"][i].get<std::int64_t>(), result["pieces"][i].get<std::string>());
+  }
+}
+
+void data_check(const CommandLine& line) {
+  const int threads = line.threads > 0 ? static_cast<int>(line.threads)
+                                       : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  const DataCheckReport report = check_data(line.file, threads);
+  if (line.json) return print_json(report.to_json());
+  fmt::print("{} samples, {} kept, {} skipped\n", report.samples, report.kept, report.skipped());
+  for (const auto& [reason, count] : report.reasons) fmt::print("  {:>8}  {}\n", count, reason);
+  for (const auto& item : report.listed) fmt::print("{}: {}: {}\n", item.file, item.place, item.reason);
+}
+
+void data_scenes(const CommandLine& line) {
+  ScenesConfig config;
+  config.sprites = line.sprites;
+  config.tasks = {{"caption", 1}, {"detailed", 1}, {"vqa", 1}, {"counting", 1}, {"position", 1}, {"ocr", 1}, {"yes_no", 1}, {"chat", 1}};
+  config.widths = {224, 336, 448};
+  config.heights = {224, 252, 448};
+  Json json = config_to_json(config);
+  if (!line.languages.empty()) {
+    json["languages"] = Json::object();
+    for (const std::string& language : line.languages) json["languages"][language] = 1.0;
+  }
+  for (const std::string& assignment : line.overrides) apply_override(json, assignment);
+  const SceneSource source(read_config<ScenesConfig>(json, "scenes"), line.seed);
+  write_scenes(source, line.count, line.out, line.tar);
+  if (line.json) print_json({{"samples", line.count}, {"folder", line.out}});
+}
+
+}  // namespace
+
+bool run_light_command(const CommandLine& line) {
+  if (line.command == "explain") explain(line);
+  else if (line.command == "inspect model") inspect_model(line);
+  else if (line.command == "inspect image") inspect_image(line);
+  else if (line.command == "inspect tokens") inspect_tokens(line);
+  else if (line.command == "data check") data_check(line);
+  else if (line.command == "data scenes") data_scenes(line);
+  else return false;
+  return true;
+}
+
+void check_heavy_config(const CommandLine& line) {
+  if (line.command == "run") {
+    const auto recipe = load_config<RecipeConfig>(line.file, line.overrides);
+    load_model_config(recipe.model);
+  } else if (line.command == "train") {
+    load_config<StageConfig>(line.file, line.overrides);
+  } else if (line.command == "rlaif") {
+    load_config<RlaifConfig>(line.file, line.overrides);
+  } else if (!line.checkpoint.empty()) {
+    PV_CHECK(std::filesystem::exists(std::filesystem::path(line.checkpoint) / "config.json"),
+             "{}: is not a checkpoint folder (no config.json in it)",
+             line.checkpoint);
+  }
+}
+
+}  // namespace pocketvlm

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <string>
+
+#include "base/json.h"
+
+namespace pocketvlm {
+
+/// What was written.
+struct ExportedFiles {
+  std::string language;  // DIR/language-TYPE.gguf
+  std::string mmproj;    // DIR/mmproj-TYPE.gguf
+  std::int64_t language_bytes = 0;
+  std::int64_t mmproj_bytes = 0;
+};
+
+/// Streams a checkpoint folder into two GGUF files, tensor by tensor from the mapped safetensors (an 8B model passes in under
+/// 2 GiB). Types and fallbacks per row length as llama.cpp has them (gguf.md sections 4, 5); q4_k_m keeps attn_v and
+/// ffn_down of some layers at Q6_K. Both files are written atomically; an existing mmproj of the same type is rewritten.
+ExportedFiles export_gguf(const std::string& checkpoint_folder,
+                          const std::string& type,
+                          const std::string& mmproj_type,
+                          const std::string& folder);
+
+}  // namespace pocketvlm

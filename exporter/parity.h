@@ -1,0 +1,32 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "exporter/export.h"
+#include "exporter/export_config.h"
+#include "model/checkpoint.h"
+
+namespace pocketvlm {
+
+/// One calibration prompt: what is asked about which picture. The answer to force is the trainer's own greedy one.
+struct ParityPrompt {
+  Chat chat;
+};
+
+/// Compares phone runtime and trainer on the same pictures and prompts (float32 trainer):
+///   pixels_equal     the preprocessed patches are byte-equal
+///   vision_cosine    smallest cosine of a visual token
+///   agreement        share of equal next-token choices under teacher forcing
+///   greedy_identical prompts whose whole greedy answer is the same
+///   kl               mean KL(trainer || phone) per position, nats
+/// Returns these figures with "passed" and, when it did not, "first_difference": the first place (patches, visual tokens, a decoder
+/// position) that is out of bounds. Does not throw for a failed gate; the caller decides.
+Json check_parity(LoadedModel& trainer,
+                  const ExportedFiles& files,
+                  const std::string& type,
+                  const std::vector<ParityPrompt>& prompts,
+                  const ExportConfig& bounds);
+
+}  // namespace pocketvlm
