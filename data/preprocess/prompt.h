@@ -13,6 +13,7 @@ namespace pocketvlm {
 
 /// One turn. Each "<image>" in the content stands for the next image of the chat; when a chat has
 /// images and no mark, they are put before the first user content, each followed by a newline.
+/// In assistant content the mark is plain text.
 struct Turn {
   std::string role;  // system | user | assistant
   std::string content;
@@ -56,16 +57,38 @@ struct EncodedChat {
   std::vector<float> patches;                   // [sum of rows * columns, 3 * patch * patch]
 };
 
-/// Renders chats with one template, one image layout and one image processor.
+/// The tokens around an image as readable text, with `<unk>*64` for a run of visual tokens; needs no
+/// vocabulary. `image_index` counts the images of a chat, for `<image_id>`.
+std::string describe_image_layout(const PromptConfig& prompt, const SlicePlan& plan, int image_index = 0);
+
+/// Renders chats with one template, one image layout and one image processor; S is the content:
+///
+///   chatml     <|im_start|>role\nS<|im_end|>\n ...                     answer: <|im_start|>assistant\n
+///   llama3     BOS <|start_header_id|>role<|end_header_id|>\n\nS<|eot_id|> ...   S trimmed
+///   minicpm    BOS S (system) <user>S <AI>S EOS ...                     <user> stands for U+7528 U+6237 in < >
+///   vicuna_v1  BOS S (system) + " " USER: S + " " ASSISTANT: + " " S EOS ...
+///   plain      BOS images, S of the one assistant turn, EOS; other text is dropped (MobileVLM stage 1)
+///
+/// Learned are the tokens of assistant content and the token that ends it. BOS where the vocabulary
+/// has one, never with chatml. Unlike the released MiniCPM-V 2.0, minicpm writes EOS after every answer,
+/// so that the end is learned at the place where it is generated.
+///
+/// Text cannot write markers: it is encoded without special pieces. Neighbouring texts are encoded as
+/// one, but never across the place where an answer begins; so the prompt of a chat is the exact
+/// beginning of the chat with its answer. Sentencepiece's dummy prefix stands where a text begins: at
+/// the start of the chat, after EOS, and after an image of layout `bare` (the released MobileVLM
+/// encodes the two sides of an image separately); never after another special piece.
 class PromptEncoder {
  public:
   /// Throws Error when the vocabulary lacks a piece that template or layout needs.
   PromptEncoder(const Tokenizer& tokenizer, PromptConfig prompt, ImageConfig image);
 
-  /// `add_generation_prompt`: ends where the assistant's answer begins.
+  /// `add_generation_prompt`: ends where the assistant's answer begins. Throws Error on an unknown
+  /// role, on marks and images that do not add up, and on a prompt that already ends with an answer.
   EncodedChat encode(const Chat& chat, bool add_generation_prompt) const;
 
-  /// Pure text for language-model pre-training: BOS if the vocabulary has one, text, EOS; all targets.
+  /// Pure text for language-model pre-training: BOS if the vocabulary has one (no target),
+  /// text, EOS if the vocabulary has one.
   EncodedChat encode_text(const std::string& text) const;
 
   /// Ids that end an answer under this template.

@@ -31,7 +31,25 @@ struct Vocabulary {
   std::int32_t eos_id = -1;
   std::int32_t unk_id = -1;
   std::int32_t pad_id = -1;
-  bool add_space_prefix = true;
+  bool add_bos = true;                    // text begins with BOS (byte-level vocabularies may say no)
+  bool add_space_prefix = true;           // sentencepiece's dummy prefix
+  bool remove_extra_whitespaces = false;  // sentencepiece: runs of spaces become one, ends are trimmed
+};
+
+/// Which pieces written in a text become ids as a whole.
+enum class SpecialPieces {
+  /// None that looks like markup, `<...>` or `[...]`: text of a user, who must not write markers.
+  /// Other user-defined pieces (runs of spaces, digits) are ordinary text and still match.
+  kNone,
+  /// User-defined pieces, as the sentencepiece library and llama.cpp do for plain text.
+  kUserDefined,
+  /// Control and unknown pieces, too.
+  kAll,
+};
+
+struct EncodeOptions {
+  SpecialPieces specials = SpecialPieces::kUserDefined;
+  bool space_prefix = true;  // false: this text continues another one, so no dummy prefix
 };
 
 /// Text to ids and back; one implementation for trainer and phone, without libraries.
@@ -48,16 +66,19 @@ class Tokenizer {
   /// `path`: a sentencepiece .model, a folder that holds tokenizer.model, or a .gguf file.
   static Tokenizer load(const std::string& path);
 
-  /// Encodes plain text; no BOS or EOS is added. With `parse_specials`, control and user-defined
-  /// pieces written in the text become their ids. Invalid UTF-8 is replaced as sentencepiece does.
+  /// Encodes plain text; no BOS or EOS is added. User-defined pieces written in the text become
+  /// their ids; with `parse_specials` control and unknown pieces, too. Each byte of invalid UTF-8
+  /// becomes U+FFFD, as in the sentencepiece library. The dummy prefix stands at the start of the
+  /// text only, never after a control piece.
   std::vector<std::int32_t> encode(std::string_view text, bool parse_specials = false) const;
+  std::vector<std::int32_t> encode(std::string_view text, const EncodeOptions& options) const;
 
-  /// Concatenates the text of ids; control pieces are left out unless `keep_specials`. Ids outside the vocabulary
-  /// throw Error.
+  /// Concatenates the text of ids, without the dummy prefix; control pieces are left out unless
+  /// `keep_specials`. Bytes that are no UTF-8 become U+FFFD. Ids outside the vocabulary throw Error.
   std::string decode(std::span<const std::int32_t> ids, bool keep_specials = false) const;
 
   /// Bytes that one id adds to running text, for streaming: a space for U+2581, the byte of a byte
-  /// piece, nothing for control pieces.
+  /// piece, nothing for control pieces. Not always whole UTF-8 characters.
   std::string piece_text(std::int32_t id) const;
 
   std::int32_t size() const;

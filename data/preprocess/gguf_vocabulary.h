@@ -1,0 +1,16 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+#include "data/preprocess/tokenizer.h"
+
+namespace pocketvlm {
+
+/// Reads the vocabulary of a GGUF file (versions 2 and 3, little-endian) from its metadata; tensors
+/// are not looked at. Throws Error naming file and key when the metadata are damaged, lack a
+/// vocabulary, or hold one of a kind that is not supported.
+Vocabulary read_gguf_vocabulary(std::span<const std::byte> bytes, const std::string& where);
+
+}  // namespace pocketvlm

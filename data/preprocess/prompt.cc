@@ -1,0 +1,355 @@
+#include "data/preprocess/prompt.h"
+
+#include <algorithm>
+#include <string_view>
+
+#include "base/error.h"
+
+namespace pocketvlm {
+namespace {
+
+constexpr std::string_view kImageMark = "<image>";
+constexpr std::string_view kMiniCpmUser = "<\xE7\x94\xA8\xE6\x88\xB7>";
+constexpr std::string_view kMiniCpmAssistant = "<AI>";
+
+/// The token layout of one image (MiniCPM-V 2.0 / 2.5 and 2.6 code), as calls of
+/// piece(name), text(text) and visual().
+template <typename Writer>
+void write_image_layout(const PromptConfig& prompt, const SlicePlan& plan, int image_index, Writer&& out) {
+  const auto wrapped = [&](const char* open, const char* close) {
+    out.piece(open);
+    out.visual();
+    out.piece(close);
+  };
+  const auto tiles = [&](auto&& write_tile) {
+    for (int row = 0; row < plan.grid->rows; ++row) {
+      if (row > 0) out.text("\n");
+      for (int column = 0; column < plan.grid->columns; ++column) write_tile();
+    }
+  };
+  if (prompt.image_layout == "minicpmv-2.0") {
+    wrapped("<image>", "</image>");
+    if (!plan.grid) return;
+    out.piece("<slice>");
+    tiles([&] { wrapped("<image>", "</image>"); });
+    out.piece("</slice>");
+  } else if (prompt.image_layout == "minicpmv-2.6") {
+    if (prompt.use_image_id) {
+      out.piece("<image_id>");
+      out.text(std::to_string(image_index));
+      out.piece("</image_id>");
+    }
+    wrapped("<image>", "</image>");
+    if (plan.grid) tiles([&] { wrapped("<slice>", "</slice>"); });
+  } else {
+    for (int slice = 0; slice < plan.num_slices(); ++slice) out.visual();
+  }
+}
+
+struct LayoutText {
+  const PromptConfig& prompt;
+  std::string result;
+  int run = 0;  // neighbouring visual tokens
+
+  void piece(std::string_view name) { text(name); }
+  void text(std::string_view part) {
+    flush();
+    result += part;
+  }
+  void visual() { run += static_cast<int>(prompt.num_queries); }
+  void flush() {
+    if (run > 0) result += fmt::format("{}*{}", prompt.filler, run);
+    run = 0;
+  }
+};
+
+std::string_view trimmed(std::string_view text) {
+  constexpr std::string_view kSpaces = " \t\n\r\v\f";
+  const std::size_t first = text.find_first_not_of(kSpaces);
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(kSpaces) - first + 1);
+}
+
+std::size_t count_marks(std::string_view text) {
+  std::size_t count = 0;
+  for (std::size_t at = text.find(kImageMark); at != text.npos; at = text.find(kImageMark, at + kImageMark.size())) ++count;
+  return count;
+}
+
+/// Builds one EncodedChat. Text is collected until something else comes, or text that is learned
+/// meets text that is not; so neighbouring texts are tokenized as one.
+class ChatWriter {
+ public:
+  ChatWriter(const PromptEncoder& encoder, const Chat& chat) : encoder_(encoder), tokenizer_(encoder.tokenizer()), chat_(chat) {}
+
+  void text(std::string_view part, bool target = false) {
+    if (part.empty()) return;
+    if (target != pending_target_) flush();
+    pending_target_ = target;
+    pending_ += part;
+  }
+
+  void piece(std::string_view name, bool target = false) {
+    flush();
+    push(tokenizer_.require(name), target);
+    text_begins_ = false;
+  }
+
+  /// As one piece where the vocabulary has it as a special one, else as text (MiniCPM-2B's markers).
+  void marker(std::string_view name) {
+    const auto id = tokenizer_.find(name);
+    const auto type = id ? tokenizer_.vocabulary().types[static_cast<std::size_t>(*id)] : TokenType::kNormal;
+    if (type == TokenType::kUserDefined || type == TokenType::kControl) {
+      piece(name);
+    } else {
+      text(name);
+    }
+  }
+
+  void begin_of_text() {
+    const Vocabulary& vocabulary = tokenizer_.vocabulary();
+    if (vocabulary.bos_id >= 0 && vocabulary.add_bos) push(vocabulary.bos_id, false);
+  }
+
+  void end_of_text() {
+    flush();
+    push(tokenizer_.vocabulary().eos_id, true);
+    text_begins_ = true;
+  }
+
+  void image() {
+    const ImageConfig& config = encoder_.image();
+    const ProcessedImage processed = process_image(chat_.images[next_image_], config);
+    const auto patch = static_cast<int>(config.patch_size);
+    for (const ImageSlice& slice : processed.slices) {
+      encoded_.grids.push_back({slice.height / patch, slice.width / patch});
+      append_patches(slice, patch, encoded_.patches);
+    }
+    write_image_layout(encoder_.prompt(), processed.plan, static_cast<int>(next_image_), *this);
+    ++next_image_;
+  }
+
+  void visual() {
+    flush();
+    const std::int32_t filler = tokenizer_.require(encoder_.prompt().filler);
+    for (std::int64_t i = 0; i < encoder_.prompt().num_queries; ++i) {
+      encoded_.visual_positions.push_back(static_cast<std::int32_t>(encoded_.ids.size()));
+      push(filler, false);
+    }
+    text_begins_ = encoder_.prompt().image_layout == "bare";
+  }
+
+  /// Content of a system or user turn: text, with images at their marks.
+  void content(std::string_view part) {
+    for (std::size_t mark = part.find(kImageMark); mark != part.npos && !chat_.images.empty(); mark = part.find(kImageMark)) {
+      text(part.substr(0, mark));
+      image();
+      part.remove_prefix(mark + kImageMark.size());
+    }
+    text(part);
+  }
+
+  /// The images of a chat without marks.
+  void leading_images() {
+    while (next_image_ < chat_.images.size()) {
+      image();
+      text("\n");
+    }
+  }
+
+  EncodedChat finish() {
+    flush();
+    return std::move(encoded_);
+  }
+
+ private:
+  void push(std::int32_t id, bool target) {
+    encoded_.ids.push_back(id);
+    encoded_.is_target.push_back(target ? 1 : 0);
+  }
+  void flush() {
+    if (pending_.empty()) return;
+    EncodeOptions options;
+    options.specials = SpecialPieces::kNone;
+    options.space_prefix = text_begins_;
+    for (const std::int32_t id : tokenizer_.encode(pending_, options)) push(id, pending_target_);
+    pending_.clear();
+    text_begins_ = false;
+  }
+
+  const PromptEncoder& encoder_;
+  const Tokenizer& tokenizer_;
+  const Chat& chat_;
+  EncodedChat encoded_;
+  std::size_t next_image_ = 0;
+  std::string pending_;
+  bool pending_target_ = false;
+  bool text_begins_ = true;
+};
+
+/// Checks roles and marks. Returns true when images stand before the first user content, unmarked.
+bool check_chat(const Chat& chat, const PromptConfig& prompt, bool add_generation_prompt) {
+  std::size_t marks = 0;
+  bool has_user = false;
+  std::size_t answers = 0;
+  for (std::size_t i = 0; i < chat.turns.size(); ++i) {
+    const Turn& turn = chat.turns[i];
+    PV_CHECK(turn.role == "system" || turn.role == "user" || turn.role == "assistant",
+             "turn {}: the role is \"{}\"; roles are system, user and assistant", i + 1, turn.role);
+    PV_CHECK(turn.role != "system" || i == 0, "turn {}: a system turn can only be the first", i + 1);
+    has_user |= turn.role == "user";
+    answers += turn.role == "assistant" ? 1 : 0;
+    if (turn.role != "assistant") marks += count_marks(turn.content);
+  }
+  PV_CHECK(!add_generation_prompt || chat.turns.empty() || chat.turns.back().role != "assistant",
+           "turn {}: the chat already ends with an answer; end it with a user turn", chat.turns.size());
+  PV_CHECK(prompt.chat_template != "plain" || answers <= 1,
+           "the plain template takes one assistant turn, this chat has {}; use another chat_template", answers);
+  PV_CHECK(marks == chat.images.size() || marks == 0,
+           "the chat has {} images, but {} <image> marks; write one mark an image, or none", chat.images.size(), marks);
+  PV_CHECK(marks > 0 || chat.images.empty() || has_user || prompt.chat_template == "plain",
+           "the chat has images, but no user turn to put them in; add a user turn");
+  return marks == 0 && !chat.images.empty();
+}
+
+/// One template: how a turn is written, and how an answer begins.
+void begin_turn(ChatWriter& out, const std::string& chat_template, const std::string& role) {
+  if (chat_template == "chatml") {
+    out.piece("<|im_start|>");
+    out.text(role + "\n");
+  } else if (chat_template == "llama3") {
+    out.piece("<|start_header_id|>");
+    out.text(role);
+    out.piece("<|end_header_id|>");
+    out.text("\n\n");
+  } else if (chat_template == "minicpm") {
+    if (role != "system") out.marker(role == "user" ? kMiniCpmUser : kMiniCpmAssistant);
+  } else {  // vicuna_v1
+    if (role != "system") out.text(role == "user" ? "USER: " : "ASSISTANT:");
+  }
+}
+
+void end_turn(ChatWriter& out, const std::string& chat_template, const std::string& role) {
+  const bool answer = role == "assistant";
+  if (chat_template == "chatml") {
+    out.piece("<|im_end|>", answer);
+    out.text("\n");
+  } else if (chat_template == "llama3") {
+    out.piece("<|eot_id|>", answer);
+  } else if (answer) {
+    out.end_of_text();
+  } else if (chat_template == "vicuna_v1") {
+    out.text(" ");
+  }
+}
+
+EncodedChat encode_plain(ChatWriter out, const Chat& chat, bool add_generation_prompt) {
+  out.begin_of_text();
+  for (std::size_t i = 0; i < chat.images.size(); ++i) out.image();
+  for (const Turn& turn : chat.turns) {
+    if (turn.role != "assistant") continue;
+    out.text(turn.content, true);
+    if (!add_generation_prompt) out.end_of_text();
+  }
+  return out.finish();
+}
+
+std::vector<std::string_view> needed_pieces(const PromptConfig& prompt) {
+  std::vector<std::string_view> pieces = {prompt.filler};
+  if (prompt.chat_template == "chatml") pieces.insert(pieces.end(), {"<|im_start|>", "<|im_end|>"});
+  if (prompt.chat_template == "llama3") {
+    pieces.insert(pieces.end(), {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"});
+  }
+  if (prompt.image_layout != "bare") {
+    pieces.insert(pieces.end(), {"<image>", "</image>", "<slice>", "</slice>"});
+    if (prompt.use_image_id) pieces.insert(pieces.end(), {"<image_id>", "</image_id>"});
+  }
+  return pieces;
+}
+
+}  // namespace
+
+std::string describe_image_layout(const PromptConfig& prompt, const SlicePlan& plan, int image_index) {
+  LayoutText out{prompt, {}};
+  write_image_layout(prompt, plan, image_index, out);
+  out.flush();
+  return out.result;
+}
+
+PromptEncoder::PromptEncoder(const Tokenizer& tokenizer, PromptConfig prompt, ImageConfig image)
+    : tokenizer_(tokenizer), prompt_(std::move(prompt)), image_(std::move(image)) {
+  for (const std::string_view piece : needed_pieces(prompt_)) {
+    PV_CHECK(tokenizer_.find(piece).has_value(),
+             "chat_template {} with image_layout {} needs the piece \"{}\", which this vocabulary of {} lacks; "
+             "choose a template and layout that fit the vocabulary, or train one with this piece",
+             prompt_.chat_template, prompt_.image_layout, piece, tokenizer_.size());
+  }
+  PV_CHECK(!prompt_.use_image_id || prompt_.image_layout == "minicpmv-2.6",
+           "use_image_id has no effect with image_layout {}; set it to false, or use minicpmv-2.6", prompt_.image_layout);
+  const bool ends_with_eos = prompt_.chat_template != "chatml" && prompt_.chat_template != "llama3";
+  PV_CHECK(!ends_with_eos || tokenizer_.vocabulary().eos_id >= 0,
+           "chat_template {} ends answers with EOS, which this vocabulary lacks; use another template", prompt_.chat_template);
+}
+
+EncodedChat PromptEncoder::encode(const Chat& chat, bool add_generation_prompt) const {
+  bool images_lead = check_chat(chat, prompt_, add_generation_prompt);
+  const std::string& chat_template = prompt_.chat_template;
+  ChatWriter out(*this, chat);
+  if (chat_template == "plain") return encode_plain(std::move(out), chat, add_generation_prompt);
+
+  if (chat_template != "chatml") out.begin_of_text();
+  std::vector<const Turn*> turns;
+  const Turn system{"system", prompt_.default_system};
+  const bool has_system = !chat.turns.empty() && chat.turns.front().role == "system";
+  if (!has_system && !system.content.empty()) turns.push_back(&system);
+  for (const Turn& turn : chat.turns) turns.push_back(&turn);
+
+  for (const Turn* turn : turns) {
+    begin_turn(out, chat_template, turn->role);
+    const std::string_view content = chat_template == "llama3" ? trimmed(turn->content) : std::string_view(turn->content);
+    if (turn->role == "assistant") {
+      if (chat_template == "vicuna_v1") out.text(" ", true);
+      out.text(content, true);
+    } else if (turn == &system) {
+      out.text(content);
+    } else {
+      if (images_lead && turn->role == "user") {
+        out.leading_images();
+        images_lead = false;
+      }
+      out.content(content);
+    }
+    end_turn(out, chat_template, turn->role);
+  }
+  if (add_generation_prompt) begin_turn(out, chat_template, "assistant");
+  return out.finish();
+}
+
+EncodedChat PromptEncoder::encode_text(const std::string& text) const {
+  const Chat none;
+  ChatWriter out(*this, none);
+  out.begin_of_text();
+  out.text(text, true);
+  if (tokenizer_.vocabulary().eos_id >= 0) out.end_of_text();
+  return out.finish();
+}
+
+std::vector<std::int32_t> PromptEncoder::stop_ids() const {
+  std::vector<std::int32_t> ids;
+  const auto add = [&](std::optional<std::int32_t> id) {
+    if (id && *id >= 0 && std::find(ids.begin(), ids.end(), *id) == ids.end()) ids.push_back(*id);
+  };
+  if (prompt_.chat_template == "chatml") {
+    add(tokenizer_.require("<|im_end|>"));
+    add(tokenizer_.find("<|endoftext|>"));
+  } else if (prompt_.chat_template == "llama3") {
+    add(tokenizer_.require("<|eot_id|>"));
+    add(tokenizer_.find("<|end_of_text|>"));
+  }
+  add(tokenizer_.vocabulary().eos_id);
+  return ids;
+}
+
+std::string PromptEncoder::describe_layout(const SlicePlan& plan) const { return describe_image_layout(prompt_, plan); }
+
+}  // namespace pocketvlm

@@ -1,0 +1,230 @@
+#include "data/preprocess/tokenizer.h"
+
+#include <filesystem>
+#include <unordered_map>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "data/preprocess/byte_level_bpe.h"
+#include "data/preprocess/gguf_vocabulary.h"
+#include "data/preprocess/piece_matcher.h"
+#include "data/preprocess/sentencepiece_bpe.h"
+#include "data/preprocess/utf8.h"
+
+namespace pocketvlm {
+namespace {
+
+constexpr std::string_view kUnknownText = " \xE2\x81\x87 ";  // what sentencepiece writes for the unknown id
+
+void check_id(std::int32_t id, const char* name, const Vocabulary& vocabulary, const std::string& where) {
+  PV_CHECK(id >= -1 && id < static_cast<std::int64_t>(vocabulary.pieces.size()),
+           "{}: {} is {}, but the vocabulary has {} pieces", where, name, id, vocabulary.pieces.size());
+}
+
+/// The byte that a piece like <0x0A> stands for, or -1.
+int byte_value(std::string_view piece) {
+  if (piece.size() != 6 || !piece.starts_with("<0x") || piece[5] != '>') return -1;
+  int value = 0;
+  for (const char c : piece.substr(3, 2)) {
+    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    if (digit < 0) return -1;
+    value = value * 16 + digit;
+  }
+  return value;
+}
+
+void check_vocabulary(const Vocabulary& vocabulary, const std::string& where) {
+  const std::size_t size = vocabulary.pieces.size();
+  PV_CHECK(vocabulary.model == "llama" || vocabulary.model == "gpt2",
+           "{}: the vocabulary model \"{}\" is not supported; supported are llama (sentencepiece BPE) and gpt2 (byte-level BPE)",
+           where, vocabulary.model);
+  PV_CHECK(size > 0, "{}: the vocabulary has no pieces", where);
+  PV_CHECK(vocabulary.types.size() == size, "{}: {} pieces, but {} types", where, size, vocabulary.types.size());
+  if (vocabulary.model == "llama") {
+    PV_CHECK(vocabulary.scores.size() == size, "{}: {} pieces, but {} scores", where, size, vocabulary.scores.size());
+    PV_CHECK(vocabulary.unk_id >= 0, "{}: no unknown piece", where);
+  }
+  check_id(vocabulary.bos_id, "bos_id", vocabulary, where);
+  check_id(vocabulary.eos_id, "eos_id", vocabulary, where);
+  check_id(vocabulary.unk_id, "unk_id", vocabulary, where);
+  check_id(vocabulary.pad_id, "pad_id", vocabulary, where);
+  bool has_bytes[256] = {};
+  std::size_t num_bytes = 0;
+  for (std::size_t i = 0; i < size; ++i) {
+    if (!vocabulary.scores.empty()) {
+      PV_CHECK(vocabulary.scores[i] == vocabulary.scores[i], "{}: the score of piece {} is not a number", where, i);
+    }
+    PV_CHECK(!vocabulary.pieces[i].empty(), "{}: piece {} is empty", where, i);
+    if (vocabulary.types[i] != TokenType::kByte) continue;
+    const int byte = byte_value(vocabulary.pieces[i]);
+    PV_CHECK(byte >= 0, "{}: piece {} is of type byte, but \"{}\" is no byte like <0x0A>", where, i, vocabulary.pieces[i]);
+    num_bytes += has_bytes[byte] ? 0 : 1;
+    has_bytes[byte] = true;
+  }
+  PV_CHECK(num_bytes == 0 || num_bytes == 256, "{}: only {} of the 256 byte pieces are there", where, num_bytes);
+}
+
+}  // namespace
+
+struct Tokenizer::State {
+  Vocabulary vocabulary;
+  std::unordered_map<std::string_view, std::int32_t> ids;
+  PieceMatcher ordinary;      // user-defined pieces that do not look like markup
+  PieceMatcher user_defined;
+  PieceMatcher specials;      // user-defined, control and unknown pieces
+  std::optional<SentencePieceBpe> sentencepiece;
+  std::optional<ByteLevelBpe> byte_level;
+
+  bool is_user_defined(std::int32_t id) const { return type(id) == TokenType::kUserDefined; }
+  TokenType type(std::int32_t id) const { return vocabulary.types[static_cast<std::size_t>(id)]; }
+  void encode_text(std::string_view text, const EncodeOptions& options, bool at_start, std::vector<std::int32_t>& out) const {
+    if (text.empty()) return;
+    if (byte_level) return byte_level->encode(text, out);
+    sentencepiece->encode(text, vocabulary.add_space_prefix && options.space_prefix && at_start,
+                          options.specials == SpecialPieces::kNone, out);
+  }
+};
+
+Tokenizer::Tokenizer(Vocabulary vocabulary, const std::string& where) : state_(std::make_unique<State>()) {
+  check_vocabulary(vocabulary, where);
+  state_->vocabulary = std::move(vocabulary);
+  const Vocabulary& kept = state_->vocabulary;
+  state_->ids.reserve(kept.pieces.size());
+  for (std::size_t i = 0; i < kept.pieces.size(); ++i) {
+    const std::string_view piece = kept.pieces[i];
+    const auto id = static_cast<std::int32_t>(i);
+    const auto [place, is_new] = state_->ids.emplace(piece, id);
+    PV_CHECK(is_new, "{}: pieces {} and {} are both \"{}\"", where, place->second, i, piece);
+    const TokenType type = kept.types[i];
+    if (type == TokenType::kUserDefined) {
+      state_->user_defined.add(piece, id);
+      if (!looks_like_markup(piece)) state_->ordinary.add(piece, id);
+    }
+    if (type == TokenType::kUserDefined || type == TokenType::kControl || type == TokenType::kUnknown) {
+      state_->specials.add(piece, id);
+    }
+  }
+  if (kept.model == "llama") {
+    state_->sentencepiece.emplace(kept);
+  } else {
+    state_->byte_level.emplace(kept, where);
+  }
+}
+
+Tokenizer::~Tokenizer() = default;
+Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
+Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
+
+Tokenizer Tokenizer::load(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::string file = path;
+  if (fs::is_directory(path)) {
+    file = (fs::path(path) / "tokenizer.model").string();
+    if (!fs::exists(file)) {
+      PV_CHECK(!fs::exists(fs::path(path) / "tokenizer.json"),
+               "{}: tokenizer.json is not supported; give a folder with tokenizer.model, or a .gguf file", path);
+      fail("{}: no tokenizer.model in this folder", path);
+    }
+  }
+  const MappedFile bytes(file);
+  const std::span<const std::byte> view(bytes.data(), bytes.size());
+  const bool is_gguf = bytes.size() >= 4 && std::string_view(reinterpret_cast<const char*>(bytes.data()), 4) == "GGUF";
+  if (is_gguf || file.ends_with(".gguf")) return Tokenizer(read_gguf_vocabulary(view, file), file);
+  PV_CHECK(!file.ends_with(".json"), "{}: tokenizer.json is not supported; give a sentencepiece .model or a .gguf file", file);
+  return Tokenizer(read_sentencepiece_model(view, file), file);
+}
+
+std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool parse_specials) const {
+  EncodeOptions options;
+  if (parse_specials) options.specials = SpecialPieces::kAll;
+  return encode(text, options);
+}
+
+std::vector<std::int32_t> Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
+  const State& state = *state_;
+  const PieceMatcher& matcher = options.specials == SpecialPieces::kAll           ? state.specials
+                                : options.specials == SpecialPieces::kUserDefined ? state.user_defined
+                                                                                  : state.ordinary;
+  std::vector<std::int32_t> ids;
+  std::size_t part = 0;
+  for (std::size_t at = 0; at < text.size();) {
+    const auto match = matcher.find(text.substr(at));
+    if (match.id < 0) {
+      ++at;
+      continue;
+    }
+    // Sentencepiece keeps user-defined pieces in the text while it normalises: they are no cut.
+    if (!(state.sentencepiece && state.is_user_defined(match.id))) {
+      state.encode_text(text.substr(part, at - part), options, part == 0, ids);
+      ids.push_back(match.id);
+      part = at + match.size;
+    }
+    at += match.size;
+  }
+  state.encode_text(text.substr(part), options, part == 0, ids);
+  return ids;
+}
+
+std::string Tokenizer::piece_text(std::int32_t id) const {
+  PV_CHECK(id >= 0 && id < size(), "token id {} is outside the vocabulary of {}", id, size());
+  const std::string& piece = state_->vocabulary.pieces[static_cast<std::size_t>(id)];
+  const TokenType type = state_->type(id);
+  if (type == TokenType::kControl) return {};
+  if (type == TokenType::kByte) return std::string(1, static_cast<char>(byte_value(piece)));
+  if (state_->byte_level) {
+    return type == TokenType::kNormal ? state_->byte_level->bytes_of(piece) : piece;
+  }
+  if (type == TokenType::kUnknown) return std::string(kUnknownText);
+  std::string text;
+  for (std::string_view rest = piece; !rest.empty();) {
+    if (rest.starts_with(kSpaceMark)) {
+      text += ' ';
+      rest.remove_prefix(kSpaceMark.size());
+    } else {
+      text += rest.front();
+      rest.remove_prefix(1);
+    }
+  }
+  return text;
+}
+
+std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool keep_specials) const {
+  const Vocabulary& vocabulary = state_->vocabulary;
+  std::string text;
+  bool at_start = true;  // nothing but control pieces so far
+  for (const std::int32_t id : ids) {
+    std::string part = piece_text(id);
+    const TokenType type = state_->type(id);
+    if (type == TokenType::kControl || type == TokenType::kUnknown) {
+      if (keep_specials) part = vocabulary.pieces[static_cast<std::size_t>(id)];
+    }
+    if (at_start && type != TokenType::kUnknown) {
+      if (vocabulary.remove_extra_whitespaces) {
+        part.erase(0, std::min(part.find_first_not_of(' '), part.size()));
+      } else if (vocabulary.add_space_prefix && part.starts_with(' ')) {
+        part.erase(0, 1);
+      }
+    }
+    if (type != TokenType::kControl && !(vocabulary.remove_extra_whitespaces && part.empty())) at_start = false;
+    text += part;
+  }
+  return replace_invalid_utf8(text);
+}
+
+std::int32_t Tokenizer::size() const { return static_cast<std::int32_t>(state_->vocabulary.pieces.size()); }
+
+std::optional<std::int32_t> Tokenizer::find(std::string_view piece) const {
+  const auto found = state_->ids.find(piece);
+  if (found == state_->ids.end()) return std::nullopt;
+  return found->second;
+}
+
+std::int32_t Tokenizer::require(std::string_view piece) const {
+  const auto id = find(piece);
+  PV_CHECK(id.has_value(), "the vocabulary of {} pieces has no piece \"{}\"; use one that has it, or train one with it among the special pieces", size(), piece);
+  return *id;
+}
+
+const Vocabulary& Tokenizer::vocabulary() const { return state_->vocabulary; }
+
+}  // namespace pocketvlm
