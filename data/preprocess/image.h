@@ -29,8 +29,9 @@ struct DecodeOptions {
 
 /// Decodes JPEG, PNG, WebP or GIF (first frame) to exactly the pixels that Pillow's
 /// Image.open(f).convert("RGB") gives: libjpeg-turbo with its default (fancy) upsampling and ISLOW
-/// DCT, CMYK and YCCK as Pillow converts them, alpha dropped, palettes expanded, 16-bit PNG as Pillow
-/// reduces it. A truncated or damaged file is an Error that starts with `where`; never grey fill.
+/// DCT, CMYK and YCCK as Pillow converts them, alpha dropped, palettes expanded, 16-bit PNG as
+/// Pillow reduces it. A truncated or damaged file is an Error that starts with `where`; never grey
+/// fill.
 Image decode_image(std::span<const std::byte> bytes,
                    const std::string& where,
                    const DecodeOptions& options = {});

@@ -22,18 +22,33 @@ struct ImageConfig {
   std::string exif = "ignore";
 
   void visit_fields(auto&& field) {
-    field("mode", mode,
-          "slices: adaptive slicing; squash: resize to a square (MiniCPM-V 1.0); pad_square: pad with the mean "
-          "colour, then resize (MobileVLM); center_crop: short side to image_size, then crop (MobileVLM stage 1)",
+    field("mode",
+          mode,
+          "slices: adaptive slicing; squash: resize to a square (MiniCPM-V 1.0); pad_square: pad "
+          "with the mean "
+          "colour, then resize (MobileVLM); center_crop: short side to image_size, then crop "
+          "(MobileVLM stage 1)",
           one_of({"slices", "squash", "pad_square", "center_crop"}));
     field("image_size", image_size, "side in pixels for the square modes", in_range(1, 8192));
-    field("scale_resolution", scale_resolution, "side of the square whose area one slice gets, pixels", in_range(1, 8192));
-    field("max_slices", max_slices, "tiles at most, beside the overview; 1 never slices", in_range(1, 1024));
+    field("scale_resolution",
+          scale_resolution,
+          "side of the square whose area one slice gets, pixels",
+          in_range(1, 8192));
+    field("max_slices",
+          max_slices,
+          "tiles at most, beside the overview; 1 never slices",
+          in_range(1, 1024));
     field("patch_size", patch_size, "side of one vision patch, pixels", in_range(1, 256));
     field("mean", mean, "per channel, of pixels in 0..1");
     field("std", std, "per channel, of pixels in 0..1");
-    field("max_megapixels", max_megapixels, "larger images are refused before memory is taken", in_range(0.0001, 10000));
-    field("exif", exif, "EXIF orientation: the released models ignore it", one_of({"ignore", "apply"}));
+    field("max_megapixels",
+          max_megapixels,
+          "larger images are refused before memory is taken",
+          in_range(0.0001, 10000));
+    field("exif",
+          exif,
+          "EXIF orientation: the released models ignore it",
+          one_of({"ignore", "apply"}));
   }
   void validate(const std::string& path) const;
 };

@@ -27,8 +27,8 @@ struct SlicePlan {
   int num_slices() const { return 1 + (grid ? grid->columns * grid->rows : 0); }
 };
 
-/// Adaptive slicing of MiniCPM-V 2.0 / 2.5 / 2.6 (report section 3.2). IEEE double arithmetic; rounding is half to
-/// even; int() truncates.
+/// Adaptive slicing of MiniCPM-V 2.0 / 2.5 / 2.6 (report section 3.2). IEEE double arithmetic;
+/// rounding is half to even; int() truncates.
 ///   max_slices        tiles at most (9 in the released models); 1 never slices
 ///   scale_resolution  side of the square whose area a slice gets (448)
 ///   patch_size        sides are multiples of it (14)

@@ -1,0 +1,154 @@
+#include "data/preprocess/image_processor.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "base/error.h"
+#include "data/preprocess/resize.h"
+
+namespace pocketvlm {
+namespace {
+
+/// The mean colour as bytes, truncated: (122, 116, 104) for CLIP.
+std::array<std::uint8_t, 3> mean_color(const std::vector<double>& mean) {
+  std::array<std::uint8_t, 3> color;
+  for (int c = 0; c < 3; ++c) {
+    color[c] = static_cast<std::uint8_t>(std::clamp(static_cast<int>(255 * mean[c]), 0, 255));
+  }
+  return color;
+}
+
+/// Every byte value's normalised float, per channel: the division is done 768 times, not per pixel.
+using Levels = std::array<std::array<float, 256>, 3>;
+
+Levels make_levels(const ImageConfig& config) {
+  Levels levels;
+  for (int c = 0; c < 3; ++c) {
+    for (int value = 0; value < 256; ++value) {
+      const float scaled = static_cast<float>(value) / 255.0f;
+      levels[c][value] =
+          (scaled - static_cast<float>(config.mean[c])) / static_cast<float>(config.std[c]);
+    }
+  }
+  return levels;
+}
+
+/// The part of `image` at (left, top), normalised, channels first.
+ImageSlice normalise(const Image& image, int left, int top, PixelSize size, const Levels& levels) {
+  ImageSlice slice{size.width, size.height, {}};
+  const std::size_t plane = static_cast<std::size_t>(size.width) * size.height;
+  slice.pixels.resize(3 * plane);
+  for (int y = 0; y < size.height; ++y) {
+    const std::uint8_t* rgb = image.at(left, top + y);
+    float* out = &slice.pixels[static_cast<std::size_t>(y) * size.width];
+    for (int x = 0; x < size.width; ++x, rgb += 3) {
+      out[x] = levels[0][rgb[0]];
+      out[x + plane] = levels[1][rgb[1]];
+      out[x + 2 * plane] = levels[2][rgb[2]];
+    }
+  }
+  return slice;
+}
+
+}  // namespace
+
+void ImageConfig::validate(const std::string& path) const {
+  const auto check_channels = [&](const char* name, const std::vector<double>& values) {
+    PV_CHECK(values.size() == 3,
+             "{}.{}: {} numbers, but there are three channels (red, green, blue)",
+             path,
+             name,
+             values.size());
+    for (const double value : values) {
+      PV_CHECK(std::isfinite(value), "{}.{}: {} is not a finite number", path, name, value);
+    }
+  };
+  check_channels("mean", mean);
+  check_channels("std", std);
+  for (const double value : std) {
+    PV_CHECK(value > 0, "{}.std: {} must be above 0, pixels are divided by it", path, value);
+  }
+  if (mode == "slices") {
+    PV_CHECK(scale_resolution >= patch_size,
+             "{}.scale_resolution: {} is smaller than one patch ({}.patch_size = {})",
+             path,
+             scale_resolution,
+             path,
+             patch_size);
+  } else {
+    PV_CHECK(image_size % patch_size == 0,
+             "{}.image_size: {} is no multiple of {}.patch_size = {}; take {}",
+             path,
+             image_size,
+             path,
+             patch_size,
+             std::max(image_size / patch_size, std::int64_t{1}) * patch_size);
+  }
+}
+
+SlicePlan plan_image(int width, int height, const ImageConfig& config) {
+  if (config.mode == "slices") {
+    return plan_slices(width,
+                       height,
+                       static_cast<int>(config.max_slices),
+                       static_cast<int>(config.scale_resolution),
+                       static_cast<int>(config.patch_size));
+  }
+  SlicePlan plan;
+  plan.overview = {static_cast<int>(config.image_size), static_cast<int>(config.image_size)};
+  return plan;
+}
+
+ProcessedImage process_image(const Image& image, const ImageConfig& config) {
+  ProcessedImage result;
+  result.plan = plan_image(image.width, image.height, config);
+  const Levels levels = make_levels(config);
+  const PixelSize overview = result.plan.overview;
+  const int side = static_cast<int>(config.image_size);
+  Image whole;
+  if (config.mode == "center_crop") {
+    whole = resize_short_side_and_crop(image, side);
+  } else if (config.mode == "pad_square") {
+    whole = pad_square_and_resize(image, mean_color(config.mean), side);
+  } else {
+    whole = resize_bicubic(image, overview.width, overview.height);
+  }
+  result.slices.push_back(normalise(whole, 0, 0, overview, levels));
+  if (!result.plan.grid) return result;
+
+  const PixelSize refine = result.plan.refine;
+  const PixelSize tile = result.plan.tile();
+  const Image refined = resize_bicubic(image, refine.width, refine.height);
+  for (int row = 0; row < result.plan.grid->rows; ++row) {
+    for (int column = 0; column < result.plan.grid->columns; ++column) {
+      result.slices.push_back(
+          normalise(refined, column * tile.width, row * tile.height, tile, levels));
+    }
+  }
+  return result;
+}
+
+void append_patches(const ImageSlice& slice, int patch_size, std::vector<float>& out) {
+  PV_CHECK(patch_size > 0 && slice.width % patch_size == 0 && slice.height % patch_size == 0,
+           "a slice of {} x {} pixels cannot be cut into patches of {}",
+           slice.width,
+           slice.height,
+           patch_size);
+  const std::size_t plane = static_cast<std::size_t>(slice.width) * slice.height;
+  std::size_t place = out.size();
+  out.resize(place + 3 * plane);
+  for (int top = 0; top < slice.height; top += patch_size) {
+    for (int left = 0; left < slice.width; left += patch_size) {
+      for (int channel = 0; channel < 3; ++channel) {
+        for (int y = 0; y < patch_size; ++y, place += patch_size) {
+          const float* from = &slice.pixels[channel * plane +
+                                            static_cast<std::size_t>(top + y) * slice.width + left];
+          std::copy_n(from, patch_size, &out[place]);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace pocketvlm
