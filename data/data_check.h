@@ -13,11 +13,15 @@ namespace pocketvlm {
 struct DataCheckReport {
   std::int64_t samples = 0;
   std::int64_t kept = 0;
+  std::int64_t skipped() const { return samples - kept; }
   std::map<std::string, std::int64_t> reasons;
   struct Listed {
     std::string file, place, reason;
+    std::string detail;  // what exactly is wrong
   };
-  std::vector<Listed> listed;
+  std::vector<Listed> listed;        // in file order; the first 100,000
+  std::int64_t unlisted = 0;         // damaged samples beyond those
+  std::int64_t duplicate_ids = 0;    // samples whose id an earlier one has; kept, for they do no harm
   Json to_json() const;
 };
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/config.h"
+#include "data/mixture.h"
 #include "data/packed_batch.h"
 #include "data/sample.h"
 #include "data/source_config.h"
@@ -31,11 +32,24 @@ struct LoaderConfig {
   void validate(const std::string& path) const;
 };
 
-/// Where a loader stands: enough to continue with the same packs, in constant time.
+/// Where a loader stands: enough to continue with the same packs, in constant time. It is the same on
+/// every rank after equally many packs.
 /// `pending`: global positions of samples that were read ahead but not yet packed.
 struct LoaderState {
   std::int64_t next_position = 0;
   std::vector<std::int64_t> pending;
+  std::int64_t num_samples = 0;  // packed so far
+  std::int64_t num_skipped = 0;  // left out so far
+  std::string order;             // fingerprint of seed, weights and sizes; empty: not checked on restore
+
+  void visit_fields(auto&& field) {
+    field("next_position", next_position, "first global position not yet read", at_least(0));
+    field("pending", pending, "global positions read but not yet packed");
+    field("num_samples", num_samples, "samples packed so far", at_least(0));
+    field("num_skipped", num_skipped, "samples left out so far", at_least(0));
+    field("order", order, "fingerprint of what decides the order of the data");
+  }
+  void validate(const std::string& path) const;
   Json to_json() const;
   static LoaderState from_json(const Json& json, const std::string& where);
 };
@@ -53,12 +67,18 @@ struct SkippedSample {
 class PackedLoader {
  public:
   PackedLoader(const LoaderConfig& config, const PromptEncoder& encoder, int rank = 0, int num_ranks = 1);
+  /// With sources that are open already, one for each of config.sources (of which only the weight counts).
+  PackedLoader(const LoaderConfig& config,
+               std::vector<std::unique_ptr<SampleSource>> sources,
+               const PromptEncoder& encoder,
+               int rank = 0,
+               int num_ranks = 1);
   ~PackedLoader();
 
-  PackedBatch next();                 // throws Error when no sample of the mixture is usable
+  PackedBatch next();                 // throws Error when no sample of a source is usable
   LoaderState state() const;          // the state before the next pack
   void restore(const LoaderState& state);
-  std::vector<SkippedSample> skipped() const;   // the first 1000
+  std::vector<SkippedSample> skipped() const;   // the first 1000 places, each once
   std::int64_t num_skipped() const;
   std::int64_t num_samples() const;             // packed so far
 
@@ -67,13 +87,8 @@ class PackedLoader {
   std::unique_ptr<State> state_;
 };
 
-/// Which source and which index a global position means; pure function of (weights, seed, position).
-struct MixturePlace {
-  int source;
-  std::int64_t index;
-};
-
-/// Encodes one sample: pure text as text, anything else through the chat template.
+/// Encodes one sample: pure text as text, anything else through the chat template. Throws Error when that
+/// is impossible (the number of pictures and marks differ, a piece is missing ...).
 EncodedSample encode_sample(const Sample& sample, const PromptEncoder& encoder);
 
 }  // namespace pocketvlm

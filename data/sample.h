@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "base/json.h"
 #include "data/preprocess/prompt.h"
 
@@ -19,6 +20,20 @@ struct Sample {
   Json truth;          // what is known about the image (scene objects); null when nothing is
 };
 
+/// A sample that cannot be used. It is skipped, counted under `reason` (one of a few fixed wordings,
+/// so that counts mean something) and listed with its place; `detail` says what exactly is wrong.
+class DamagedSample : public Error {
+ public:
+  DamagedSample(std::string file, std::string place, std::string reason, std::string detail);
+  const std::string& file() const { return file_; }
+  const std::string& place() const { return place_; }
+  const std::string& reason() const { return reason_; }
+  const std::string& detail() const { return detail_; }
+
+ private:
+  std::string file_, place_, reason_, detail_;
+};
+
 /// Anything that yields samples by position. `at(i)` depends on i alone, never on what was read
 /// before, so loaders may call it from many threads, in any order, and resume anywhere.
 class SampleSource {
@@ -28,6 +43,8 @@ class SampleSource {
   /// Throws Error for a damaged sample; the caller skips, counts and lists it.
   virtual Sample at(std::int64_t index) const = 0;
   virtual std::string name() const = 0;
+  /// Where sample `index` stands in its file, for lists of skipped samples.
+  virtual std::string place(std::int64_t index) const { return "sample " + std::to_string(index); }
 
   static constexpr std::int64_t kEndless = std::int64_t{1} << 62;
 };

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/config.h"
+#include "data/preprocess/image.h"
 #include "data/sample.h"
 #include "data/scenes/scene_config.h"
 
@@ -31,7 +32,8 @@ struct SourceConfig {
   void validate(const std::string& path) const;
 };
 
-/// Opens a source. Throws Error naming file and field.
-std::unique_ptr<SampleSource> open_source(const SourceConfig& config);
+/// Opens a source. Throws Error naming file and field. `decode` says which pictures are too large
+/// and whether EXIF orientation counts; it comes from the model's image config.
+std::unique_ptr<SampleSource> open_source(const SourceConfig& config, const DecodeOptions& decode = {});
 
 }  // namespace pocketvlm
