@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/config.h"
-#include "data/tokenizer_training/tokenizer_training_config.h"
+#include "data/tokenizer_training/tokenizer_training.h"
 #include "exporter/export_config.h"
 #include "rlaif/rlaif_config.h"
 #include "trainer/evaluation_config.h"

@@ -10,10 +10,14 @@
 
 namespace pocketvlm {
 
-/// One calibration prompt: what is asked about which picture. The answer to force is the trainer's own greedy one.
+/// One calibration prompt: what is asked about which picture. The answer that both are led through is the trainer's own
+/// greedy one.
 struct ParityPrompt {
   Chat chat;
 };
+
+/// Pictures of the embedded world to compare on when the user names none.
+std::vector<ParityPrompt> calibration_prompts(std::int64_t count, const std::string& question);
 
 /// Compares phone runtime and trainer on the same pictures and prompts (float32 trainer):
 ///   pixels_equal     the preprocessed patches are byte-equal
