@@ -1,7 +1,5 @@
 #include "data/preprocess/sentencepiece_bpe.h"
 
-#include <fmt/format.h>
-
 #include <queue>
 #include <utility>
 
@@ -40,33 +38,34 @@ bool looks_like_markup(std::string_view piece) {
          (piece.front() == '[' && piece.back() == ']');
 }
 
+int byte_of_piece(std::string_view piece) {
+  if (piece.size() != 6 || !piece.starts_with("<0x") || piece[5] != '>') return -1;
+  int value = 0;
+  for (const char c : piece.substr(3, 2)) {
+    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    if (digit < 0) return -1;
+    value = value * 16 + digit;
+  }
+  return value;
+}
+
 SentencePieceBpe::SentencePieceBpe(const Vocabulary& vocabulary)
     : vocabulary_(vocabulary), is_markup_(vocabulary.pieces.size(), false) {
   byte_ids_.fill(-1);
   for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
     const std::string_view piece = vocabulary.pieces[i];
     const auto id = static_cast<std::int32_t>(i);
-    switch (vocabulary.types[i]) {
-      case TokenType::kUserDefined:
-        user_defined_.add(piece, id);
-        is_markup_[i] = looks_like_markup(piece);
-        if (!is_markup_[i]) ordinary_.add(piece, id);
-        [[fallthrough]];
-      case TokenType::kNormal:
-      case TokenType::kUnused:
-        mergeable_.emplace(piece, id);
-        break;
-      case TokenType::kByte:
-        has_byte_pieces_ = true;
-        [[fallthrough]];
-      case TokenType::kUnknown:
-      case TokenType::kControl:
-        reserved_.emplace(piece, id);
+    const TokenType type = vocabulary.types[i];
+    if (type == TokenType::kUserDefined) {
+      user_defined_.add(piece, id);
+      is_markup_[i] = looks_like_markup(piece);
+      if (!is_markup_[i]) ordinary_.add(piece, id);
     }
-  }
-  if (has_byte_pieces_) {
-    for (std::size_t byte = 0; byte < 256; ++byte) {
-      byte_ids_[byte] = reserved_.at(fmt::format("<0x{:02X}>", byte));
+    if (type == TokenType::kByte) {
+      has_byte_pieces_ = true;
+      byte_ids_[static_cast<std::size_t>(byte_of_piece(piece))] = id;
+    } else if (type != TokenType::kUnknown && type != TokenType::kControl) {
+      mergeable_.emplace(piece, id);
     }
   }
 }
@@ -186,9 +185,6 @@ void SentencePieceBpe::encode(std::string_view raw,
     after_unknown = !known;
   };
   const auto write = [&](const auto& self, std::string_view piece) -> void {
-    if (const auto reserved = reserved_.find(piece); reserved != reserved_.end()) {
-      return write_piece(piece, reserved->second, reserved->second != vocabulary_.unk_id);
-    }
     const auto found = mergeable_.find(piece);
     if (found == mergeable_.end()) return write_piece(piece, vocabulary_.unk_id, false);
     if (vocabulary_.types[static_cast<std::size_t>(found->second)] == TokenType::kUnused) {

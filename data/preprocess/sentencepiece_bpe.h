@@ -18,6 +18,9 @@ inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";
 /// True when a user-defined piece could be taken for a marker of a prompt: `<...>` or `[...]`.
 bool looks_like_markup(std::string_view piece);
 
+/// The byte that a piece like <0x0A> stands for; -1 for other pieces.
+int byte_of_piece(std::string_view piece);
+
 /// BPE as the sentencepiece library does it (Kudo and Richardson 2018, section 3), with the identity
 /// normaliser: characters, and user-defined pieces as wholes, are merged pair by pair, the pair
 /// whose joined piece has the highest score first, leftmost among equals; what is then no piece
@@ -42,7 +45,6 @@ class SentencePieceBpe {
 
   const Vocabulary& vocabulary_;
   std::unordered_map<std::string_view, std::int32_t> mergeable_;  // normal, user-defined, unused
-  std::unordered_map<std::string_view, std::int32_t> reserved_;   // unknown, control, byte
   std::vector<bool> is_markup_;
   PieceMatcher user_defined_;         // all of them
   PieceMatcher ordinary_;             // those that do not look like markup

@@ -21,18 +21,6 @@ void check_id(std::int32_t id, const char* name, const Vocabulary& vocabulary, c
            "{}: {} is {}, but the vocabulary has {} pieces", where, name, id, vocabulary.pieces.size());
 }
 
-/// The byte that a piece like <0x0A> stands for, or -1.
-int byte_value(std::string_view piece) {
-  if (piece.size() != 6 || !piece.starts_with("<0x") || piece[5] != '>') return -1;
-  int value = 0;
-  for (const char c : piece.substr(3, 2)) {
-    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-    if (digit < 0) return -1;
-    value = value * 16 + digit;
-  }
-  return value;
-}
-
 void check_vocabulary(const Vocabulary& vocabulary, const std::string& where) {
   const std::size_t size = vocabulary.pieces.size();
   PV_CHECK(vocabulary.model == "llama" || vocabulary.model == "gpt2",
@@ -56,7 +44,7 @@ void check_vocabulary(const Vocabulary& vocabulary, const std::string& where) {
     }
     PV_CHECK(!vocabulary.pieces[i].empty(), "{}: piece {} is empty", where, i);
     if (vocabulary.types[i] != TokenType::kByte) continue;
-    const int byte = byte_value(vocabulary.pieces[i]);
+    const int byte = byte_of_piece(vocabulary.pieces[i]);
     PV_CHECK(byte >= 0, "{}: piece {} is of type byte, but \"{}\" is no byte like <0x0A>", where, i, vocabulary.pieces[i]);
     num_bytes += has_bytes[byte] ? 0 : 1;
     has_bytes[byte] = true;
@@ -170,7 +158,7 @@ std::string Tokenizer::piece_text(std::int32_t id) const {
   const std::string& piece = state_->vocabulary.pieces[static_cast<std::size_t>(id)];
   const TokenType type = state_->type(id);
   if (type == TokenType::kControl) return {};
-  if (type == TokenType::kByte) return std::string(1, static_cast<char>(byte_value(piece)));
+  if (type == TokenType::kByte) return std::string(1, static_cast<char>(byte_of_piece(piece)));
   if (state_->byte_level) {
     return type == TokenType::kNormal ? state_->byte_level->bytes_of(piece) : piece;
   }
@@ -198,13 +186,8 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool keep_speci
     if (type == TokenType::kControl || type == TokenType::kUnknown) {
       if (keep_specials) part = vocabulary.pieces[static_cast<std::size_t>(id)];
     }
-    if (at_start && type != TokenType::kUnknown) {
-      if (vocabulary.remove_extra_whitespaces) {
-        part.erase(0, std::min(part.find_first_not_of(' '), part.size()));
-      } else if (vocabulary.add_space_prefix && part.starts_with(' ')) {
-        part.erase(0, 1);
-      }
-    }
+    const bool has_prefix = vocabulary.add_space_prefix || vocabulary.remove_extra_whitespaces;
+    if (at_start && has_prefix && type != TokenType::kUnknown && part.starts_with(' ')) part.erase(0, 1);
     if (type != TokenType::kControl && !(vocabulary.remove_extra_whitespaces && part.empty())) at_start = false;
     text += part;
   }

@@ -97,8 +97,15 @@ void train_tokenizer(const TokenizerTrainingConfig& config,
   const auto status = sentencepiece::SentencePieceTrainer::Train(arguments, &sentences, &model);
   sentences.rethrow();
   PV_CHECK(sentences.num_sentences() > 0, "{}: there is no text to train a tokenizer on", model_path);
-  PV_CHECK(status.ok(), "{}: training the tokenizer on {} sentences failed: {}; lower tokenizer.vocab_size ({}) or give more text",
-           model_path, sentences.num_sentences(), status.ToString(), config.vocab_size);
+  if (!status.ok()) {
+    const std::string reason = status.ToString();
+    // The characters of the text alone can be more than the vocabulary holds.
+    const bool too_small = reason.find("required_chars") != std::string::npos;
+    fail("{}: training the tokenizer on {} sentences failed: {}; {}", model_path, sentences.num_sentences(), reason,
+         too_small ? fmt::format("raise tokenizer.vocab_size ({}) or lower tokenizer.character_coverage ({})", config.vocab_size,
+                                 config.character_coverage)
+                   : fmt::format("lower tokenizer.vocab_size ({}) or give more text", config.vocab_size));
+  }
 
   const Vocabulary vocabulary =
       read_sentencepiece_model(std::as_bytes(std::span(model.data(), model.size())), model_path);
