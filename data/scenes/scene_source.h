@@ -13,6 +13,7 @@ namespace pocketvlm {
 struct SceneObject {
   int class_index = 0;
   int x = 0, y = 0, width = 0, height = 0;
+  int variant = 0;  // which picture of the class (stamps have several)
 };
 
 /// Everything known about a picture before it is drawn.
@@ -20,6 +21,8 @@ struct Scene {
   int width = 0, height = 0;
   std::vector<SceneObject> objects;  // back to front; at least 60 % of each stays visible
   std::string sign_text;             // empty without a sign
+  SceneObject sign_box;              // where the sign's board is; drawn last, covers no object
+  int sign_font_pixels = 0;
   std::uint64_t background_seed = 0;
 };
 
