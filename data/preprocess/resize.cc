@@ -65,50 +65,81 @@ struct Canvas {
   std::array<std::uint8_t, 3> color{};
 };
 
+/// Weights for the columns left .. left + size - 1. What the colour beside the image adds to a sum
+/// is the same in every row: it is summed here, once, and only the weights on the image are kept.
+ResizeWeights column_weights(const Canvas& canvas,
+                             std::int64_t full_width,
+                             std::int64_t left,
+                             int size) {
+  ResizeWeights weights = make_weights(canvas.width, full_width, left, size);
+  weights.start.assign(size, {kWeightHalf, kWeightHalf, kWeightHalf, 0});
+  for (int x = 0; x < size; ++x) {
+    auto& [first, count] = weights.span[x];
+    std::int32_t* fixed = &weights.fixed[static_cast<std::size_t>(x) * weights.taps];
+    const int begin = std::clamp(canvas.left - first, 0, count);
+    const int end = std::clamp(canvas.left + canvas.image.width - first, begin, count);
+    for (int c = 0; c < 3; ++c) {
+      for (int i = 0; i < count; ++i) {
+        if (i < begin || i >= end) weights.start[x][c] += fixed[i] * canvas.color[c];
+      }
+    }
+    std::copy(fixed + begin, fixed + end, fixed);
+    std::fill(fixed + (end - begin), fixed + count, 0);
+    first = std::clamp(first + begin - canvas.left, 0, canvas.image.width);
+    count = end - begin;
+  }
+  return weights;
+}
+
 /// Gives the rows of a canvas, brought to another width, one at a time.
 class WidthPass {
  public:
   WidthPass(const Canvas& canvas, std::int64_t full_width, std::int64_t left, int width)
-      : canvas_(canvas), is_needed_(full_width != canvas.width), left_(left), width_(width) {
-    // A row of the canvas, four bytes a pixel; an odd number of taps reads one pixel more.
-    rgbx_.assign((static_cast<std::size_t>(canvas.width) + 1) * 4, 0);
-    fill_with_color();
-    if (is_needed_) weights_ = make_weights(canvas.width, full_width, left, width);
+      : canvas_(canvas),
+        is_needed_(full_width != canvas.width),
+        left_(static_cast<int>(is_needed_ ? 0 : left)),
+        width_(width) {
+    for (int x = 0; x < width; ++x) {
+      plain_.insert(plain_.end(), canvas.color.begin(), canvas.color.end());
+    }
+    if (!is_needed_) return;
+    weights_ = column_weights(canvas, full_width, left, width);
+    // Four bytes a pixel; an odd number of taps reads one pixel more.
+    rgbx_.assign((static_cast<std::size_t>(canvas.image.width) + 1) * 4, 0);
+    if (canvas.height == canvas.image.height) return;  // no row without the image
+    for (int x = 0; x < canvas.image.width; ++x) std::copy_n(canvas.color.data(), 3, &rgbx_[4 * x]);
+    resize_rows().horizontal(rgbx_.data(), weights_, plain_.data());
   }
 
-  void row(int y, std::uint8_t* out) {
+  /// Row y of the canvas: in `room`, or the row of the colour alone above and below the image.
+  const std::uint8_t* row(int y, std::uint8_t* room) {
     const int image_y = y - canvas_.top;
-    const bool is_in_image = image_y >= 0 && image_y < canvas_.image.height;
-    if (is_in_image) {
-      const std::uint8_t* rgb = canvas_.image.at(0, image_y);
-      std::uint8_t* to = &rgbx_[4 * static_cast<std::size_t>(canvas_.left)];
-      for (int x = 0; x < canvas_.image.width; ++x, rgb += 3, to += 4) std::memcpy(to, rgb, 3);
-      is_plain_ = false;
-    } else if (!is_plain_) {
-      fill_with_color();
-    }
+    if (image_y < 0 || image_y >= canvas_.image.height) return plain_.data();
     if (is_needed_) {
-      resize_rows().horizontal(rgbx_.data(), weights_, out);
-      return;
+      const std::uint8_t* rgb = canvas_.image.at(0, image_y);
+      std::uint8_t* to = rgbx_.data();
+      for (int x = 0; x < canvas_.image.width; ++x, rgb += 3, to += 4) std::memcpy(to, rgb, 3);
+      resize_rows().horizontal(rgbx_.data(), weights_, room);
+      return room;
     }
-    const std::uint8_t* from = &rgbx_[4 * static_cast<std::size_t>(left_)];
-    for (int x = 0; x < width_; ++x, from += 4, out += 3) std::memcpy(out, from, 3);
+    std::memcpy(room, plain_.data(), plain_.size());
+    const int begin = std::max(canvas_.left, left_);
+    const int end = std::min(canvas_.left + canvas_.image.width, left_ + width_);
+    if (begin < end) {
+      std::memcpy(room + 3 * static_cast<std::size_t>(begin - left_),
+                  canvas_.image.at(begin - canvas_.left, image_y),
+                  3 * static_cast<std::size_t>(end - begin));
+    }
+    return room;
   }
 
  private:
-  void fill_with_color() {
-    for (int x = 0; x < canvas_.width; ++x) {
-      std::memcpy(&rgbx_[4 * static_cast<std::size_t>(x)], canvas_.color.data(), 3);
-    }
-    is_plain_ = true;
-  }
-
   const Canvas& canvas_;
   bool is_needed_;
-  std::int64_t left_;
+  int left_;
   int width_;
-  bool is_plain_ = false;  // rgbx_ holds the colour alone
   ResizeWeights weights_;
+  std::vector<std::uint8_t> plain_;  // a row beside the image
   std::vector<std::uint8_t> rgbx_;
 };
 
@@ -141,26 +172,29 @@ Image resize(const Canvas& canvas, const Window& window) {
            kMaxSide);
   Image out(window.width, window.height);
   WidthPass columns(canvas, window.full_width, window.left, window.width);
+  const std::size_t row_bytes = static_cast<std::size_t>(window.width) * 3;
   if (window.full_height == canvas.height) {
     for (int y = 0; y < window.height; ++y) {
-      columns.row(static_cast<int>(window.top) + y, out.at(0, y));
+      const std::uint8_t* row = columns.row(static_cast<int>(window.top) + y, out.at(0, y));
+      if (row != out.at(0, y)) std::memcpy(out.at(0, y), row, row_bytes);
     }
     return out;
   }
   // Only the rows under the kernel are kept: they stay in the cache between the two passes.
   const ResizeWeights weights =
       make_weights(canvas.height, window.full_height, window.top, window.height);
-  const std::size_t row_bytes = static_cast<std::size_t>(window.width) * 3;
   std::vector<std::uint8_t> ring(row_bytes * weights.taps);
+  std::vector<const std::uint8_t*> kept(weights.taps);  // row y at place y % taps
   std::vector<const std::uint8_t*> rows(weights.taps);
   int next_row = 0;
   for (int y = 0; y < window.height; ++y) {
     const auto [first, count] = weights.span[y];
     next_row = std::max(next_row, first);
     for (; next_row < first + count; ++next_row) {
-      columns.row(next_row, &ring[row_bytes * (next_row % weights.taps)]);
+      const std::size_t place = next_row % weights.taps;
+      kept[place] = columns.row(next_row, &ring[row_bytes * place]);
     }
-    for (int i = 0; i < count; ++i) rows[i] = &ring[row_bytes * ((first + i) % weights.taps)];
+    for (int i = 0; i < count; ++i) rows[i] = kept[(first + i) % weights.taps];
     resize_rows().vertical(
         rows.data(), weights.of(y), count, static_cast<int>(row_bytes), out.at(0, y));
   }

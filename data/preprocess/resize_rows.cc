@@ -12,8 +12,6 @@
 namespace pocketvlm {
 namespace {
 
-constexpr std::int32_t kHalf = 1 << (kWeightBits - 1);
-
 inline std::uint8_t to_byte(std::int32_t sum) {
   return static_cast<std::uint8_t>(std::clamp(sum >> kWeightBits, 0, 255));
 }
@@ -24,7 +22,7 @@ void horizontal_row(const std::uint8_t* rgbx, const ResizeWeights& weights, std:
     const auto [first, count] = weights.span[x];
     const std::uint8_t* from = rgbx + 4 * static_cast<std::size_t>(first);
     const std::int32_t* fixed = weights.of(x);
-    std::int32_t red = kHalf, green = kHalf, blue = kHalf;
+    auto [red, green, blue, unused] = weights.start[x];
     for (int i = 0; i < count; ++i, from += 4) {
       red += from[0] * fixed[i];
       green += from[1] * fixed[i];
@@ -45,7 +43,7 @@ void vertical_row(const std::uint8_t* const* rows,
   std::int32_t sums[kBlock];
   for (int x = 0; x < bytes; x += kBlock) {
     const int size = std::min(kBlock, bytes - x);
-    std::fill_n(sums, size, kHalf);
+    std::fill_n(sums, size, kWeightHalf);
     for (int i = 0; i < count; ++i) {
       const std::uint8_t* from = rows[i] + x;
       const std::int32_t weight = fixed[i];
@@ -81,7 +79,8 @@ PV_AVX2 void horizontal_row_avx2(const std::uint8_t* rgbx,
       sum = _mm256_add_epi32(sum, _mm256_mullo_epi32(eight_bytes(from + 4 * i), weight));
     }
     __m128i pixel = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-    pixel = _mm_srai_epi32(_mm_add_epi32(pixel, _mm_set1_epi32(kHalf)), kWeightBits);
+    const auto* start = reinterpret_cast<const __m128i*>(weights.start[x].data());
+    pixel = _mm_srai_epi32(_mm_add_epi32(pixel, _mm_loadu_si128(start)), kWeightBits);
     pixel = _mm_packs_epi32(pixel, pixel);
     const int bytes = _mm_cvtsi128_si32(_mm_packus_epi16(pixel, pixel));
     // The fourth byte is written over by the next pixel; the last pixel must not write it.
@@ -96,7 +95,7 @@ PV_AVX2 void vertical_row_avx2(const std::uint8_t* const* rows,
                                std::uint8_t* out) {
   int x = 0;
   for (; x + 32 <= bytes; x += 32) {
-    __m256i sum_0 = _mm256_set1_epi32(kHalf);
+    __m256i sum_0 = _mm256_set1_epi32(kWeightHalf);
     __m256i sum_1 = sum_0, sum_2 = sum_0, sum_3 = sum_0;
     for (int i = 0; i < count; ++i) {
       const std::uint8_t* from = rows[i] + x;
@@ -116,7 +115,7 @@ PV_AVX2 void vertical_row_avx2(const std::uint8_t* const* rows,
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + x), packed);
   }
   for (; x < bytes; ++x) {
-    std::int32_t sum = kHalf;
+    std::int32_t sum = kWeightHalf;
     for (int i = 0; i < count; ++i) sum += rows[i][x] * fixed[i];
     out[x] = to_byte(sum);
   }

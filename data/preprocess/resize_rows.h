@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -9,12 +11,16 @@ namespace pocketvlm {
 
 /// Fractional bits of a weight: 32 - 8 (a pixel) - 2 (sign and overshoot of the kernel).
 constexpr int kWeightBits = 22;
+constexpr std::int32_t kWeightHalf = 1 << (kWeightBits - 1);
 
 /// For each output place: the input places that shape it and their weights.
 struct ResizeWeights {
   int taps = 0;                           // weights stored per output place, even; unused are 0
   std::vector<std::pair<int, int>> span;  // first input place, number of input places
   std::vector<std::int32_t> fixed;        // [output][taps], kWeightBits fractional bits
+
+  /// What each sum starts with: one half, for rounding, and what lies outside the stored row.
+  std::vector<std::array<std::int32_t, 4>> start;  // red, green, blue, unused
 
   const std::int32_t* of(int place) const { return &fixed[static_cast<std::size_t>(place) * taps]; }
 };
