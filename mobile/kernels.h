@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "mobile/model.h"
+#include "mobile/quants.h"
+
+namespace pocketvlm {
+
+/// Inputs of a matrix product: `tokens` rows of `columns` values. Float weights read `values`; quantized weights read the
+/// int8 form, one scale for 32 values, with the sums that turn unsigned levels into signed ones.
+struct MatmulInput {
+  std::int64_t tokens = 0;
+  std::int64_t columns = 0;
+  const float* values = nullptr;
+  std::int64_t stride = 0;              // floats from one row of `values` to the next
+  const std::int8_t* quants = nullptr;  // [tokens, columns], -127..127
+  const float* scales = nullptr;        // [tokens, columns / 32]
+  const std::int32_t* sums = nullptr;   // [tokens, columns / 16], of quants
+};
+
+/// Rows of a weight matrix in their file format, or a plain float matrix such as keys of the cache.
+struct WeightRows {
+  const void* data = nullptr;
+  std::int64_t row_bytes = 0;  // from one row to the next
+  std::int64_t rows = 0;
+};
+
+/// y[token * y_stride + row] = dot(weight row, input row), for all tokens and rows.
+using MatmulFunction = void (*)(const WeightRows& weights,
+                                const MatmulInput& input,
+                                float* y,
+                                std::int64_t y_stride);
+
+/// The inner loops of the runtime. One plain table ("scalar") is the oracle; others use what a processor has and are chosen
+/// at run time. Every function works for any size and alignment.
+struct Kernels {
+  const char* name;
+  MatmulFunction matmul_f32;
+  MatmulFunction matmul_f16;
+  MatmulFunction matmul_bf16;
+  MatmulFunction matmul_q8_0;
+  MatmulFunction matmul_q4_0;
+  MatmulFunction matmul_q4_1;
+  MatmulFunction matmul_q5_0;
+  MatmulFunction matmul_q5_1;
+  MatmulFunction matmul_q4_k;
+  MatmulFunction matmul_q5_k;
+  MatmulFunction matmul_q6_k;
+
+  /// int8 form of n values (a multiple of 32): quants [n], scales [n / 32], sums [n / 16]. q = round half to even of
+  /// x * (127 / max |x|), so all tables give the same bits.
+  void (*quantize)(const float* x, std::int64_t n, std::int8_t* quants, float* scales, std::int32_t* sums);
+
+  /// x = softmax(scale * x) in place.
+  void (*softmax)(float* x, std::int64_t n, float scale);
+  /// gate = silu(gate) * up.
+  void (*silu_multiply)(float* gate, const float* up, std::int64_t n);
+  void (*activate)(MobileActivation activation, float* x, std::int64_t n);
+  /// y = x / rms(x) * weight.
+  void (*rms_norm)(const float* x, const float* weight, std::int64_t n, float eps, float* y);
+  /// y = (x - mean) / sqrt(var + eps) * weight + bias; y may be x.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, std::int64_t n, float eps, float* y);
+  /// y += scale * x.
+  void (*add_scaled)(const float* x, float scale, std::int64_t n, float* y);
+};
+
+/// The product for one tensor type. Throws Error when the type cannot be computed with.
+MatmulFunction matmul_for(const Kernels& kernels, GgmlType type);
+
+/// Whether products with this type read the int8 form.
+bool needs_quantized_input(GgmlType type);
+
+/// The plain loops.
+const Kernels& scalar_kernels();
+
+/// Tables that this processor can run, fastest first; "scalar" is always last.
+std::vector<const Kernels*> available_kernels();
+
+/// By name, or the fastest for "auto". Throws Error naming the choices when the processor or the build has it not.
+const Kernels& choose_kernels(const std::string& name);
+
+}  // namespace pocketvlm

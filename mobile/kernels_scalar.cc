@@ -1,0 +1,272 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "mobile/block_formats.h"
+#include "mobile/kernels.h"
+
+// The oracle: what every other table must agree with. Integer parts are exact; float sums run in plain order.
+namespace pocketvlm {
+namespace {
+
+float load_f32(const std::byte* at) {
+  float value;
+  std::memcpy(&value, at, 4);
+  return value;
+}
+
+std::uint16_t load_u16(const void* at) {
+  std::uint16_t bits;
+  std::memcpy(&bits, at, 2);
+  return bits;
+}
+
+float load_f16(const std::byte* at) { return half_to_float(load_u16(at)); }
+float load_bf16(const std::byte* at) { return bfloat16_to_float(load_u16(at)); }
+
+template <float (*kLoad)(const std::byte*), int kBytes>
+void matmul_float(const WeightRows& weights, const MatmulInput& input, float* y, std::int64_t y_stride) {
+  const auto* data = static_cast<const std::byte*>(weights.data);
+  for (std::int64_t row = 0; row < weights.rows; ++row) {
+    const std::byte* w = data + row * weights.row_bytes;
+    for (std::int64_t token = 0; token < input.tokens; ++token) {
+      const float* x = input.values + token * input.stride;
+      float sum = 0.0F;
+      for (std::int64_t i = 0; i < input.columns; ++i) sum += kLoad(w + i * kBytes) * x[i];
+      y[token * y_stride + row] = sum;
+    }
+  }
+}
+
+// Levels of a block as unsigned numbers, and per 16 of them: x = scale * level + offset.
+template <typename Block>
+struct Unpacked {
+  std::uint8_t levels[Block::kElements];
+  float scale[Block::kElements / 16];
+  float offset[Block::kElements / 16];
+};
+
+void unpack(const BlockQ8_0& block, Unpacked<BlockQ8_0>& out) {
+  const float d = half_to_float(block.d);
+  for (int i = 0; i < 32; ++i) out.levels[i] = static_cast<std::uint8_t>(block.q[i] + 128);
+  std::fill(out.scale, out.scale + 2, d);
+  std::fill(out.offset, out.offset + 2, -128.0F * d);
+}
+
+template <typename Block>
+void unpack_nibbles(const Block& block, std::uint8_t* levels) {
+  for (int j = 0; j < 16; ++j) {
+    levels[j] = block.qs[j] & 15;
+    levels[j + 16] = block.qs[j] >> 4;
+  }
+}
+
+template <typename Block>
+void add_fifth_bits(const Block& block, std::uint8_t* levels) {
+  std::uint32_t bits;
+  std::memcpy(&bits, block.qh, 4);
+  for (int e = 0; e < 32; ++e) levels[e] = static_cast<std::uint8_t>(levels[e] | (bits >> e & 1) << 4);
+}
+
+void unpack(const BlockQ4_0& block, Unpacked<BlockQ4_0>& out) {
+  const float d = half_to_float(block.d);
+  unpack_nibbles(block, out.levels);
+  std::fill(out.scale, out.scale + 2, d);
+  std::fill(out.offset, out.offset + 2, -8.0F * d);
+}
+
+void unpack(const BlockQ4_1& block, Unpacked<BlockQ4_1>& out) {
+  unpack_nibbles(block, out.levels);
+  std::fill(out.scale, out.scale + 2, half_to_float(block.d));
+  std::fill(out.offset, out.offset + 2, half_to_float(block.m));
+}
+
+void unpack(const BlockQ5_0& block, Unpacked<BlockQ5_0>& out) {
+  const float d = half_to_float(block.d);
+  unpack_nibbles(block, out.levels);
+  add_fifth_bits(block, out.levels);
+  std::fill(out.scale, out.scale + 2, d);
+  std::fill(out.offset, out.offset + 2, -16.0F * d);
+}
+
+void unpack(const BlockQ5_1& block, Unpacked<BlockQ5_1>& out) {
+  unpack_nibbles(block, out.levels);
+  add_fifth_bits(block, out.levels);
+  std::fill(out.scale, out.scale + 2, half_to_float(block.d));
+  std::fill(out.offset, out.offset + 2, half_to_float(block.m));
+}
+
+template <typename Block>
+void unpack_affine(const Block& block, Unpacked<Block>& out) {
+  const float d = half_to_float(block.d);
+  const float dmin = half_to_float(block.dmin);
+  for (int j = 0; j < 8; ++j) {
+    const ScaleMin pair = unpack_scale_min(block.scales, j);
+    for (int k = 2 * j; k < 2 * j + 2; ++k) {
+      out.scale[k] = d * static_cast<float>(pair.scale);
+      out.offset[k] = -dmin * static_cast<float>(pair.min);
+    }
+    for (int l = 0; l < 32; ++l) {
+      out.levels[32 * j + l] = static_cast<std::uint8_t>(block.qs[32 * (j / 2) + l] >> (4 * (j % 2)) & 15);
+    }
+  }
+}
+
+void unpack(const BlockQ4_K& block, Unpacked<BlockQ4_K>& out) { unpack_affine(block, out); }
+
+void unpack(const BlockQ5_K& block, Unpacked<BlockQ5_K>& out) {
+  unpack_affine(block, out);
+  for (int j = 0; j < 8; ++j) {
+    for (int l = 0; l < 32; ++l) {
+      std::uint8_t& level = out.levels[32 * j + l];
+      level = static_cast<std::uint8_t>(level | (block.qh[l] >> j & 1) << 4);
+    }
+  }
+}
+
+void unpack(const BlockQ6_K& block, Unpacked<BlockQ6_K>& out) {
+  const float d = half_to_float(block.d);
+  for (int e = 0; e < 256; ++e) out.levels[e] = static_cast<std::uint8_t>(q6_k_level(block, e));
+  for (int k = 0; k < 16; ++k) {
+    out.scale[k] = d * static_cast<float>(block.scales[k]);
+    out.offset[k] = -32.0F * out.scale[k];
+  }
+}
+
+template <typename Block>
+void matmul_quantized(const WeightRows& weights, const MatmulInput& input, float* y, std::int64_t y_stride) {
+  constexpr std::int64_t kElements = Block::kElements;
+  const auto* data = static_cast<const std::byte*>(weights.data);
+  const std::int64_t blocks = input.columns / kElements;
+  for (std::int64_t row = 0; row < weights.rows; ++row) {
+    for (std::int64_t token = 0; token < input.tokens; ++token) y[token * y_stride + row] = 0.0F;
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      Block block;
+      std::memcpy(&block, data + row * weights.row_bytes + b * static_cast<std::int64_t>(sizeof(Block)), sizeof(Block));
+      Unpacked<Block> unpacked;
+      unpack(block, unpacked);
+      for (std::int64_t token = 0; token < input.tokens; ++token) {
+        const std::int8_t* x = input.quants + token * input.columns + b * kElements;
+        const float* scales = input.scales + (token * input.columns + b * kElements) / 32;
+        const std::int32_t* sums = input.sums + (token * input.columns + b * kElements) / 16;
+        float total = 0.0F;
+        for (int k = 0; k < kElements / 16; ++k) {
+          std::int32_t dot = 0;
+          for (int i = 16 * k; i < 16 * k + 16; ++i) dot += unpacked.levels[i] * x[i];
+          total += scales[k / 2] * (unpacked.scale[k] * static_cast<float>(dot) +
+                                    unpacked.offset[k] * static_cast<float>(sums[k]));
+        }
+        y[token * y_stride + row] += total;
+      }
+    }
+  }
+}
+
+void quantize(const float* x, std::int64_t n, std::int8_t* quants, float* scales, std::int32_t* sums) {
+  for (std::int64_t b = 0; b < n / 32; ++b) {
+    float largest = 0.0F;
+    for (std::int64_t i = 32 * b; i < 32 * b + 32; ++i) largest = std::max(largest, std::fabs(x[i]));
+    scales[b] = largest / 127.0F;
+    const float inverse = largest > 0.0F ? 127.0F / largest : 0.0F;
+    for (std::int64_t k = 2 * b; k < 2 * b + 2; ++k) {
+      sums[k] = 0;
+      for (std::int64_t i = 16 * k; i < 16 * k + 16; ++i) {
+        quants[i] = static_cast<std::int8_t>(std::nearbyint(x[i] * inverse));
+        sums[k] += quants[i];
+      }
+    }
+  }
+}
+
+void softmax(float* x, std::int64_t n, float scale) {
+  float largest = -INFINITY;
+  for (std::int64_t i = 0; i < n; ++i) largest = std::max(largest, scale * x[i]);
+  float sum = 0.0F;
+  for (std::int64_t i = 0; i < n; ++i) {
+    x[i] = std::exp(scale * x[i] - largest);
+    sum += x[i];
+  }
+  for (std::int64_t i = 0; i < n; ++i) x[i] /= sum;
+}
+
+float sigmoid(float x) { return 1.0F / (1.0F + std::exp(-x)); }
+
+void silu_multiply(float* gate, const float* up, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) gate[i] = gate[i] * sigmoid(gate[i]) * up[i];
+}
+
+void activate(MobileActivation activation, float* x, std::int64_t n) {
+  constexpr float kSqrtHalf = 0.70710678118654752440F;
+  constexpr float kSqrtTwoOverPi = 0.79788456080286535588F;
+  switch (activation) {
+    case MobileActivation::kGeluTanh:
+      for (std::int64_t i = 0; i < n; ++i) {
+        const float inner = kSqrtTwoOverPi * (x[i] + 0.044715F * x[i] * x[i] * x[i]);
+        x[i] = 0.5F * x[i] * (1.0F + std::tanh(inner));
+      }
+      return;
+    case MobileActivation::kGeluErf:
+      for (std::int64_t i = 0; i < n; ++i) x[i] = 0.5F * x[i] * (1.0F + std::erf(x[i] * kSqrtHalf));
+      return;
+    case MobileActivation::kQuickGelu:
+      for (std::int64_t i = 0; i < n; ++i) x[i] *= sigmoid(1.702F * x[i]);
+      return;
+    case MobileActivation::kSilu:
+      for (std::int64_t i = 0; i < n; ++i) x[i] *= sigmoid(x[i]);
+      return;
+  }
+}
+
+void rms_norm(const float* x, const float* weight, std::int64_t n, float eps, float* y) {
+  double sum = 0.0;
+  for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  const float inverse = 1.0F / std::sqrt(static_cast<float>(sum / static_cast<double>(n)) + eps);
+  for (std::int64_t i = 0; i < n; ++i) y[i] = x[i] * inverse * weight[i];
+}
+
+void layer_norm(const float* x, const float* weight, const float* bias, std::int64_t n, float eps, float* y) {
+  double sum = 0.0;
+  for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]);
+  const double mean = sum / static_cast<double>(n);
+  double squares = 0.0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double centred = static_cast<double>(x[i]) - mean;
+    squares += centred * centred;
+  }
+  const float inverse = 1.0F / std::sqrt(static_cast<float>(squares / static_cast<double>(n)) + eps);
+  const auto centre = static_cast<float>(mean);
+  for (std::int64_t i = 0; i < n; ++i) y[i] = (x[i] - centre) * inverse * weight[i] + bias[i];
+}
+
+void add_scaled(const float* x, float scale, std::int64_t n, float* y) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] += scale * x[i];
+}
+
+}  // namespace
+
+const Kernels& scalar_kernels() {
+  static constexpr Kernels kScalar = {
+      .name = "scalar",
+      .matmul_f32 = matmul_float<load_f32, 4>,
+      .matmul_f16 = matmul_float<load_f16, 2>,
+      .matmul_bf16 = matmul_float<load_bf16, 2>,
+      .matmul_q8_0 = matmul_quantized<BlockQ8_0>,
+      .matmul_q4_0 = matmul_quantized<BlockQ4_0>,
+      .matmul_q4_1 = matmul_quantized<BlockQ4_1>,
+      .matmul_q5_0 = matmul_quantized<BlockQ5_0>,
+      .matmul_q5_1 = matmul_quantized<BlockQ5_1>,
+      .matmul_q4_k = matmul_quantized<BlockQ4_K>,
+      .matmul_q5_k = matmul_quantized<BlockQ5_K>,
+      .matmul_q6_k = matmul_quantized<BlockQ6_K>,
+      .quantize = quantize,
+      .softmax = softmax,
+      .silu_multiply = silu_multiply,
+      .activate = activate,
+      .rms_norm = rms_norm,
+      .layer_norm = layer_norm,
+      .add_scaled = add_scaled,
+  };
+  return kScalar;
+}
+
+}  // namespace pocketvlm

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "mobile/gguf.h"
+#include "mobile/kernels.h"
+#include "mobile/thread_pool.h"
+
+namespace pocketvlm {
+
+/// Threads and inner loops: what every part of the runtime computes with.
+struct Compute {
+  ThreadPool& pool;
+  const Kernels& kernels;
+};
+
+/// Input rows of one or several matrix products; the int8 form is made once, when a product first needs it.
+///   values  [tokens, columns] with `stride` floats from row to row; must outlive this
+class Activations {
+ public:
+  Activations(const Compute& compute, const float* values, std::int64_t tokens, std::int64_t columns);
+  const MatmulInput& floats() const { return input_; }
+  const MatmulInput& quantized();
+
+ private:
+  const Compute& compute_;
+  MatmulInput input_;
+  std::vector<std::int8_t> quants_;
+  std::vector<float> scales_;
+  std::vector<std::int32_t> sums_;
+};
+
+/// A weight matrix in the mapped file, used in place, and its bias.
+class MobileLinear {
+ public:
+  MobileLinear() = default;
+  /// `name`.weight [in, out], and `name`.bias [out] where `with_bias`. Throws Error when missing or of other sizes.
+  MobileLinear(const GgufFile& file, const std::string& name, std::int64_t in, std::int64_t out, bool with_bias);
+  /// A tensor under its full name, of any shape that holds out rows of in values (convolutions).
+  static MobileLinear from_tensor(const GgufFile& file, const std::string& name, std::int64_t in, std::int64_t out);
+
+  /// y [tokens, out] = x W^T + bias, y_stride floats from row to row.
+  void forward(const Compute& compute, Activations& x, float* y, std::int64_t y_stride) const;
+  /// The same on a plain buffer.
+  std::vector<float> forward(const Compute& compute, const float* x, std::int64_t tokens) const;
+
+  std::int64_t in() const { return in_; }
+  std::int64_t out() const { return out_; }
+  GgmlType type() const { return type_; }
+  const std::byte* row(std::int64_t index) const;
+
+ private:
+  const std::byte* data_ = nullptr;
+  GgmlType type_ = GgmlType::kF32;
+  std::int64_t in_ = 0;
+  std::int64_t out_ = 0;
+  std::int64_t row_bytes_ = 0;
+  std::vector<float> bias_;
+};
+
+/// A 1-D tensor (norm weight, bias) as floats. Throws Error when missing or not of `size` values.
+std::vector<float> read_vector(const GgufFile& file, const std::string& name, std::int64_t size);
+
+/// Any tensor, dequantized: [rows, row length]. For small tables.
+std::vector<float> read_floats(const GgufFile& file, const std::string& name);
+
+/// LayerNorm or, without bias, RMSNorm weights.
+struct MobileNorm {
+  std::vector<float> weight;
+  std::vector<float> bias;  // empty: RMSNorm
+  float eps = 0.0F;
+
+  MobileNorm() = default;
+  MobileNorm(const GgufFile& file, const std::string& name, std::int64_t size, float eps, bool with_bias);
+  /// x, y [tokens, size]; y may be x.
+  void forward(const Compute& compute, const float* x, std::int64_t tokens, float* y) const;
+};
+
+}  // namespace pocketvlm

@@ -1,0 +1,398 @@
+#include "mobile/session.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <map>
+#include <optional>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "mobile/decoding.h"
+#include "mobile/projection.h"
+#include "mobile/vision.h"
+
+namespace pocketvlm {
+namespace {
+
+constexpr std::int64_t kDefaultContext = 4096;
+constexpr std::int64_t kPrefillTokens = 512;  // a prefill pass holds activations of so many tokens
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
+
+std::uint64_t hash_floats(std::span<const float> values, std::uint64_t seed) {
+  std::uint64_t hash = mix_keys({seed, values.size()});
+  for (const float value : values) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    hash = (hash ^ bits) * 0x9E3779B97F4A7C15ULL;
+    hash ^= hash >> 29;
+  }
+  return hash;
+}
+
+// Text that is certain: bytes of an unfinished character decode to U+FFFD, which the next tokens may still mend.
+std::string_view without_unfinished(std::string_view text) {
+  constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
+  while (text.ends_with(kReplacement)) text.remove_suffix(kReplacement.size());
+  return text;
+}
+
+}  // namespace
+
+struct Session::State {
+  State(const std::string& model_path, const std::string& mmproj_path, const SessionOptions& options)
+      : language_file(model_path),
+        tokenizer(Tokenizer::load(model_path)),
+        pool(options.threads),
+        compute{pool, choose_kernels(options.kernels)},
+        params(read_language_params(language_file)),
+        decoder(language_file, params) {
+    if (!mmproj_path.empty()) bind_vision(mmproj_path);
+    const GgufFile* mmproj = mmproj_file ? &*mmproj_file : nullptr;
+    encoder.emplace(tokenizer, read_prompt_config(language_file, mmproj), read_image_config(language_file, mmproj));
+    PV_CHECK(tokenizer.size() <= params.vocab,
+             "{}: the tokenizer has {} pieces, but the embedding only {} rows",
+             model_path,
+             tokenizer.size(),
+             params.vocab);
+    if (projector) check_fit(model_path);
+    const std::int64_t context =
+        options.context > 0 ? options.context : std::min(params.max_positions, kDefaultContext);
+    PV_CHECK(context <= params.max_positions,
+             "--context {} exceeds the {} positions that {} was made for",
+             context,
+             params.max_positions,
+             model_path);
+    const bool half = options.kv_cache == "f16" || (options.kv_cache == "auto" && !decoder.all_float());
+    PV_CHECK(options.kv_cache == "auto" || options.kv_cache == "f32" || options.kv_cache == "f16",
+             "the KV cache type \"{}\" is unknown; choose auto, f32 or f16",
+             options.kv_cache);
+    cache = MobileKvCache(params, context, half);
+    stop_ids = encoder->stop_ids();
+    if (tokenizer.vocabulary().eos_id >= 0) stop_ids.push_back(tokenizer.vocabulary().eos_id);
+  }
+
+  void bind_vision(const std::string& mmproj_path) {
+    mmproj_file.emplace(mmproj_path);
+    vision.emplace(*mmproj_file, read_vision_params(*mmproj_file));
+    projector.emplace(*mmproj_file, read_projector_params(*mmproj_file), vision->params().hidden);
+  }
+
+  void check_fit(const std::string& model_path) const {
+    PV_CHECK(projector->params().hidden == params.hidden,
+             "{}: its visual tokens have width {}, but {} takes {}; the two files do not belong together",
+             mmproj_file->path(),
+             projector->params().hidden,
+             model_path,
+             params.hidden);
+    PV_CHECK(encoder->prompt().num_queries == projector->params().num_queries,
+             "{}: the projector gives {} visual tokens a slice, but the prompt config says {}",
+             mmproj_file->path(),
+             projector->params().num_queries,
+             encoder->prompt().num_queries);
+    PV_CHECK(encoder->image().patch_size == vision->params().patch_size,
+             "{}: patches of {} pixels, but the image config says {}",
+             mmproj_file->path(),
+             vision->params().patch_size,
+             encoder->image().patch_size);
+  }
+
+  void require_vision(const EncodedChat& prompt) const {
+    PV_CHECK(prompt.grids.empty() || vision.has_value(),
+             "the conversation has an image, but no vision file was given; add --mmproj FILE");
+  }
+
+  // The vision tower's pages and buffers are gone before the decoder is touched.
+  void release_vision() const {
+    if (mmproj_file) mmproj_file->file().release(0, mmproj_file->size());
+  }
+
+  std::vector<float> run_vision(const EncodedChat& prompt) {
+    require_vision(prompt);
+    if (prompt.grids.empty()) return {};
+    return vision->forward(compute, prompt.patches, prompt.grids);
+  }
+
+  // Visual tokens slice by slice; slices seen in the last prompt are not computed again.
+  std::vector<float> visual_tokens(const EncodedChat& prompt) {
+    require_vision(prompt);
+    if (prompt.grids.empty()) return {};
+    const std::vector<std::uint64_t> hashes = slice_hashes(prompt);
+    EncodedChat missing;
+    std::vector<std::uint64_t> missing_hashes;
+    std::size_t at = 0;
+    for (std::size_t s = 0; s < hashes.size(); ++s) {
+      const std::size_t count = slice_floats(prompt, s);
+      const bool known = known_slices.count(hashes[s]) != 0 ||
+                         std::find(missing_hashes.begin(), missing_hashes.end(), hashes[s]) != missing_hashes.end();
+      if (!known) {
+        missing.grids.push_back(prompt.grids[s]);
+        missing.patches.insert(missing.patches.end(), prompt.patches.begin() + static_cast<std::ptrdiff_t>(at),
+                               prompt.patches.begin() + static_cast<std::ptrdiff_t>(at + count));
+        missing_hashes.push_back(hashes[s]);
+      }
+      at += count;
+    }
+    if (!missing.grids.empty()) {
+      const std::vector<float> features = run_vision(missing);
+      const std::vector<float> tokens = projector->forward(compute, features, missing.grids);
+      const std::size_t each = tokens.size() / missing.grids.size();
+      for (std::size_t i = 0; i < missing_hashes.size(); ++i) {
+        known_slices[missing_hashes[i]].assign(tokens.begin() + static_cast<std::ptrdiff_t>(i * each),
+                                               tokens.begin() + static_cast<std::ptrdiff_t>((i + 1) * each));
+      }
+      release_vision();
+    }
+    std::vector<float> all;
+    std::map<std::uint64_t, std::vector<float>> kept;
+    for (const std::uint64_t hash : hashes) {
+      const std::vector<float>& tokens = known_slices.at(hash);
+      all.insert(all.end(), tokens.begin(), tokens.end());
+      kept.emplace(hash, tokens);
+    }
+    known_slices = std::move(kept);
+    return all;
+  }
+
+  std::size_t slice_floats(const EncodedChat& prompt, std::size_t slice) const {
+    const auto patch = static_cast<std::size_t>(vision->params().patch_size);
+    return static_cast<std::size_t>(prompt.grids[slice][0]) * static_cast<std::size_t>(prompt.grids[slice][1]) * 3 *
+           patch * patch;
+  }
+
+  std::vector<std::uint64_t> slice_hashes(const EncodedChat& prompt) const {
+    std::vector<std::uint64_t> hashes;
+    std::size_t at = 0;
+    for (std::size_t s = 0; s < prompt.grids.size(); ++s) {
+      const std::size_t count = slice_floats(prompt, s);
+      PV_CHECK(at + count <= prompt.patches.size(), "the grids ask for more patches than were given");
+      const auto rows = static_cast<std::uint64_t>(prompt.grids[s][0]);
+      hashes.push_back(hash_floats(std::span(prompt.patches).subspan(at, count), rows));
+      at += count;
+    }
+    return hashes;
+  }
+
+  // One key a token: equal keys at equal places mean equal keys and values in the cache.
+  std::vector<std::uint64_t> token_keys(const EncodedChat& prompt) const {
+    std::vector<std::uint64_t> keys;
+    for (const std::int32_t id : prompt.ids) keys.push_back(static_cast<std::uint64_t>(id));
+    if (prompt.grids.empty()) return keys;
+    const std::vector<std::uint64_t> hashes = slice_hashes(prompt);
+    const auto queries = static_cast<std::size_t>(projector->params().num_queries);
+    for (std::size_t i = 0; i < prompt.visual_positions.size(); ++i) {
+      keys[static_cast<std::size_t>(prompt.visual_positions[i])] = mix_keys({hashes[i / queries], i % queries});
+    }
+    return keys;
+  }
+
+  // Embeddings of ids [first, end): text rows, or visual tokens scaled like text, since files store them divided.
+  std::vector<float> embeddings(const EncodedChat& prompt, std::span<const float> visual, std::size_t first) const {
+    const auto hidden = static_cast<std::size_t>(params.hidden);
+    PV_CHECK(visual.size() == prompt.visual_positions.size() * hidden,
+             "the prompt has places for {} visual tokens, but {} were given",
+             prompt.visual_positions.size(),
+             visual.size() / hidden);
+    std::vector<float> x((prompt.ids.size() - first) * hidden);
+    std::size_t next = 0;
+    for (std::size_t i = 0; i < prompt.ids.size(); ++i) {
+      const bool is_visual =
+          next < prompt.visual_positions.size() && static_cast<std::size_t>(prompt.visual_positions[next]) == i;
+      if (i >= first) {
+        float* row = &x[(i - first) * hidden];
+        if (is_visual) {
+          for (std::size_t h = 0; h < hidden; ++h) row[h] = visual[next * hidden + h] * params.scale_embeddings;
+        } else {
+          decoder.embed(prompt.ids[i], row);
+        }
+      }
+      if (is_visual) ++next;
+    }
+    return x;
+  }
+
+  // Runs embeddings in passes; `all_logits` collects logits of every token, otherwise only the last token's are kept.
+  void run(std::vector<float> x, std::vector<float>* all_logits) {
+    const std::int64_t hidden = params.hidden;
+    const auto tokens = static_cast<std::int64_t>(x.size()) / hidden;
+    const auto position = static_cast<std::int64_t>(keys.size());
+    PV_CHECK(position + tokens <= cache.context(),
+             "{} tokens exceed the context of {}; shorten the conversation or raise --context",
+             position + tokens,
+             cache.context());
+    for (std::int64_t begin = 0; begin < tokens; begin += kPrefillTokens) {
+      const std::int64_t count = std::min(kPrefillTokens, tokens - begin);
+      std::vector<float> part(x.begin() + begin * hidden, x.begin() + (begin + count) * hidden);
+      decoder.forward(compute, cache, position + begin, part);
+      if (all_logits != nullptr) {
+        const std::vector<float> logits = decoder.logits(compute, part.data(), count);
+        all_logits->insert(all_logits->end(), logits.begin(), logits.end());
+      } else if (begin + count == tokens) {
+        last_logits = decoder.logits(compute, &part[static_cast<std::size_t>((count - 1) * hidden)], 1);
+      }
+    }
+  }
+
+  void append(std::span<const std::int32_t> ids) {
+    if (ids.empty()) return;
+    std::vector<float> x(ids.size() * static_cast<std::size_t>(params.hidden));
+    for (std::size_t i = 0; i < ids.size(); ++i) decoder.embed(ids[i], &x[i * static_cast<std::size_t>(params.hidden)]);
+    run(std::move(x), nullptr);
+    for (const std::int32_t id : ids) keys.push_back(static_cast<std::uint64_t>(id));
+  }
+
+  // Keeps the part of the cache that the new prompt shares with what is in it, and runs the rest.
+  void prefill(const EncodedChat& prompt, std::span<const float> visual) {
+    const std::vector<std::uint64_t> wanted = token_keys(prompt);
+    std::size_t shared = 0;
+    // The last token always runs: its logits are wanted.
+    while (shared + 1 < wanted.size() && shared < keys.size() && keys[shared] == wanted[shared]) ++shared;
+    keys.resize(shared);
+    cache.reserve(static_cast<std::int64_t>(wanted.size()));
+    run(embeddings(prompt, visual, shared), nullptr);
+    keys = wanted;
+  }
+
+  GgufFile language_file;
+  std::optional<GgufFile> mmproj_file;
+  Tokenizer tokenizer;
+  ThreadPool pool;
+  Compute compute;
+  MobileLanguageParams params;
+  MobileDecoder decoder;
+  std::optional<MobileVisionEncoder> vision;
+  std::optional<MobileProjector> projector;
+  std::optional<PromptEncoder> encoder;
+  MobileKvCache cache;
+  std::vector<std::uint64_t> keys;  // of the tokens in the cache
+  std::vector<float> last_logits;
+  std::map<std::uint64_t, std::vector<float>> known_slices;
+  std::vector<std::int32_t> stop_ids;
+  double load_ms = 0;
+  std::string kernels_name = compute.kernels.name;
+};
+
+Session::Session(const std::string& model_path, const std::string& mmproj_path, const SessionOptions& options) {
+  const auto begin = Clock::now();
+  state_ = std::make_unique<State>(model_path, mmproj_path, options);
+  state_->load_ms = milliseconds_since(begin);
+}
+
+Session::~Session() = default;
+Session::Session(Session&&) noexcept = default;
+Session& Session::operator=(Session&&) noexcept = default;
+
+const PromptEncoder& Session::encoder() const { return *state_->encoder; }
+const MobileLanguageParams& Session::language() const { return state_->params; }
+const std::string& Session::kernels() const { return state_->kernels_name; }
+int Session::threads() const { return state_->pool.threads(); }
+
+std::vector<float> Session::encode_vision(const EncodedChat& prompt) {
+  std::vector<float> features = state_->run_vision(prompt);
+  state_->release_vision();
+  return features;
+}
+
+std::vector<float> Session::encode_image(const EncodedChat& prompt) { return state_->visual_tokens(prompt); }
+
+std::vector<float> Session::forward_logits(const EncodedChat& prompt, std::span<const float> visual) {
+  reset();
+  std::vector<float> computed;
+  if (visual.empty()) {
+    computed = state_->visual_tokens(prompt);
+    visual = computed;
+  }
+  std::vector<float> logits;
+  logits.reserve(prompt.ids.size() * static_cast<std::size_t>(state_->params.vocab));
+  state_->run(state_->embeddings(prompt, visual, 0), &logits);
+  return logits;
+}
+
+void Session::reset() { state_->keys.clear(); }
+
+void Session::append(std::span<const std::int32_t> ids) { state_->append(ids); }
+
+void Session::append(const EncodedChat& prompt, std::span<const float> visual) {
+  const std::vector<std::uint64_t> added = state_->token_keys(prompt);
+  state_->run(state_->embeddings(prompt, visual, 0), nullptr);
+  state_->keys.insert(state_->keys.end(), added.begin(), added.end());
+}
+
+std::span<const float> Session::logits() const { return state_->last_logits; }
+std::int64_t Session::position() const { return static_cast<std::int64_t>(state_->keys.size()); }
+std::int64_t Session::context() const { return state_->cache.context(); }
+
+ChatAnswer Session::generate(const EncodedChat& prompt,
+                             const MobileSampling& sampling,
+                             const std::function<bool(std::int32_t)>& on_token) {
+  State& state = *state_;
+  PV_CHECK(!prompt.ids.empty(), "the prompt is empty");
+  PV_CHECK(static_cast<std::int64_t>(prompt.ids.size()) < state.cache.context(),
+           "the prompt has {} tokens, but the context holds {}; shorten it, use fewer slices or raise --context",
+           prompt.ids.size(),
+           state.cache.context());
+  ChatAnswer answer;
+  answer.timings.load_ms = state.load_ms;
+  answer.timings.slices = static_cast<std::int64_t>(prompt.grids.size());
+  answer.timings.prompt_tokens = static_cast<std::int64_t>(prompt.ids.size());
+
+  auto begin = Clock::now();
+  const std::vector<float> visual = state.visual_tokens(prompt);
+  answer.timings.vision_ms = milliseconds_since(begin);
+
+  begin = Clock::now();
+  state.prefill(prompt, visual);
+  answer.timings.prefill_ms = milliseconds_since(begin);
+
+  begin = Clock::now();
+  std::vector<std::int32_t> history = prompt.ids;
+  const auto choices = static_cast<std::size_t>(state.tokenizer.size());
+  for (std::int64_t step = 0; step < sampling.max_new_tokens; ++step) {
+    const std::span<const float> logits = std::span(state.last_logits).first(choices);
+    const std::int32_t id = sample_token(logits, history, sampling, static_cast<std::uint64_t>(step));
+    if (std::find(state.stop_ids.begin(), state.stop_ids.end(), id) != state.stop_ids.end()) {
+      answer.stopped = true;
+      break;
+    }
+    answer.ids.push_back(id);
+    history.push_back(id);
+    if (on_token && !on_token(id)) break;
+    const bool last = step + 1 == sampling.max_new_tokens;
+    if (last || position() == state.cache.context()) break;
+    state.append(std::span(&id, 1));
+  }
+  answer.timings.decode_ms = milliseconds_since(begin);
+  answer.timings.generated_tokens = static_cast<std::int64_t>(answer.ids.size());
+  answer.text = state.tokenizer.decode(answer.ids);
+  return answer;
+}
+
+ChatAnswer Session::chat(const Chat& chat,
+                         const MobileSampling& sampling,
+                         const std::function<bool(std::string_view)>& on_text) {
+  const auto begin = Clock::now();
+  const EncodedChat prompt = state_->encoder->encode(chat, true);
+  const double image_ms = milliseconds_since(begin);
+  std::vector<std::int32_t> ids;
+  std::size_t emitted = 0;
+  ChatAnswer answer = generate(prompt, sampling, [&](std::int32_t id) {
+    if (!on_text) return true;
+    ids.push_back(id);
+    const std::string text = state_->tokenizer.decode(ids);
+    const std::string_view certain = without_unfinished(text);
+    if (certain.size() <= emitted) return true;
+    const std::string_view piece = certain.substr(emitted);
+    emitted = certain.size();
+    return on_text(piece);
+  });
+  if (on_text && answer.text.size() > emitted) on_text(std::string_view(answer.text).substr(emitted));
+  answer.timings.image_ms = image_ms;
+  return answer;
+}
+
+}  // namespace pocketvlm

@@ -1,0 +1,104 @@
+#include "mobile/thread_pool.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace pocketvlm {
+namespace {
+
+// About 20 microseconds: longer than the serial parts of a decoding step, shorter than a scheduler quantum.
+constexpr int kSpins = 2000;
+
+void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+void wait_for_change(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
+  for (int i = 0; i < kSpins; ++i) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    relax();
+  }
+  while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+int usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+ThreadPool::ThreadPool(int threads) {
+  const int total = threads > 0 ? threads : usable_cores();
+  for (int i = 1; i < total; ++i) workers_.emplace_back([this] { work(); });
+}
+
+ThreadPool::~ThreadPool() {
+  stop_.store(true, std::memory_order_relaxed);
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::run_pieces() {
+  try {
+    while (true) {
+      const std::int64_t begin = next_.fetch_add(piece_, std::memory_order_relaxed);
+      if (begin >= count_) return;
+      (*body_)(begin, std::min(begin + piece_, count_));
+    }
+  } catch (...) {
+    if (!failed_.exchange(true)) failure_ = std::current_exception();
+    next_.store(count_, std::memory_order_relaxed);
+  }
+}
+
+void ThreadPool::work() {
+  std::uint32_t seen = 0;
+  while (true) {
+    wait_for_change(generation_, seen);
+    seen = generation_.load(std::memory_order_acquire);
+    if (stop_.load(std::memory_order_relaxed)) return;
+    run_pieces();
+    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_one();
+  }
+}
+
+void ThreadPool::for_pieces(std::int64_t count,
+                            std::int64_t piece,
+                            const std::function<void(std::int64_t, std::int64_t)>& body) {
+  if (count <= 0) return;
+  if (workers_.empty() || count <= piece) {
+    for (std::int64_t begin = 0; begin < count; begin += piece) body(begin, std::min(begin + piece, count));
+    return;
+  }
+  body_ = &body;
+  count_ = count;
+  piece_ = piece;
+  next_.store(0, std::memory_order_relaxed);
+  failed_.store(false, std::memory_order_relaxed);
+  running_.store(static_cast<std::uint32_t>(workers_.size()), std::memory_order_relaxed);
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  run_pieces();
+  for (std::uint32_t left = running_.load(std::memory_order_acquire); left != 0;
+       left = running_.load(std::memory_order_acquire)) {
+    wait_for_change(running_, left);
+  }
+  if (failed_.load()) std::rethrow_exception(std::exchange(failure_, nullptr));
+}
+
+}  // namespace pocketvlm

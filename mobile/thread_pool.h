@@ -1,0 +1,49 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <thread>
+#include <vector>
+
+namespace pocketvlm {
+
+/// A few threads that share loops. Between loops they spin a moment, since the next loop of a decoding step usually
+/// follows within microseconds, and then sleep.
+class ThreadPool {
+ public:
+  /// `threads` workers including the caller; 0: one for each core this process may use.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  /// Runs body(begin, end) over pieces of [0, count) of `piece` elements (the last one may be shorter), on all threads; returns
+  /// when all are done. The pieces do not depend on the number of threads, so neither do results. An exception in a
+  /// piece is rethrown here after the loop has ended. Not reentrant.
+  void for_pieces(std::int64_t count,
+                  std::int64_t piece,
+                  const std::function<void(std::int64_t, std::int64_t)>& body);
+
+ private:
+  void work();
+  void run_pieces();
+
+  std::vector<std::thread> workers_;
+  const std::function<void(std::int64_t, std::int64_t)>* body_ = nullptr;
+  std::int64_t count_ = 0;
+  std::int64_t piece_ = 1;
+  std::atomic<std::int64_t> next_{0};
+  std::atomic<std::uint32_t> generation_{0};  // grows with each loop; workers wait on it
+  std::atomic<std::uint32_t> running_{0};     // workers still inside the loop
+  std::atomic<bool> stop_{false};
+  std::atomic<bool> failed_{false};
+  std::exception_ptr failure_;
+};
+
+/// Cores that this process may use.
+int usable_cores();
+
+}  // namespace pocketvlm
