@@ -30,7 +30,8 @@ endif()
 
 # LibTorch's headers cost 12-30 s a file; this one precompiled header serves every target that uses them.
 add_library(torch_pch OBJECT ${CMAKE_SOURCE_DIR}/cmake/torch_pch.cc)
-target_link_libraries(torch_pch PUBLIC pocketvlm_flags pocketvlm_torch)
+# A precompiled header serves only targets with the same macros: those of base are on every command line.
+target_link_libraries(torch_pch PUBLIC pocketvlm_flags pocketvlm_torch fmt::fmt spdlog::spdlog)
 target_precompile_headers(torch_pch PRIVATE
   <torch/types.h> <torch/nn/module.h> <torch/nn/pimpl.h> <torch/csrc/autograd/custom_function.h>
   <nlohmann/json.hpp> <fmt/format.h> <string> <vector> <map> <memory>)
