@@ -7,8 +7,13 @@ if(NOT TORCH_ROOT)
 endif()
 set(NVIDIA_LIBS ${CMAKE_SOURCE_DIR}/third_party/site/nvidia/cu13/lib)
 
+# The wheel brings headers of another fmt than the installed library; the library's come first.
+get_target_property(FMT_INCLUDE fmt::fmt INTERFACE_INCLUDE_DIRECTORIES)
+file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/fmt_first)
+file(CREATE_LINK ${FMT_INCLUDE}/fmt ${CMAKE_BINARY_DIR}/fmt_first/fmt SYMBOLIC)
+
 add_library(pocketvlm_torch INTERFACE)
-target_include_directories(pocketvlm_torch SYSTEM INTERFACE
+target_include_directories(pocketvlm_torch SYSTEM INTERFACE ${CMAKE_BINARY_DIR}/fmt_first
   ${TORCH_ROOT}/include ${TORCH_ROOT}/include/torch/csrc/api/include)
 target_link_directories(pocketvlm_torch INTERFACE ${TORCH_ROOT}/lib)
 target_link_libraries(pocketvlm_torch INTERFACE torch_cpu c10 OpenMP::OpenMP_CXX)
