@@ -47,6 +47,7 @@ struct PreferenceConfig {
   OptimizerConfig optimizer;
   std::vector<std::string> trainable = {"*"};
   std::string compute_dtype = "bf16";
+  int64_t pack_tokens = 8192;
   int64_t checkpoint_every = 20;
   void visit_fields(auto&& field) {
     field("loss", loss, "sigmoid (DPO), ipo, hinge", one_of({"sigmoid", "ipo", "hinge"}));
@@ -57,7 +58,9 @@ struct PreferenceConfig {
     field("optimizer", optimizer, "AdamW");
     field("trainable", trainable, "name patterns that learn");
     field("compute_dtype", compute_dtype, "dtype of matrix products", one_of({"bf16", "f32"}));
-    field("checkpoint_every", checkpoint_every, "optimizer steps between resumable states", at_least(0));
+    field("pack_tokens", pack_tokens, "tokens of one forward, at most (one pair always fits); a step's pairs are divided into packs",
+          in_range(1, 1 << 24));
+    field("checkpoint_every", checkpoint_every, "optimizer steps between resumable states; 0: only at the end", at_least(0));
   }
 };
 
@@ -72,6 +75,8 @@ struct RlaifConfig {
   PairConfig pairs;
   PreferenceConfig preference;
   int64_t batch = 16;                 // prompts a rollout batch
+  std::string compute_dtype = "f32";  // of sampling and judging
+  std::string device = "cpu";
   uint64_t seed = 0;
   int64_t threads = 0;
 
@@ -85,7 +90,9 @@ struct RlaifConfig {
     field("rollout", rollout, "sampling");
     field("pairs", pairs, "from scores to pairs");
     field("preference", preference, "DPO");
-    field("batch", batch, "prompts worked on together", in_range(1, 4096));
+    field("batch", batch, "prompts worked on together, and written together", in_range(1, 4096));
+    field("compute_dtype", compute_dtype, "dtype of matrix products when sampling and judging", one_of({"bf16", "f32"}));
+    field("device", device, "cpu or cuda", one_of({"cpu", "cuda"}));
     field("seed", seed, "of sampling and of pair choice");
     field("threads", threads, "0: all cores", in_range(0, 1024));
   }

@@ -1,0 +1,125 @@
+#include "rlaif/truth.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "data/scenes/scene_composer.h"
+
+namespace pocketvlm {
+namespace {
+
+struct Spot {
+  std::string_view name;
+  int cell;
+};
+// Two words before one: "on the top left" is not "left".
+constexpr std::array<Spot, 17> kSpots = {{{"top left", 0},    {"upper left", 0},  {"top right", 2},   {"upper right", 2},
+                                          {"bottom left", 6}, {"lower left", 6},  {"bottom right", 8}, {"lower right", 8},
+                                          {"top", 1},         {"left", 3},        {"center", 4},      {"centre", 4},
+                                          {"middle", 4},      {"right", 5},       {"bottom", 7},      {"foreground", -1},
+                                          {"background", -1}}};
+
+bool take_prefix(std::string_view& text, std::string_view prefix) {
+  if (!text.starts_with(prefix)) return false;
+  text.remove_prefix(prefix.size());
+  return true;
+}
+
+bool take_suffix(std::string_view& text, std::string_view suffix) {
+  if (!text.ends_with(suffix)) return false;
+  text.remove_suffix(suffix.size());
+  return true;
+}
+
+constexpr int kAnywhere = 9;
+
+// Takes " in the picture" or " at the top left" off the end: the cell, kAnywhere, or nothing.
+std::optional<int> take_place(std::string_view& text) {
+  if (take_suffix(text, " in the picture")) return kAnywhere;
+  std::string_view rest = text;
+  if (!take_suffix(rest, " corner")) take_suffix(rest, " side");
+  for (const Spot& spot : kSpots) {
+    std::string_view before = rest;
+    if (!take_suffix(before, spot.name)) continue;
+    for (const std::string_view preposition : {" on the ", " at the ", " in the ", " to the "}) {
+      if (!take_suffix(before, preposition)) continue;
+      if (spot.cell < 0) return std::nullopt;
+      text = before;
+      return spot.cell;
+    }
+  }
+  return std::nullopt;
+}
+
+// The class that a name as a whole stands for, singular or plural.
+std::optional<std::string> class_of(std::string_view name, const ObjectVocabulary& vocabulary) {
+  const std::vector<ObjectVocabulary::Mention> mentions = vocabulary.find(std::string(name));
+  if (mentions.size() != 1 || mentions[0].begin != 0 || mentions[0].end != name.size()) return std::nullopt;
+  return vocabulary.names()[static_cast<std::size_t>(mentions[0].class_index)];
+}
+
+std::int64_t count_at(const std::string& name, int cell, const Json& truth, int width, int height) {
+  std::int64_t count = 0;
+  for (const Json& object : truth.at("objects")) {
+    if (object.at("name").get<std::string>() != name) continue;
+    const Json& box = object.at("box");
+    SceneObject place;
+    place.x = box.at(0).get<int>();
+    place.y = box.at(1).get<int>();
+    place.width = box.at(2).get<int>();
+    place.height = box.at(3).get<int>();
+    count += cell == kAnywhere || cell_of(place, width, height) == cell ? 1 : 0;
+  }
+  return count;
+}
+
+std::optional<std::int64_t> number_of(std::string_view word) {
+  static constexpr std::array<std::string_view, 13> kWords = {"zero", "one", "two",   "three", "four",   "five",  "six",
+                                                              "seven", "eight", "nine", "ten",  "eleven", "twelve"};
+  const auto found = std::find(kWords.begin(), kWords.end(), word);
+  if (found != kWords.end()) return found - kWords.begin();
+  if (word.empty() || word.size() > 4 || word.find_first_not_of("0123456789") != std::string_view::npos) return std::nullopt;
+  return std::stoll(std::string(word));
+}
+
+}  // namespace
+
+std::optional<bool> truth_of(const std::string& question,
+                             const Json& truth,
+                             int width,
+                             int height,
+                             const ObjectVocabulary& vocabulary) {
+  if (!truth.is_object() || !truth.contains("objects")) return std::nullopt;
+  std::string_view rest = question;
+  if (!take_suffix(rest, "?")) return std::nullopt;
+  const bool knows_sign = truth.contains("sign");
+  if (take_prefix(rest, "does the sign say ")) {
+    if (!knows_sign) return std::nullopt;
+    return truth.at("sign").is_string() && truth.at("sign").get<std::string>() == rest;
+  }
+  std::optional<std::int64_t> exactly;
+  if (take_prefix(rest, "are there ")) {
+    const std::size_t space = rest.find(' ');
+    exactly = number_of(rest.substr(0, space));
+    if (!exactly || space == std::string_view::npos) return std::nullopt;
+    rest.remove_prefix(space + 1);
+  } else if (!take_prefix(rest, "is there a ") && !take_prefix(rest, "is there an ") && !take_prefix(rest, "is the ")) {
+    return std::nullopt;
+  }
+  const std::optional<int> cell = take_place(rest);
+  if (!cell) return std::nullopt;
+  if (rest == "sign" && knows_sign) {
+    if (truth.at("sign").is_null()) return false;
+    // The truth holds no box of the sign.
+    return *cell == kAnywhere && !exactly ? std::optional(true) : std::nullopt;
+  }
+  const std::optional<std::string> name = class_of(rest, vocabulary);
+  if (!name) return std::nullopt;
+  const std::int64_t count = count_at(*name, *cell, truth, width, height);
+  return exactly ? count == *exactly : count > 0;
+}
+
+}  // namespace pocketvlm

@@ -1,0 +1,191 @@
+#include "rlaif/verdicts.h"
+
+#include <set>
+#include <utility>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "rlaif/truth.h"
+
+namespace pocketvlm {
+namespace {
+
+constexpr double kLowestCoverage = 0.5;
+
+struct JudgedQuestion {
+  std::string question;
+  Verdict verdict;
+  std::optional<bool> truth;
+};
+
+Json to_row(const PromptClaims& prompt, const JudgedQuestion& judged) {
+  Json row = {{"prompt_id", prompt.id},
+              {"index", prompt.index},
+              {"question", judged.question},
+              {"p_yes", judged.verdict.p_yes},
+              {"p_no", judged.verdict.p_no},
+              {"accepted", judged.verdict.accepted()}};
+  if (judged.truth) row["truth"] = *judged.truth;
+  return row;
+}
+
+// The rows of a prompt's questions from `row` on; nothing when they are not all there. Rows of other questions mean that the
+// claims were split otherwise: they count as missing.
+std::optional<std::vector<JudgedQuestion>> read_prompt(const JsonlLog& log,
+                                                       const PromptClaims& prompt,
+                                                       const std::vector<std::string>& questions,
+                                                       std::size_t row) {
+  std::vector<JudgedQuestion> judged;
+  try {
+    for (const std::string& question : questions) {
+      if (row == log.rows().size()) return std::nullopt;
+      const Json& json = log.rows()[row];
+      if (json.at("index").get<std::int64_t>() != prompt.index || json.at("question").get<std::string>() != question) {
+        return std::nullopt;
+      }
+      JudgedQuestion read;
+      read.question = question;
+      read.verdict = {json.at("p_yes").get<double>(), json.at("p_no").get<double>()};
+      if (json.contains("truth")) read.truth = json.at("truth").get<bool>();
+      judged.push_back(std::move(read));
+      ++row;
+    }
+  } catch (const Json::exception& error) {
+    fail("{}:{}: {}; delete the file to make it again", log.path(), row + 1, error.what());
+  }
+  return judged;
+}
+
+std::vector<JudgedQuestion> judge_prompt(const RlaifConfig& config,
+                                         Judge& judge,
+                                         const PromptAnswers& answers,
+                                         const std::vector<std::string>& questions,
+                                         const std::string& policy_hash,
+                                         const Pictures& pictures,
+                                         const ObjectVocabulary& vocabulary) {
+  const Picture picture = pictures.at(answers.index);
+  PV_CHECK(rollout_key(config, policy_hash, picture) == answers.key,
+           "picture {} (\"{}\") is not the one that was sampled from; delete the folder of the round to start again",
+           answers.index,
+           picture.id);
+  const std::vector<Verdict> verdicts = judge.verdicts(picture.image, questions);
+  PV_CHECK(verdicts.size() == questions.size(),
+           "judge {}: {} verdicts on {} questions",
+           judge.name(),
+           verdicts.size(),
+           questions.size());
+  std::vector<JudgedQuestion> judged;
+  for (std::size_t i = 0; i < questions.size(); ++i) {
+    judged.push_back({questions[i],
+                      verdicts[i],
+                      truth_of(questions[i], picture.truth, picture.image.width, picture.image.height, vocabulary)});
+  }
+  return judged;
+}
+
+void count(const JudgedQuestion& judged, JudgeAgreement& agreement, double& coverage) {
+  ++agreement.questions;
+  coverage += judged.verdict.coverage();
+  agreement.mean_coverage = coverage / static_cast<double>(agreement.questions);
+  const bool accepted = judged.verdict.accepted();
+  agreement.accepted += accepted ? 1 : 0;
+  if (!judged.truth) return;
+  ++agreement.known;
+  if (*judged.truth) ++(accepted ? agreement.accepted_true : agreement.rejected_true);
+  else ++(accepted ? agreement.accepted_false : agreement.rejected_false);
+}
+
+}  // namespace
+
+std::vector<std::string> PromptClaims::questions() const {
+  std::vector<std::string> questions;
+  std::set<std::string> known;
+  for (const std::vector<Claim>& claims : answers) {
+    for (const Claim& claim : claims) {
+      if (known.insert(claim.question).second) questions.push_back(claim.question);
+    }
+  }
+  return questions;
+}
+
+Json JudgeAgreement::to_json() const {
+  const auto share = [](std::int64_t part, std::int64_t whole) {
+    return whole == 0 ? Json(nullptr) : Json(static_cast<double>(part) / static_cast<double>(whole));
+  };
+  return {{"questions", questions},
+          {"mean_coverage", mean_coverage},
+          {"accepted_share", share(accepted, questions)},
+          {"known", known},
+          {"agreement", share(accepted_true + rejected_false, known)},
+          {"true_share", share(accepted_true + rejected_true, known)},
+          {"accepted_of_true", share(accepted_true, accepted_true + rejected_true)},
+          {"rejected_of_false", share(rejected_false, rejected_false + accepted_false)},
+          {"accepted_true", accepted_true},
+          {"accepted_false", accepted_false},
+          {"rejected_true", rejected_true},
+          {"rejected_false", rejected_false}};
+}
+
+std::vector<VerdictTable> judge_claims(const RlaifConfig& config,
+                                       Judge& judge,
+                                       const std::vector<PromptClaims>& prompts,
+                                       const std::vector<PromptAnswers>& answers,
+                                       const std::string& policy_hash,
+                                       const Pictures& pictures,
+                                       const ObjectVocabulary& vocabulary,
+                                       JsonlLog& log,
+                                       JudgeAgreement& agreement) {
+  std::vector<VerdictTable> tables;
+  double coverage = 0;
+  const auto take = [&](const std::vector<JudgedQuestion>& judged) {
+    tables.emplace_back();
+    for (const JudgedQuestion& question : judged) {
+      tables.back()[question.question] = question.verdict;
+      count(question, agreement, coverage);
+    }
+  };
+  const auto check_coverage = [&] {
+    PV_CHECK(agreement.questions == 0 || agreement.mean_coverage >= kLowestCoverage,
+             "judge {}: on {} questions its first word was yes or no with a probability of {:.3f} on average, which is no "
+             "basis for a verdict (at least {}); train it on yes/no answers, with the chat template of its config.json",
+             judge.name(),
+             agreement.questions,
+             agreement.mean_coverage,
+             kLowestCoverage);
+  };
+
+  // What the log holds, prompt by prompt; the rest is cut off.
+  std::size_t row = 0;
+  std::size_t next = 0;
+  for (; next < prompts.size(); ++next) {
+    const std::vector<std::string> questions = prompts[next].questions();
+    const auto judged = read_prompt(log, prompts[next], questions, row);
+    if (!judged) break;
+    take(*judged);
+    row += questions.size();
+  }
+  if (row < log.rows().size()) log.keep(row);
+
+  Progress progress("judge: pictures", static_cast<std::int64_t>(prompts.size()), static_cast<std::int64_t>(next));
+  std::vector<Json> rows;
+  for (; next < prompts.size(); ++next) {
+    const std::vector<std::string> questions = prompts[next].questions();
+    std::vector<JudgedQuestion> judged;
+    if (!questions.empty()) {
+      judged = judge_prompt(config, judge, answers[next], questions, policy_hash, pictures, vocabulary);
+    }
+    for (const JudgedQuestion& question : judged) rows.push_back(to_row(prompts[next], question));
+    take(judged);
+    if ((next + 1) % static_cast<std::size_t>(config.batch) == 0 || next + 1 == prompts.size()) {
+      check_coverage();
+      log.append(rows);
+      rows.clear();
+    }
+    progress.update(static_cast<std::int64_t>(next + 1));
+  }
+  progress.finish();
+  check_coverage();
+  return tables;
+}
+
+}  // namespace pocketvlm
