@@ -37,15 +37,14 @@ Levels make_levels(const ImageConfig& config) {
 /// The part of `image` at (left, top), normalised, channels first.
 ImageSlice normalise(const Image& image, int left, int top, PixelSize size, const Levels& levels) {
   ImageSlice slice{size.width, size.height, {}};
-  const std::size_t plane = static_cast<std::size_t>(size.width) * size.height;
-  slice.pixels.resize(3 * plane);
-  for (int y = 0; y < size.height; ++y) {
-    const std::uint8_t* rgb = image.at(left, top + y);
-    float* out = &slice.pixels[static_cast<std::size_t>(y) * size.width];
-    for (int x = 0; x < size.width; ++x, rgb += 3) {
-      out[x] = levels[0][rgb[0]];
-      out[x + plane] = levels[1][rgb[1]];
-      out[x + 2 * plane] = levels[2][rgb[2]];
+  slice.pixels.reserve(3 * static_cast<std::size_t>(size.width) * size.height);
+  std::vector<float> line(
+      size.width);  // appended whole: the slice is written once, not zeroed first
+  for (int c = 0; c < 3; ++c) {
+    for (int y = 0; y < size.height; ++y) {
+      const std::uint8_t* rgb = image.at(left, top + y) + c;
+      for (int x = 0; x < size.width; ++x) line[x] = levels[c][rgb[3 * x]];
+      slice.pixels.insert(slice.pixels.end(), line.begin(), line.end());
     }
   }
   return slice;
@@ -142,9 +141,8 @@ void append_patches(const ImageSlice& slice, int patch_size, std::vector<float>&
     for (int left = 0; left < slice.width; left += patch_size) {
       for (int channel = 0; channel < 3; ++channel) {
         for (int y = 0; y < patch_size; ++y, place += patch_size) {
-          const float* from = &slice.pixels[channel * plane +
-                                            static_cast<std::size_t>(top + y) * slice.width + left];
-          std::copy_n(from, patch_size, &out[place]);
+          const std::size_t row = static_cast<std::size_t>(top + y) * slice.width;
+          std::copy_n(&slice.pixels[channel * plane + row + left], patch_size, &out[place]);
         }
       }
     }

@@ -11,6 +11,9 @@ namespace pocketvlm {
 /// RGB: a = -0.5, support scaled when shrinking, fixed-point coefficients with 22 fractional bits,
 /// horizontal pass first, each pass rounded to 8 bits. OpenCV's bicubic is not antialiased and
 /// gives other pixels.
+/// The order of the passes is that of every Pillow up to 12, which the released models were trained
+/// with. Pillow 13 goes down first where the height loses more than twice as many pixels as the
+/// width, which moves some bytes by a level.
 Image resize_bicubic(const Image& image, int width, int height);
 
 /// CLIP's preprocessing: the short side becomes `side` (the long side in proportion, truncated),
