@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/config.h"
 #include "base/json.h"
 #include "model/checkpoint.h"
 #include "trainer/stage_config.h"
@@ -16,6 +17,15 @@ struct ComponentRow {
   int64_t tensors = 0, parameters = 0;
   int64_t trainable_tensors = 0, trainable_parameters = 0;
   bool frozen_identical = true;  // frozen tensors had the same bits before and after
+
+  void visit_fields(auto&& field) {
+    field("component", component, "vision_encoder, projector or language");
+    field("tensors", tensors, "all of them");
+    field("parameters", parameters, "all of them");
+    field("trainable_tensors", trainable_tensors, "those that learned");
+    field("trainable_parameters", trainable_parameters, "those that learned");
+    field("frozen_identical", frozen_identical, "the others had the same bits before and after");
+  }
 };
 
 struct StageResult {
@@ -27,7 +37,22 @@ struct StageResult {
   int64_t samples = 0, skipped = 0;
   std::vector<ComponentRow> components;
   std::string checkpoint;                 // folder
+
+  void visit_fields(auto&& field) {
+    field("name", name, "of the stage", required());
+    field("steps", steps, "optimizer steps", required());
+    field("seconds", seconds, "wall time of the steps", required());
+    field("first_loss", first_loss, "mean of the first tenth of the steps", required());
+    field("final_loss", final_loss, "mean of the last tenth of the steps", required());
+    field("tokens_per_s", tokens_per_s, "visual and text tokens");
+    field("images_per_s", images_per_s, "pictures");
+    field("samples", samples, "packed");
+    field("skipped", skipped, "samples left out");
+    field("components", components, "freeze table", required());
+    field("checkpoint", checkpoint, "folder", required());
+  }
   Json to_json() const;
+  static StageResult from_json(const Json& json, const std::string& where);
 };
 
 /// Runs one stage in `folder`:
@@ -37,8 +62,16 @@ struct StageResult {
 ///   checkpoint/        the finished model (model/checkpoint.h)
 ///   result.json        StageResult; its presence means the stage is done
 ///   skipped.jsonl      samples left out, with file, place, reason
-/// A finished stage is not run again: its checkpoint is loaded. An interrupted one continues and ends with the same bits.
-/// Throws Error when frozen tensors changed, when the loss is not finite (before the update), or when no data is usable.
-StageResult run_stage(const StageConfig& config, LoadedModel& model, const std::string& tokenizer_path, const std::string& folder);
+/// A finished stage is not run again: its checkpoint is loaded. An interrupted one continues and ends with the same bits (with the
+/// same number of threads; another number is warned about).
+/// Leaves `model` trained, in evaluation mode, on the CPU.
+/// Throws Error when frozen tensors changed, when the loss is not finite (before the update), when no data is usable, or when
+/// the folder holds results of another configuration.
+///   after_step   called after every optimizer step with the number of steps done
+StageResult run_stage(const StageConfig& config,
+                      LoadedModel& model,
+                      const std::string& tokenizer_path,
+                      const std::string& folder,
+                      const std::function<void(int64_t)>& after_step = {});
 
 }  // namespace pocketvlm

@@ -26,7 +26,7 @@ struct OptimizerConfig {
   void visit_fields(auto&& field) {
     field("learning_rate", learning_rate, "peak, reached after warm-up", in_range(0, 10));
     field("learning_rate_factors", learning_rate_factors,
-          "name pattern -> factor of the learning rate; the last pattern that matches wins");
+          "name pattern -> factor of the learning rate; of several that match, the last in alphabetical order wins");
     field("schedule", schedule, "after warm-up: cosine to final_ratio, linear to final_ratio, constant, or wsd (constant, then "
           "linear over the last fifth)", one_of({"cosine", "linear", "constant", "wsd"}));
     field("warmup_steps", warmup_steps, "linear warm-up, optimizer steps", at_least(0));
@@ -37,6 +37,7 @@ struct OptimizerConfig {
     field("eps", eps, "in the denominator", at_least(0));
     field("clip_norm", clip_norm, "gradients are scaled down to this norm; 0 is off", at_least(0));
   }
+  void validate(const std::string& path) const;
 };
 
 /// What a stage sees instead of the model's own image and prompt settings: low resolution in stage 1, captions without chat.

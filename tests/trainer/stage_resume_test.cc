@@ -1,0 +1,119 @@
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <filesystem>
+
+#include "base/files.h"
+#include "tiny_stage.h"
+#include "trainer/stage.h"
+
+namespace pocketvlm {
+namespace {
+
+StageConfig interrupted_stage(const std::string& objective) {
+  StageConfig config =
+      objective == "contrastive" ? test::tiny_contrastive_stage(objective) : test::tiny_stage(objective);
+  config.steps = 14;
+  config.accumulation = 2;
+  config.checkpoint_every = 5;
+  config.log_every = 3;
+  config.data.workers = 2;
+  return config;
+}
+
+void run_until_killed(const StageConfig& config, const std::string& folder, int64_t kill_after) {
+  LoadedModel model = test::tiny_model(1);
+  run_stage(config, model, test::tiny_tokenizer_path(), folder, [&](int64_t step) {
+    if (step == kill_after) std::raise(SIGKILL);
+  });
+}
+
+/// Metrics without what the clock decides.
+std::vector<Json> decided_metrics(const std::string& folder) {
+  std::vector<Json> lines = test::read_lines(folder + "/metrics.jsonl");
+  for (Json& line : lines) {
+    for (const char* key : {"tokens_per_s", "images_per_s", "seconds"}) line.erase(key);
+  }
+  return lines;
+}
+
+class Interruption : public testing::TestWithParam<const char*> {};
+
+TEST_P(Interruption, ByKillEndsWithTheSameBits) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const StageConfig config = interrupted_stage(GetParam());
+  const std::string killed = test::test_folder() + "/killed-" + GetParam();
+  // Before the first state, between states after a line of metrics that no state knows, right after the last state.
+  EXPECT_EXIT(run_until_killed(config, killed, 3), testing::KilledBySignal(SIGKILL), "");
+  EXPECT_EXIT(run_until_killed(config, killed, 9), testing::KilledBySignal(SIGKILL), "");
+  EXPECT_EXIT(run_until_killed(config, killed, 14), testing::KilledBySignal(SIGKILL), "");
+  EXPECT_FALSE(std::filesystem::exists(killed + "/result.json"));
+  LoadedModel resumed = test::tiny_model(1);
+  const StageResult from_pieces = run_stage(config, resumed, test::tiny_tokenizer_path(), killed);
+
+  const std::string whole = test::test_folder() + "/whole-" + GetParam();
+  LoadedModel model = test::tiny_model(1);
+  const StageResult at_once = run_stage(config, model, test::tiny_tokenizer_path(), whole);
+  EXPECT_EQ(read_file(killed + "/checkpoint/model.safetensors"), read_file(whole + "/checkpoint/model.safetensors"));
+  EXPECT_EQ(decided_metrics(killed), decided_metrics(whole));
+  EXPECT_EQ(from_pieces.first_loss, at_once.first_loss);
+  EXPECT_EQ(from_pieces.final_loss, at_once.final_loss);
+  EXPECT_EQ(from_pieces.samples, at_once.samples);
+  EXPECT_EQ(from_pieces.skipped, at_once.skipped);
+
+  // The comparison can fail: one step fewer gives other bits.
+  StageConfig shorter = config;
+  shorter.steps = 13;
+  LoadedModel other = test::tiny_model(1);
+  run_stage(shorter, other, test::tiny_tokenizer_path(), whole + "-shorter");
+  EXPECT_NE(read_file(whole + "-shorter/checkpoint/model.safetensors"), read_file(whole + "/checkpoint/model.safetensors"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Of, Interruption, testing::Values("language", "contrastive"), [](const auto& info) {
+  return std::string(info.param);
+});
+
+/// A stage that stopped after its first state, in this process.
+void stop_after(const StageConfig& config, const std::string& folder, int64_t step) {
+  LoadedModel model = test::tiny_model(1);
+  const std::string error = test::error_of([&] {
+    run_stage(config, model, test::tiny_tokenizer_path(), folder, [&](int64_t done) {
+      if (done == step) fail("stopped");
+    });
+  });
+  ASSERT_EQ(error, "stopped");
+}
+
+TEST(Resume, RefusesAnotherConfigurationByName) {
+  StageConfig config = interrupted_stage("language");
+  const std::string folder = test::test_folder() + "/other-config";
+  stop_after(config, folder, 6);
+  config.data.batch_tokens = 160;
+  LoadedModel model = test::tiny_model(1);
+  const std::string error = test::error_of([&] { run_stage(config, model, test::tiny_tokenizer_path(), folder); });
+  EXPECT_NE(error.find("data/batch_tokens"), std::string::npos) << error;
+}
+
+TEST(Resume, RefusesOtherFrozenWeights) {
+  StageConfig config = interrupted_stage("language");
+  config.trainable = {"projector.*"};
+  const std::string folder = test::test_folder() + "/other-weights";
+  stop_after(config, folder, 6);
+  LoadedModel model = test::tiny_model(2);
+  const std::string error = test::error_of([&] { run_stage(config, model, test::tiny_tokenizer_path(), folder); });
+  EXPECT_NE(error.find("other frozen weights"), std::string::npos) << error;
+}
+
+TEST(Resume, RefusesADamagedState) {
+  const StageConfig config = interrupted_stage("language");
+  const std::string folder = test::test_folder() + "/damaged-state";
+  stop_after(config, folder, 6);
+  const std::string file = folder + "/state/training.safetensors";
+  write_file_atomic(file, read_file(file).substr(0, 1000));
+  LoadedModel model = test::tiny_model(1);
+  const std::string error = test::error_of([&] { run_stage(config, model, test::tiny_tokenizer_path(), folder); });
+  EXPECT_NE(error.find("training.safetensors"), std::string::npos) << error;
+}
+
+}  // namespace
+}  // namespace pocketvlm
