@@ -41,7 +41,8 @@ ByteLevelBpe::ByteLevelBpe(const Vocabulary& vocabulary, const std::string& wher
   // GPT-2 spells printable Latin-1 bytes as themselves and the others as U+0100 and up, in order.
   std::uint32_t spare = 0x100;
   for (std::uint32_t byte = 0; byte < 256; ++byte) {
-    const bool printable = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
+    const bool printable =
+        (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
     const std::uint32_t code_point = printable ? byte : spare++;
     append_utf8(code_point, spelling_[byte]);
     byte_of_.emplace(code_point, static_cast<unsigned char>(byte));
@@ -56,19 +57,28 @@ ByteLevelBpe::ByteLevelBpe(const Vocabulary& vocabulary, const std::string& wher
     byte_ids_[byte] = found == piece_ids_.end() ? -1 : found->second;
     const bool in_utf8 = byte != 0xC0 && byte != 0xC1 && byte < 0xF5;
     PV_CHECK(byte_ids_[byte] >= 0 || !in_utf8,
-             "{}: byte 0x{:02X} has no piece; a byte-level vocabulary needs one for each byte", where, byte);
+             "{}: byte 0x{:02X} has no piece; a byte-level vocabulary needs one for each byte",
+             where,
+             byte);
   }
   merges_.reserve(vocabulary.merges.size());
   for (std::size_t rank = 0; rank < vocabulary.merges.size(); ++rank) {
     const std::string& merge = vocabulary.merges[rank];
     const std::size_t gap = merge.find(' ');
-    PV_CHECK(gap != std::string::npos && gap > 0 && gap + 1 < merge.size() && merge.find(' ', gap + 1) == std::string::npos,
-             "{}: merge {} is \"{}\", not two pieces with a space between them", where, rank, merge);
+    PV_CHECK(gap != std::string::npos && gap > 0 && gap + 1 < merge.size() &&
+                 merge.find(' ', gap + 1) == std::string::npos,
+             "{}: merge {} is \"{}\", not two pieces with a space between them",
+             where,
+             rank,
+             merge);
     const auto left = piece_ids_.find(std::string_view(merge).substr(0, gap));
     const auto right = piece_ids_.find(std::string_view(merge).substr(gap + 1));
     const auto joined = piece_ids_.find(merge.substr(0, gap) + merge.substr(gap + 1));
     PV_CHECK(left != piece_ids_.end() && right != piece_ids_.end() && joined != piece_ids_.end(),
-             "{}: merge {}, \"{}\", names or makes a piece that is not in the vocabulary", where, rank, merge);
+             "{}: merge {}, \"{}\", names or makes a piece that is not in the vocabulary",
+             where,
+             rank,
+             merge);
     // A pair listed twice keeps its first rank.
     merges_.try_emplace(pair_key(left->second, right->second),
                         Merge{static_cast<std::int32_t>(rank), joined->second});
@@ -94,7 +104,9 @@ void ByteLevelBpe::encode_word(std::string_view word, std::vector<std::int32_t>&
   const auto at = [&](int index) -> Symbol& { return symbols[static_cast<std::size_t>(index)]; };
   const int count = static_cast<int>(word.size());
   for (int i = 0; i < count; ++i) {
-    at(i) = {byte_ids_[static_cast<unsigned char>(word[static_cast<std::size_t>(i)])], i - 1, i + 1 < count ? i + 1 : -1};
+    at(i) = {byte_ids_[static_cast<unsigned char>(word[static_cast<std::size_t>(i)])],
+             i - 1,
+             i + 1 < count ? i + 1 : -1};
   }
   std::priority_queue<Candidate, std::vector<Candidate>, LowerPriority> queue;
   const auto consider = [&](int left, int right) {

@@ -10,19 +10,49 @@ namespace pocketvlm {
 namespace {
 
 enum Kind : std::uint32_t {
-  kUint8, kInt8, kUint16, kInt16, kUint32, kInt32, kFloat32, kBool, kString, kArray, kUint64, kInt64, kFloat64,
+  kUint8,
+  kInt8,
+  kUint16,
+  kInt16,
+  kUint32,
+  kInt32,
+  kFloat32,
+  kBool,
+  kString,
+  kArray,
+  kUint64,
+  kInt64,
+  kFloat64,
 };
 constexpr std::size_t kKindBytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
-constexpr const char* kKindNames[] = {"uint8", "int8", "uint16", "int16", "uint32", "int32", "float32",
-                                      "bool", "string", "array", "uint64", "int64", "float64"};
+constexpr const char* kKindNames[] = {"uint8",
+                                      "int8",
+                                      "uint16",
+                                      "int16",
+                                      "uint32",
+                                      "int32",
+                                      "float32",
+                                      "bool",
+                                      "string",
+                                      "array",
+                                      "uint64",
+                                      "int64",
+                                      "float64"};
 
 class Reader {
  public:
-  Reader(std::span<const std::byte> bytes, const std::string& where) : bytes_(bytes), where_(where) {}
+  Reader(std::span<const std::byte> bytes, const std::string& where)
+      : bytes_(bytes), where_(where) {}
 
   std::string_view take(std::uint64_t size) {
-    PV_CHECK(size <= bytes_.size() - at_, "{}: cut off at byte {}: {} bytes are needed for {}, {} are left; fetch the file again",
-             where_, at_, size, place_, bytes_.size() - at_);
+    PV_CHECK(
+        size <= bytes_.size() - at_,
+        "{}: cut off at byte {}: {} bytes are needed for {}, {} are left; fetch the file again",
+        where_,
+        at_,
+        size,
+        place_,
+        bytes_.size() - at_);
     const auto* begin = reinterpret_cast<const char*>(bytes_.data()) + at_;
     at_ += size;
     return {begin, size};
@@ -36,15 +66,22 @@ class Reader {
   std::string_view text() { return take(number<std::uint64_t>()); }
   Kind kind() {
     const auto value = number<std::uint32_t>();
-    PV_CHECK(value <= kFloat64, "{}: {} has value type {}, which does not exist; fetch the file again", where_, place_, value);
+    PV_CHECK(value <= kFloat64,
+             "{}: {} has value type {}, which does not exist; fetch the file again",
+             where_,
+             place_,
+             value);
     return static_cast<Kind>(value);
   }
   /// An array may not claim more elements than the file can hold.
   std::uint64_t count(Kind element) {
     const auto size = number<std::uint64_t>();
     const std::size_t least = element == kString || element == kArray ? 8 : kKindBytes[element];
-    PV_CHECK(size <= (bytes_.size() - at_) / least, "{}: {} claims {} elements, more than the file holds; fetch the file again",
-             where_, place_, size);
+    PV_CHECK(size <= (bytes_.size() - at_) / least,
+             "{}: {} claims {} elements, more than the file holds; fetch the file again",
+             where_,
+             place_,
+             size);
     return size;
   }
   void skip(Kind kind, int depth = 0) {
@@ -74,12 +111,17 @@ class Reader {
 
 class VocabularyReader {
  public:
-  VocabularyReader(std::span<const std::byte> bytes, const std::string& where) : reader_(bytes, where), where_(where) {}
+  VocabularyReader(std::span<const std::byte> bytes, const std::string& where)
+      : reader_(bytes, where), where_(where) {}
 
   Vocabulary read() {
-    PV_CHECK(reader_.take(4) == "GGUF", "{}: does not start with GGUF; is this a GGUF file?", where_);
+    PV_CHECK(
+        reader_.take(4) == "GGUF", "{}: does not start with GGUF; is this a GGUF file?", where_);
     const auto version = reader_.number<std::uint32_t>();
-    PV_CHECK(version == 2 || version == 3, "{}: GGUF version {}; versions 2 and 3 (little-endian) are supported", where_, version);
+    PV_CHECK(version == 2 || version == 3,
+             "{}: GGUF version {}; versions 2 and 3 (little-endian) are supported",
+             where_,
+             version);
     reader_.number<std::uint64_t>();  // tensors
     const auto num_keys = reader_.number<std::uint64_t>();
     for (std::uint64_t i = 0; i < num_keys; ++i) {
@@ -93,27 +135,49 @@ class VocabularyReader {
  private:
   void read_value(Kind kind) {
     const std::string& key = reader_.place_;
-    if (key == "tokenizer.ggml.model") vocabulary_.model = text(kind);
-    else if (key == "tokenizer.ggml.pre") vocabulary_.pre = text(kind);
-    else if (key == "tokenizer.ggml.tokens") vocabulary_.pieces = texts(kind);
-    else if (key == "tokenizer.ggml.merges") vocabulary_.merges = texts(kind);
-    else if (key == "tokenizer.ggml.scores") vocabulary_.scores = numbers<float>(kind, kFloat32);
-    else if (key == "tokenizer.ggml.token_type") types_ = numbers<std::int32_t>(kind, kInt32);
-    else if (key == "tokenizer.ggml.bos_token_id") vocabulary_.bos_id = id(kind);
-    else if (key == "tokenizer.ggml.eos_token_id") vocabulary_.eos_id = id(kind);
-    else if (key == "tokenizer.ggml.unknown_token_id") vocabulary_.unk_id = id(kind);
-    else if (key == "tokenizer.ggml.padding_token_id") vocabulary_.pad_id = id(kind);
-    else if (key == "tokenizer.ggml.add_bos_token") add_bos_ = flag(kind), has_add_bos_ = true;
-    else if (key == "tokenizer.ggml.add_space_prefix") vocabulary_.add_space_prefix = flag(kind);
-    else if (key == "tokenizer.ggml.remove_extra_whitespaces") vocabulary_.remove_extra_whitespaces = flag(kind);
+    if (key == "tokenizer.ggml.model")
+      vocabulary_.model = text(kind);
+    else if (key == "tokenizer.ggml.pre")
+      vocabulary_.pre = text(kind);
+    else if (key == "tokenizer.ggml.tokens")
+      vocabulary_.pieces = texts(kind);
+    else if (key == "tokenizer.ggml.merges")
+      vocabulary_.merges = texts(kind);
+    else if (key == "tokenizer.ggml.scores")
+      vocabulary_.scores = numbers<float>(kind, kFloat32);
+    else if (key == "tokenizer.ggml.token_type")
+      types_ = numbers<std::int32_t>(kind, kInt32);
+    else if (key == "tokenizer.ggml.bos_token_id")
+      vocabulary_.bos_id = id(kind);
+    else if (key == "tokenizer.ggml.eos_token_id")
+      vocabulary_.eos_id = id(kind);
+    else if (key == "tokenizer.ggml.unknown_token_id")
+      vocabulary_.unk_id = id(kind);
+    else if (key == "tokenizer.ggml.padding_token_id")
+      vocabulary_.pad_id = id(kind);
+    else if (key == "tokenizer.ggml.add_bos_token")
+      add_bos_ = flag(kind), has_add_bos_ = true;
+    else if (key == "tokenizer.ggml.add_space_prefix")
+      vocabulary_.add_space_prefix = flag(kind);
+    else if (key == "tokenizer.ggml.remove_extra_whitespaces")
+      vocabulary_.remove_extra_whitespaces = flag(kind);
     else if (key == "tokenizer.ggml.precompiled_charsmap") {
-      fail("{}: {}: a normaliser that rewrites characters is not supported; use a vocabulary with the identity normaliser", where_, key);
-    } else reader_.skip(kind);
+      fail(
+          "{}: {}: a normaliser that rewrites characters is not supported; use a vocabulary with "
+          "the identity normaliser",
+          where_,
+          key);
+    } else
+      reader_.skip(kind);
   }
 
   void expect(Kind kind, Kind wanted) const {
-    PV_CHECK(kind == wanted, "{}: {} is of type {}, not {}; write the file again", where_, reader_.place_,
-             kKindNames[kind], kKindNames[wanted]);
+    PV_CHECK(kind == wanted,
+             "{}: {} is of type {}, not {}; write the file again",
+             where_,
+             reader_.place_,
+             kKindNames[kind],
+             kKindNames[wanted]);
   }
   std::string text(Kind kind) {
     expect(kind, kString);
@@ -127,7 +191,11 @@ class VocabularyReader {
     if (kind == kInt32) return reader_.number<std::int32_t>();
     expect(kind, kUint32);
     const auto value = reader_.number<std::uint32_t>();
-    PV_CHECK(value <= 0x7FFFFFFF, "{}: {} = {} is no token id; write the file again", where_, reader_.place_, value);
+    PV_CHECK(value <= 0x7FFFFFFF,
+             "{}: {} = {} is no token id; write the file again",
+             where_,
+             reader_.place_,
+             value);
     return static_cast<std::int32_t>(value);
   }
   std::vector<std::string> texts(Kind kind) {
@@ -152,10 +220,16 @@ class VocabularyReader {
 
   Vocabulary finish() {
     PV_CHECK(!vocabulary_.model.empty() && !vocabulary_.pieces.empty(),
-             "{}: holds no vocabulary (tokenizer.ggml.model and tokenizer.ggml.tokens); give the file of the language model", where_);
+             "{}: holds no vocabulary (tokenizer.ggml.model and tokenizer.ggml.tokens); give the "
+             "file of the language model",
+             where_);
     if (types_.empty()) types_.assign(vocabulary_.pieces.size(), 1);
     for (std::size_t i = 0; i < types_.size(); ++i) {
-      PV_CHECK(types_[i] >= 1 && types_[i] <= 6, "{}: tokenizer.ggml.token_type[{}] = {}; types are 1 to 6", where_, i, types_[i]);
+      PV_CHECK(types_[i] >= 1 && types_[i] <= 6,
+               "{}: tokenizer.ggml.token_type[{}] = {}; types are 1 to 6",
+               where_,
+               i,
+               types_[i]);
       vocabulary_.types.push_back(static_cast<TokenType>(types_[i]));
     }
     if (vocabulary_.model == "llama") {
@@ -175,7 +249,8 @@ class VocabularyReader {
       vocabulary_.add_space_prefix = false;
       vocabulary_.scores.clear();
     }
-    vocabulary_.add_bos = has_add_bos_ ? add_bos_ : vocabulary_.model == "llama" || vocabulary_.pre == "llama-bpe";
+    vocabulary_.add_bos =
+        has_add_bos_ ? add_bos_ : vocabulary_.model == "llama" || vocabulary_.pre == "llama-bpe";
     return std::move(vocabulary_);
   }
 

@@ -15,7 +15,10 @@ constexpr std::string_view kMiniCpmAssistant = "<AI>";
 /// The token layout of one image (MiniCPM-V 2.0 / 2.5 and 2.6 code), as calls of
 /// piece(name), text(text) and visual().
 template <typename Writer>
-void write_image_layout(const PromptConfig& prompt, const SlicePlan& plan, int image_index, Writer&& out) {
+void write_image_layout(const PromptConfig& prompt,
+                        const SlicePlan& plan,
+                        int image_index,
+                        Writer&& out) {
   const auto wrapped = [&](const char* open, const char* close) {
     out.piece(open);
     out.visual();
@@ -72,7 +75,9 @@ std::string_view trimmed(std::string_view text) {
 
 std::size_t count_marks(std::string_view text) {
   std::size_t count = 0;
-  for (std::size_t at = text.find(kImageMark); at != text.npos; at = text.find(kImageMark, at + kImageMark.size())) ++count;
+  for (std::size_t at = text.find(kImageMark); at != text.npos;
+       at = text.find(kImageMark, at + kImageMark.size()))
+    ++count;
   return count;
 }
 
@@ -80,7 +85,8 @@ std::size_t count_marks(std::string_view text) {
 /// meets text that is not; so neighbouring texts are tokenized as one.
 class ChatWriter {
  public:
-  ChatWriter(const PromptEncoder& encoder, const Chat& chat) : encoder_(encoder), tokenizer_(encoder.tokenizer()), chat_(chat) {}
+  ChatWriter(const PromptEncoder& encoder, const Chat& chat)
+      : encoder_(encoder), tokenizer_(encoder.tokenizer()), chat_(chat) {}
 
   void text(std::string_view part, bool target = false) {
     if (part.empty()) return;
@@ -95,10 +101,12 @@ class ChatWriter {
     text_begins_ = false;
   }
 
-  /// As one piece where the vocabulary has it as a special one, else as text (MiniCPM-2B's markers).
+  /// As one piece where the vocabulary has it as a special one, else as text (MiniCPM-2B's
+  /// markers).
   void marker(std::string_view name) {
     const auto id = tokenizer_.find(name);
-    const auto type = id ? tokenizer_.vocabulary().types[static_cast<std::size_t>(*id)] : TokenType::kNormal;
+    const auto type =
+        id ? tokenizer_.vocabulary().types[static_cast<std::size_t>(*id)] : TokenType::kNormal;
     if (type == TokenType::kUserDefined || type == TokenType::kControl) {
       piece(name);
     } else {
@@ -141,7 +149,8 @@ class ChatWriter {
 
   /// Content of a system or user turn: text, with images at their marks.
   void content(std::string_view part) {
-    for (std::size_t mark = part.find(kImageMark); mark != part.npos && !chat_.images.empty(); mark = part.find(kImageMark)) {
+    for (std::size_t mark = part.find(kImageMark); mark != part.npos && !chat_.images.empty();
+         mark = part.find(kImageMark)) {
       text(part.substr(0, mark));
       image();
       part.remove_prefix(mark + kImageMark.size());
@@ -195,18 +204,26 @@ bool check_chat(const Chat& chat, const PromptConfig& prompt, bool add_generatio
   for (std::size_t i = 0; i < chat.turns.size(); ++i) {
     const Turn& turn = chat.turns[i];
     PV_CHECK(turn.role == "system" || turn.role == "user" || turn.role == "assistant",
-             "turn {}: the role is \"{}\"; roles are system, user and assistant", i + 1, turn.role);
-    PV_CHECK(turn.role != "system" || i == 0, "turn {}: a system turn can only be the first", i + 1);
+             "turn {}: the role is \"{}\"; roles are system, user and assistant",
+             i + 1,
+             turn.role);
+    PV_CHECK(
+        turn.role != "system" || i == 0, "turn {}: a system turn can only be the first", i + 1);
     has_user |= turn.role == "user";
     answers += turn.role == "assistant" ? 1 : 0;
     if (turn.role != "assistant") marks += count_marks(turn.content);
   }
   PV_CHECK(!add_generation_prompt || chat.turns.empty() || chat.turns.back().role != "assistant",
-           "turn {}: the chat already ends with an answer; end it with a user turn", chat.turns.size());
-  PV_CHECK(prompt.chat_template != "plain" || answers <= 1,
-           "the plain template takes one assistant turn, this chat has {}; use another chat_template", answers);
+           "turn {}: the chat already ends with an answer; end it with a user turn",
+           chat.turns.size());
+  PV_CHECK(
+      prompt.chat_template != "plain" || answers <= 1,
+      "the plain template takes one assistant turn, this chat has {}; use another chat_template",
+      answers);
   PV_CHECK(marks == chat.images.size() || marks == 0,
-           "the chat has {} images, but {} <image> marks; write one mark an image, or none", chat.images.size(), marks);
+           "the chat has {} images, but {} <image> marks; write one mark an image, or none",
+           chat.images.size(),
+           marks);
   PV_CHECK(marks > 0 || chat.images.empty() || has_user || prompt.chat_template == "plain",
            "the chat has images, but no user turn to put them in; add a user turn");
   return marks == 0 && !chat.images.empty();
@@ -269,7 +286,9 @@ std::vector<std::string_view> needed_pieces(const PromptConfig& prompt) {
 
 }  // namespace
 
-std::string describe_image_layout(const PromptConfig& prompt, const SlicePlan& plan, int image_index) {
+std::string describe_image_layout(const PromptConfig& prompt,
+                                  const SlicePlan& plan,
+                                  int image_index) {
   LayoutText out{prompt, {}};
   write_image_layout(prompt, plan, image_index, out);
   out.flush();
@@ -280,15 +299,22 @@ PromptEncoder::PromptEncoder(const Tokenizer& tokenizer, PromptConfig prompt, Im
     : tokenizer_(tokenizer), prompt_(std::move(prompt)), image_(std::move(image)) {
   for (const std::string_view piece : needed_pieces(prompt_)) {
     PV_CHECK(tokenizer_.find(piece).has_value(),
-             "chat_template {} with image_layout {} needs the piece \"{}\", which this vocabulary of {} lacks; "
+             "chat_template {} with image_layout {} needs the piece \"{}\", which this vocabulary "
+             "of {} lacks; "
              "choose a template and layout that fit the vocabulary, or train one with this piece",
-             prompt_.chat_template, prompt_.image_layout, piece, tokenizer_.size());
+             prompt_.chat_template,
+             prompt_.image_layout,
+             piece,
+             tokenizer_.size());
   }
   PV_CHECK(!prompt_.use_image_id || prompt_.image_layout == "minicpmv-2.6",
-           "use_image_id has no effect with image_layout {}; set it to false, or use minicpmv-2.6", prompt_.image_layout);
+           "use_image_id has no effect with image_layout {}; set it to false, or use minicpmv-2.6",
+           prompt_.image_layout);
   const bool ends_with_eos = prompt_.chat_template != "chatml" && prompt_.chat_template != "llama3";
-  PV_CHECK(!ends_with_eos || tokenizer_.vocabulary().eos_id >= 0,
-           "chat_template {} ends answers with EOS, which this vocabulary lacks; use another template", prompt_.chat_template);
+  PV_CHECK(
+      !ends_with_eos || tokenizer_.vocabulary().eos_id >= 0,
+      "chat_template {} ends answers with EOS, which this vocabulary lacks; use another template",
+      prompt_.chat_template);
 }
 
 EncodedChat PromptEncoder::encode(const Chat& chat, bool add_generation_prompt) const {
@@ -306,7 +332,8 @@ EncodedChat PromptEncoder::encode(const Chat& chat, bool add_generation_prompt) 
 
   for (const Turn* turn : turns) {
     begin_turn(out, chat_template, turn->role);
-    const std::string_view content = chat_template == "llama3" ? trimmed(turn->content) : std::string_view(turn->content);
+    const std::string_view content =
+        chat_template == "llama3" ? trimmed(turn->content) : std::string_view(turn->content);
     if (turn->role == "assistant") {
       if (chat_template == "vicuna_v1") out.text(" ", true);
       out.text(content, true);
@@ -350,6 +377,8 @@ std::vector<std::int32_t> PromptEncoder::stop_ids() const {
   return ids;
 }
 
-std::string PromptEncoder::describe_layout(const SlicePlan& plan) const { return describe_image_layout(prompt_, plan); }
+std::string PromptEncoder::describe_layout(const SlicePlan& plan) const {
+  return describe_image_layout(prompt_, plan);
+}
 
 }  // namespace pocketvlm

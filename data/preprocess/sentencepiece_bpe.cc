@@ -144,7 +144,8 @@ void SentencePieceBpe::encode(std::string_view raw,
   };
 
   std::priority_queue<Candidate, std::vector<Candidate>, LowerPriority> queue;
-  // Unused pieces steer merges but are not written: they are taken apart again by how they were made.
+  // Unused pieces steer merges but are not written: they are taken apart again by how they were
+  // made.
   std::unordered_map<std::string_view, std::pair<std::string_view, std::string_view>> unmerge;
   const auto consider = [&](int left, int right) {
     if (left < 0 || right < 0 || at(left).frozen || at(right).frozen) return;

@@ -21,10 +21,10 @@ bool looks_like_markup(std::string_view piece);
 /// The byte that a piece like <0x0A> stands for; -1 for other pieces.
 int byte_of_piece(std::string_view piece);
 
-/// BPE as the sentencepiece library does it (Kudo and Richardson 2018, section 3), with the identity
-/// normaliser: characters, and user-defined pieces as wholes, are merged pair by pair, the pair
-/// whose joined piece has the highest score first, leftmost among equals; what is then no piece
-/// is spelled in byte pieces, or becomes the unknown id.
+/// BPE as the sentencepiece library does it (Kudo and Richardson 2018, section 3), with the
+/// identity normaliser: characters, and user-defined pieces as wholes, are merged pair by pair, the
+/// pair whose joined piece has the highest score first, leftmost among equals; what is then no
+/// piece is spelled in byte pieces, or becomes the unknown id.
 ///
 /// The vocabulary is borrowed and must already be checked.
 class SentencePieceBpe {
@@ -38,7 +38,9 @@ class SentencePieceBpe {
               std::vector<std::int32_t>& ids) const;
 
  private:
-  std::string normalize(std::string_view text, bool space_prefix, const PieceMatcher& matcher) const;
+  std::string normalize(std::string_view text,
+                        bool space_prefix,
+                        const PieceMatcher& matcher) const;
   bool is_blocked(std::int32_t id, bool block_markup) const {
     return block_markup && is_markup_[static_cast<std::size_t>(id)];
   }
@@ -46,8 +48,8 @@ class SentencePieceBpe {
   const Vocabulary& vocabulary_;
   std::unordered_map<std::string_view, std::int32_t> mergeable_;  // normal, user-defined, unused
   std::vector<bool> is_markup_;
-  PieceMatcher user_defined_;         // all of them
-  PieceMatcher ordinary_;             // those that do not look like markup
+  PieceMatcher user_defined_;  // all of them
+  PieceMatcher ordinary_;      // those that do not look like markup
   std::array<std::int32_t, 256> byte_ids_;
   bool has_byte_pieces_ = false;
 };

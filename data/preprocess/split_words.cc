@@ -104,7 +104,9 @@ SplitRule split_rule(const std::string& name, const std::string& where) {
   if (name == "llama-bpe") return SplitRule::kLlama3;
   if (name == "qwen2") return SplitRule::kQwen2;
   if (name == "smollm") return SplitRule::kSmollm;
-  fail("{}: the pre-tokenizer \"{}\" is not known; known are llama-bpe, qwen2 and smollm", where, name);
+  fail("{}: the pre-tokenizer \"{}\" is not known; known are llama-bpe, qwen2 and smollm",
+       where,
+       name);
 }
 
 std::vector<std::string_view> split_words(std::string_view text, SplitRule rule) {

@@ -14,22 +14,40 @@
 namespace pocketvlm {
 namespace {
 
-constexpr std::string_view kUnknownText = " \xE2\x81\x87 ";  // what sentencepiece writes for the unknown id
+constexpr std::string_view kUnknownText =
+    " \xE2\x81\x87 ";  // what sentencepiece writes for the unknown id
 
-void check_id(std::int32_t id, const char* name, const Vocabulary& vocabulary, const std::string& where) {
+void check_id(std::int32_t id,
+              const char* name,
+              const Vocabulary& vocabulary,
+              const std::string& where) {
   PV_CHECK(id >= -1 && id < static_cast<std::int64_t>(vocabulary.pieces.size()),
-           "{}: {} is {}, but the vocabulary has {} pieces", where, name, id, vocabulary.pieces.size());
+           "{}: {} is {}, but the vocabulary has {} pieces",
+           where,
+           name,
+           id,
+           vocabulary.pieces.size());
 }
 
 void check_vocabulary(const Vocabulary& vocabulary, const std::string& where) {
   const std::size_t size = vocabulary.pieces.size();
   PV_CHECK(vocabulary.model == "llama" || vocabulary.model == "gpt2",
-           "{}: the vocabulary model \"{}\" is not supported; supported are llama (sentencepiece BPE) and gpt2 (byte-level BPE)",
-           where, vocabulary.model);
+           "{}: the vocabulary model \"{}\" is not supported; supported are llama (sentencepiece "
+           "BPE) and gpt2 (byte-level BPE)",
+           where,
+           vocabulary.model);
   PV_CHECK(size > 0, "{}: the vocabulary has no pieces", where);
-  PV_CHECK(vocabulary.types.size() == size, "{}: {} pieces, but {} types", where, size, vocabulary.types.size());
+  PV_CHECK(vocabulary.types.size() == size,
+           "{}: {} pieces, but {} types",
+           where,
+           size,
+           vocabulary.types.size());
   if (vocabulary.model == "llama") {
-    PV_CHECK(vocabulary.scores.size() == size, "{}: {} pieces, but {} scores", where, size, vocabulary.scores.size());
+    PV_CHECK(vocabulary.scores.size() == size,
+             "{}: {} pieces, but {} scores",
+             where,
+             size,
+             vocabulary.scores.size());
     PV_CHECK(vocabulary.unk_id >= 0, "{}: no unknown piece", where);
   }
   check_id(vocabulary.bos_id, "bos_id", vocabulary, where);
@@ -40,16 +58,26 @@ void check_vocabulary(const Vocabulary& vocabulary, const std::string& where) {
   std::size_t num_bytes = 0;
   for (std::size_t i = 0; i < size; ++i) {
     if (!vocabulary.scores.empty()) {
-      PV_CHECK(vocabulary.scores[i] == vocabulary.scores[i], "{}: the score of piece {} is not a number", where, i);
+      PV_CHECK(vocabulary.scores[i] == vocabulary.scores[i],
+               "{}: the score of piece {} is not a number",
+               where,
+               i);
     }
     PV_CHECK(!vocabulary.pieces[i].empty(), "{}: piece {} is empty", where, i);
     if (vocabulary.types[i] != TokenType::kByte) continue;
     const int byte = byte_of_piece(vocabulary.pieces[i]);
-    PV_CHECK(byte >= 0, "{}: piece {} is of type byte, but \"{}\" is no byte like <0x0A>", where, i, vocabulary.pieces[i]);
+    PV_CHECK(byte >= 0,
+             "{}: piece {} is of type byte, but \"{}\" is no byte like <0x0A>",
+             where,
+             i,
+             vocabulary.pieces[i]);
     num_bytes += has_bytes[byte] ? 0 : 1;
     has_bytes[byte] = true;
   }
-  PV_CHECK(num_bytes == 0 || num_bytes == 256, "{}: only {} of the 256 byte pieces are there", where, num_bytes);
+  PV_CHECK(num_bytes == 0 || num_bytes == 256,
+           "{}: only {} of the 256 byte pieces are there",
+           where,
+           num_bytes);
 }
 
 }  // namespace
@@ -57,23 +85,29 @@ void check_vocabulary(const Vocabulary& vocabulary, const std::string& where) {
 struct Tokenizer::State {
   Vocabulary vocabulary;
   std::unordered_map<std::string_view, std::int32_t> ids;
-  PieceMatcher ordinary;      // user-defined pieces that do not look like markup
+  PieceMatcher ordinary;  // user-defined pieces that do not look like markup
   PieceMatcher user_defined;
-  PieceMatcher specials;      // user-defined, control and unknown pieces
+  PieceMatcher specials;  // user-defined, control and unknown pieces
   std::optional<SentencePieceBpe> sentencepiece;
   std::optional<ByteLevelBpe> byte_level;
 
   bool is_user_defined(std::int32_t id) const { return type(id) == TokenType::kUserDefined; }
   TokenType type(std::int32_t id) const { return vocabulary.types[static_cast<std::size_t>(id)]; }
-  void encode_text(std::string_view text, const EncodeOptions& options, bool at_start, std::vector<std::int32_t>& out) const {
+  void encode_text(std::string_view text,
+                   const EncodeOptions& options,
+                   bool at_start,
+                   std::vector<std::int32_t>& out) const {
     if (text.empty()) return;
     if (byte_level) return byte_level->encode(text, out);
-    sentencepiece->encode(text, vocabulary.add_space_prefix && options.space_prefix && at_start,
-                          options.specials == SpecialPieces::kNone, out);
+    sentencepiece->encode(text,
+                          vocabulary.add_space_prefix && options.space_prefix && at_start,
+                          options.specials == SpecialPieces::kNone,
+                          out);
   }
 };
 
-Tokenizer::Tokenizer(Vocabulary vocabulary, const std::string& where) : state_(std::make_unique<State>()) {
+Tokenizer::Tokenizer(Vocabulary vocabulary, const std::string& where)
+    : state_(std::make_unique<State>()) {
   check_vocabulary(vocabulary, where);
   state_->vocabulary = std::move(vocabulary);
   const Vocabulary& kept = state_->vocabulary;
@@ -88,7 +122,8 @@ Tokenizer::Tokenizer(Vocabulary vocabulary, const std::string& where) : state_(s
       state_->user_defined.add(piece, id);
       if (!looks_like_markup(piece)) state_->ordinary.add(piece, id);
     }
-    if (type == TokenType::kUserDefined || type == TokenType::kControl || type == TokenType::kUnknown) {
+    if (type == TokenType::kUserDefined || type == TokenType::kControl ||
+        type == TokenType::kUnknown) {
       state_->specials.add(piece, id);
     }
   }
@@ -110,15 +145,20 @@ Tokenizer Tokenizer::load(const std::string& path) {
     file = (fs::path(path) / "tokenizer.model").string();
     if (!fs::exists(file)) {
       PV_CHECK(!fs::exists(fs::path(path) / "tokenizer.json"),
-               "{}: tokenizer.json is not supported; give a folder with tokenizer.model, or a .gguf file", path);
+               "{}: tokenizer.json is not supported; give a folder with tokenizer.model, or a "
+               ".gguf file",
+               path);
       fail("{}: no tokenizer.model in this folder", path);
     }
   }
   const MappedFile bytes(file);
   const std::span<const std::byte> view(bytes.data(), bytes.size());
-  const bool is_gguf = bytes.size() >= 4 && std::string_view(reinterpret_cast<const char*>(bytes.data()), 4) == "GGUF";
+  const bool is_gguf = bytes.size() >= 4 &&
+                       std::string_view(reinterpret_cast<const char*>(bytes.data()), 4) == "GGUF";
   if (is_gguf || file.ends_with(".gguf")) return Tokenizer(read_gguf_vocabulary(view, file), file);
-  PV_CHECK(!file.ends_with(".json"), "{}: tokenizer.json is not supported; give a sentencepiece .model or a .gguf file", file);
+  PV_CHECK(!file.ends_with(".json"),
+           "{}: tokenizer.json is not supported; give a sentencepiece .model or a .gguf file",
+           file);
   return Tokenizer(read_sentencepiece_model(view, file), file);
 }
 
@@ -128,11 +168,13 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool parse_sp
   return encode(text, options);
 }
 
-std::vector<std::int32_t> Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
+std::vector<std::int32_t> Tokenizer::encode(std::string_view text,
+                                            const EncodeOptions& options) const {
   const State& state = *state_;
-  const PieceMatcher& matcher = options.specials == SpecialPieces::kAll           ? state.specials
-                                : options.specials == SpecialPieces::kUserDefined ? state.user_defined
-                                                                                  : state.ordinary;
+  const PieceMatcher& matcher = options.specials == SpecialPieces::kAll ? state.specials
+                                : options.specials == SpecialPieces::kUserDefined
+                                    ? state.user_defined
+                                    : state.ordinary;
   std::vector<std::int32_t> ids;
   std::size_t part = 0;
   for (std::size_t at = 0; at < text.size();) {
@@ -187,14 +229,18 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool keep_speci
       if (keep_specials) part = vocabulary.pieces[static_cast<std::size_t>(id)];
     }
     const bool has_prefix = vocabulary.add_space_prefix || vocabulary.remove_extra_whitespaces;
-    if (at_start && has_prefix && type != TokenType::kUnknown && part.starts_with(' ')) part.erase(0, 1);
-    if (type != TokenType::kControl && !(vocabulary.remove_extra_whitespaces && part.empty())) at_start = false;
+    if (at_start && has_prefix && type != TokenType::kUnknown && part.starts_with(' '))
+      part.erase(0, 1);
+    if (type != TokenType::kControl && !(vocabulary.remove_extra_whitespaces && part.empty()))
+      at_start = false;
     text += part;
   }
   return replace_invalid_utf8(text);
 }
 
-std::int32_t Tokenizer::size() const { return static_cast<std::int32_t>(state_->vocabulary.pieces.size()); }
+std::int32_t Tokenizer::size() const {
+  return static_cast<std::int32_t>(state_->vocabulary.pieces.size());
+}
 
 std::optional<std::int32_t> Tokenizer::find(std::string_view piece) const {
   const auto found = state_->ids.find(piece);
@@ -204,7 +250,11 @@ std::optional<std::int32_t> Tokenizer::find(std::string_view piece) const {
 
 std::int32_t Tokenizer::require(std::string_view piece) const {
   const auto id = find(piece);
-  PV_CHECK(id.has_value(), "the vocabulary of {} pieces has no piece \"{}\"; use one that has it, or train one with it among the special pieces", size(), piece);
+  PV_CHECK(id.has_value(),
+           "the vocabulary of {} pieces has no piece \"{}\"; use one that has it, or train one "
+           "with it among the special pieces",
+           size(),
+           piece);
   return *id;
 }
 

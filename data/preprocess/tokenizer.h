@@ -22,7 +22,8 @@ enum class TokenType : std::int32_t {  // the numbers are GGUF's and sentencepie
 /// Everything a vocabulary file says. What the exporter writes into GGUF and the phone reads back.
 struct Vocabulary {
   std::string model;  // "llama": sentencepiece BPE; "gpt2": byte-level BPE
-  std::string pre;    // split rule of byte-level BPE: "llama-bpe", "qwen2", "smollm"; "default" for sentencepiece
+  std::string pre;    // split rule of byte-level BPE: "llama-bpe", "qwen2", "smollm"; "default" for
+                      // sentencepiece
   std::vector<std::string> pieces;  // sentencepiece pieces with U+2581, or GPT-2 byte spelling
   std::vector<float> scores;        // sentencepiece only
   std::vector<TokenType> types;
@@ -31,9 +32,10 @@ struct Vocabulary {
   std::int32_t eos_id = -1;
   std::int32_t unk_id = -1;
   std::int32_t pad_id = -1;
-  bool add_bos = true;                    // text begins with BOS (byte-level vocabularies may say no)
-  bool add_space_prefix = true;           // sentencepiece's dummy prefix
-  bool remove_extra_whitespaces = false;  // sentencepiece: runs of spaces become one, ends are trimmed
+  bool add_bos = true;           // text begins with BOS (byte-level vocabularies may say no)
+  bool add_space_prefix = true;  // sentencepiece's dummy prefix
+  bool remove_extra_whitespaces =
+      false;  // sentencepiece: runs of spaces become one, ends are trimmed
 };
 
 /// Which pieces written in a text become ids as a whole.
@@ -74,7 +76,8 @@ class Tokenizer {
   std::vector<std::int32_t> encode(std::string_view text, const EncodeOptions& options) const;
 
   /// Concatenates the text of ids, without the dummy prefix; control pieces are left out unless
-  /// `keep_specials`. Bytes that are no UTF-8 become U+FFFD. Ids outside the vocabulary throw Error.
+  /// `keep_specials`. Bytes that are no UTF-8 become U+FFFD. Ids outside the vocabulary throw
+  /// Error.
   std::string decode(std::span<const std::int32_t> ids, bool keep_specials = false) const;
 
   /// Bytes that one id adds to running text, for streaming: a space for U+2581, the byte of a byte

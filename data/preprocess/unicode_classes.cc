@@ -15,9 +15,11 @@ struct Range {
 
 template <std::size_t size>
 bool contains(const Range (&ranges)[size], std::uint32_t code_point) {
-  const Range* after = std::upper_bound(
-      std::begin(ranges), std::end(ranges), code_point,
-      [](std::uint32_t value, const Range& range) { return value < range.first; });
+  const Range* after =
+      std::upper_bound(std::begin(ranges),
+                       std::end(ranges),
+                       code_point,
+                       [](std::uint32_t value, const Range& range) { return value < range.first; });
   return after != std::begin(ranges) && code_point <= std::prev(after)->last;
 }
 
@@ -35,8 +37,8 @@ bool is_number(std::uint32_t c) {
 
 bool is_whitespace(std::uint32_t c) {
   return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
-         c == 0x205F || c == 0x3000;
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
 }
 
 }  // namespace pocketvlm

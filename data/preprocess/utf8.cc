@@ -14,8 +14,8 @@ Utf8Char read_utf8(std::string_view text) {
     const std::uint32_t code = (first & 0x0F) << 12 | (byte(1) & 0x3Fu) << 6 | (byte(2) & 0x3Fu);
     if (code >= 0x800 && (code < 0xD800 || code > 0xDFFF)) return {code, 3, true};
   } else if ((first & 0xF8) == 0xF0 && trail(1) && trail(2) && trail(3)) {
-    const std::uint32_t code = (first & 0x07) << 18 | (byte(1) & 0x3Fu) << 12 |
-                               (byte(2) & 0x3Fu) << 6 | (byte(3) & 0x3Fu);
+    const std::uint32_t code =
+        (first & 0x07) << 18 | (byte(1) & 0x3Fu) << 12 | (byte(2) & 0x3Fu) << 6 | (byte(3) & 0x3Fu);
     if (code >= 0x10000 && code <= 0x10FFFF) return {code, 4, true};
   }
   return {0xFFFD, 1, false};

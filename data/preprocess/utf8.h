@@ -14,7 +14,8 @@ struct Utf8Char {
   bool valid = true;
 };
 
-/// Reads the first character of non-empty text: shortest form only, no surrogates, at most U+10FFFF.
+/// Reads the first character of non-empty text: shortest form only, no surrogates, at most
+/// U+10FFFF.
 Utf8Char read_utf8(std::string_view text);
 
 void append_utf8(std::uint32_t code_point, std::string& out);

@@ -61,11 +61,21 @@ void TokenizerTrainingConfig::validate(const std::string& path) const {
   std::set<std::string> seen = {"<unk>", "<s>", "</s>"};
   for (const std::string& piece : special_pieces) {
     PV_CHECK(!piece.empty() && piece.find_first_of(",\"\n\r \t") == std::string::npos,
-             "{}.special_pieces: \"{}\" is empty or holds a comma, a quotation mark or a space; choose another spelling", path, piece);
-    PV_CHECK(seen.insert(piece).second, "{}.special_pieces: \"{}\" is there twice, or is one of <unk>, <s>, </s>", path, piece);
+             "{}.special_pieces: \"{}\" is empty or holds a comma, a quotation mark or a space; "
+             "choose another spelling",
+             path,
+             piece);
+    PV_CHECK(seen.insert(piece).second,
+             "{}.special_pieces: \"{}\" is there twice, or is one of <unk>, <s>, </s>",
+             path,
+             piece);
   }
   const std::int64_t fixed = 3 + 256 + static_cast<std::int64_t>(special_pieces.size());
-  PV_CHECK(vocab_size > fixed, "{}.vocab_size: {} leaves nothing to learn beside {} fixed pieces; raise it", path, vocab_size, fixed);
+  PV_CHECK(vocab_size > fixed,
+           "{}.vocab_size: {} leaves nothing to learn beside {} fixed pieces; raise it",
+           path,
+           vocab_size,
+           fixed);
 }
 
 void train_tokenizer(const TokenizerTrainingConfig& config,
@@ -96,22 +106,31 @@ void train_tokenizer(const TokenizerTrainingConfig& config,
   std::string model;
   const auto status = sentencepiece::SentencePieceTrainer::Train(arguments, &sentences, &model);
   sentences.rethrow();
-  PV_CHECK(sentences.num_sentences() > 0, "{}: there is no text to train a tokenizer on", model_path);
+  PV_CHECK(
+      sentences.num_sentences() > 0, "{}: there is no text to train a tokenizer on", model_path);
   if (!status.ok()) {
     const std::string reason = status.ToString();
     // The characters of the text alone can be more than the vocabulary holds.
     const bool too_small = reason.find("required_chars") != std::string::npos;
-    fail("{}: training the tokenizer on {} sentences failed: {}; {}", model_path, sentences.num_sentences(), reason,
-         too_small ? fmt::format("raise tokenizer.vocab_size ({}) or lower tokenizer.character_coverage ({})", config.vocab_size,
-                                 config.character_coverage)
-                   : fmt::format("lower tokenizer.vocab_size ({}) or give more text", config.vocab_size));
+    fail("{}: training the tokenizer on {} sentences failed: {}; {}",
+         model_path,
+         sentences.num_sentences(),
+         reason,
+         too_small
+             ? fmt::format(
+                   "raise tokenizer.vocab_size ({}) or lower tokenizer.character_coverage ({})",
+                   config.vocab_size,
+                   config.character_coverage)
+             : fmt::format("lower tokenizer.vocab_size ({}) or give more text", config.vocab_size));
   }
 
   const Vocabulary vocabulary =
       read_sentencepiece_model(std::as_bytes(std::span(model.data(), model.size())), model_path);
   PV_CHECK(static_cast<std::int64_t>(vocabulary.pieces.size()) == config.vocab_size,
-           "{}: the text is only enough for {} pieces; set tokenizer.vocab_size to that, or give more text",
-           model_path, vocabulary.pieces.size());
+           "{}: the text is only enough for {} pieces; set tokenizer.vocab_size to that, or give "
+           "more text",
+           model_path,
+           vocabulary.pieces.size());
   write_file_atomic(model_path, model);
 }
 

@@ -13,18 +13,33 @@ namespace pocketvlm {
 /// normalisation, spaces kept and each digit alone.
 struct TokenizerTrainingConfig {
   int64_t vocab_size = 2048;
-  std::vector<std::string> special_pieces = {"<image>",      "</image>",     "<slice>",      "</slice>",
-                                             "<image_id>",   "</image_id>",  "<|im_start|>", "<|im_end|>"};
+  std::vector<std::string> special_pieces = {"<image>",
+                                             "</image>",
+                                             "<slice>",
+                                             "</slice>",
+                                             "<image_id>",
+                                             "</image_id>",
+                                             "<|im_start|>",
+                                             "<|im_end|>"};
   double character_coverage = 0.9995;
   int64_t max_sentence_bytes = 16384;
 
   void visit_fields(auto&& field) {
-    field("vocab_size", vocab_size,
-          "pieces in all: 3 control and unknown, the special ones, 256 bytes, the rest learned", in_range(260, 1000000));
-    field("special_pieces", special_pieces, "pieces that text never splits, in the order of their ids, from 3 on");
-    field("character_coverage", character_coverage,
-          "share of the text whose characters get a piece; rarer ones are spelled in bytes", in_range(0.9, 1.0));
-    field("max_sentence_bytes", max_sentence_bytes, "longer sentences are left out of training", in_range(16, 1 << 24));
+    field("vocab_size",
+          vocab_size,
+          "pieces in all: 3 control and unknown, the special ones, 256 bytes, the rest learned",
+          in_range(260, 1000000));
+    field("special_pieces",
+          special_pieces,
+          "pieces that text never splits, in the order of their ids, from 3 on");
+    field("character_coverage",
+          character_coverage,
+          "share of the text whose characters get a piece; rarer ones are spelled in bytes",
+          in_range(0.9, 1.0));
+    field("max_sentence_bytes",
+          max_sentence_bytes,
+          "longer sentences are left out of training",
+          in_range(16, 1 << 24));
   }
   void validate(const std::string& path) const;
 };

@@ -62,20 +62,27 @@ TEST_P(ByteLevelRule, DiffersFromTheReferenceWhenOneMergeIsGone) {
   const Tokenizer tokenizer(vocabulary);
   int different = 0;
   for (const Json& item : entry.at("cases")) {
-    different += tokenizer.encode(item.at("text").get<std::string>()) != item.at("ids").get<std::vector<std::int32_t>>() ? 1 : 0;
+    different += tokenizer.encode(item.at("text").get<std::string>()) !=
+                         item.at("ids").get<std::vector<std::int32_t>>()
+                     ? 1
+                     : 0;
   }
   EXPECT_GT(different, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(ByteLevelBpe, ByteLevelRule, testing::Values("llama-bpe", "qwen2", "smollm"), [](const auto& info) {
-  std::string name = info.param;
-  std::erase(name, '-');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(ByteLevelBpe,
+                         ByteLevelRule,
+                         testing::Values("llama-bpe", "qwen2", "smollm"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::erase(name, '-');
+                           return name;
+                         });
 
 TEST(ByteLevelBpe, ReplacesInvalidUtf8) {
   const Tokenizer tokenizer(vocabulary_of("qwen2", golden().at("qwen2")));
-  EXPECT_EQ(tokenizer.encode("a\xFF\xE4\xB8z"), tokenizer.encode("a\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBDz"));
+  EXPECT_EQ(tokenizer.encode("a\xFF\xE4\xB8z"),
+            tokenizer.encode("a\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBDz"));
 }
 
 TEST(ByteLevelBpe, EncodesAMegabyteOfOneWordInASecond) {
@@ -95,16 +102,28 @@ TEST(ByteLevelBpe, NamesWhatAVocabularyLacks) {
   };
   EXPECT_EQ(error([](Vocabulary&) {}), "no error");
   EXPECT_EQ(error([](Vocabulary& v) { v.pre = "gpt-4o"; }),
-            "file.gguf: the pre-tokenizer \"gpt-4o\" is not known; known are llama-bpe, qwen2 and smollm");
-  EXPECT_EQ(error([](Vocabulary& v) { v.merges[7] = "a"; }), "file.gguf: merge 7 is \"a\", not two pieces with a space between them");
-  EXPECT_NE(error([](Vocabulary& v) { v.merges[7] = "a \xE2\x82\xAC"; }).find("merge 7"), std::string::npos);
-  EXPECT_NE(error([](Vocabulary& v) { v.pieces[static_cast<std::size_t>(std::find(v.pieces.begin(), v.pieces.end(), "A") - v.pieces.begin())] = "AAAA!"; })
-                .find("byte 0x41 has no piece"),
+            "file.gguf: the pre-tokenizer \"gpt-4o\" is not known; known are llama-bpe, qwen2 and "
+            "smollm");
+  EXPECT_EQ(error([](Vocabulary& v) { v.merges[7] = "a"; }),
+            "file.gguf: merge 7 is \"a\", not two pieces with a space between them");
+  EXPECT_NE(error([](Vocabulary& v) { v.merges[7] = "a \xE2\x82\xAC"; }).find("merge 7"),
             std::string::npos);
-  EXPECT_EQ(error([](Vocabulary& v) { v.pieces[3] = v.pieces[2]; }).find("file.gguf: pieces 2 and 3 are both"), 0u);
+  EXPECT_NE(error([](Vocabulary& v) {
+              v.pieces[static_cast<std::size_t>(std::find(v.pieces.begin(), v.pieces.end(), "A") -
+                                                v.pieces.begin())] = "AAAA!";
+            }).find("byte 0x41 has no piece"),
+            std::string::npos);
+  EXPECT_EQ(error([](Vocabulary& v) {
+              v.pieces[3] = v.pieces[2];
+            }).find("file.gguf: pieces 2 and 3 are both"),
+            0u);
   EXPECT_EQ(error([](Vocabulary& v) { v.types.pop_back(); }).find("file.gguf: "), 0u);
-  EXPECT_EQ(error([](Vocabulary& v) { v.model = "wordpiece"; }).find("file.gguf: the vocabulary model \"wordpiece\" is not supported"), 0u);
-  EXPECT_EQ(error([](Vocabulary& v) { v.eos_id = 1 << 20; }).find("file.gguf: eos_id is 1048576"), 0u);
+  EXPECT_EQ(error([](Vocabulary& v) {
+              v.model = "wordpiece";
+            }).find("file.gguf: the vocabulary model \"wordpiece\" is not supported"),
+            0u);
+  EXPECT_EQ(error([](Vocabulary& v) { v.eos_id = 1 << 20; }).find("file.gguf: eos_id is 1048576"),
+            0u);
 }
 
 }  // namespace

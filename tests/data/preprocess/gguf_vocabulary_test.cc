@@ -34,7 +34,9 @@ struct Gguf {
     ++count;
     return *this;
   }
-  Gguf& add_text(const std::string& key, const std::string& value) { return add(key, 8, text(value)); }
+  Gguf& add_text(const std::string& key, const std::string& value) {
+    return add(key, 8, text(value));
+  }
   Gguf& add_texts(const std::string& key, const std::vector<std::string>& list) {
     std::string value = bytes_of<std::uint32_t>(8) + bytes_of<std::uint64_t>(list.size());
     for (const std::string& item : list) value += text(item);
@@ -46,7 +48,9 @@ struct Gguf {
     for (const T item : list) value += bytes_of(item);
     return add(key, 9, value);
   }
-  std::string file() const { return "GGUF" + bytes_of(version) + bytes_of<std::uint64_t>(0) + bytes_of(count) + values; }
+  std::string file() const {
+    return "GGUF" + bytes_of(version) + bytes_of<std::uint64_t>(0) + bytes_of(count) + values;
+  }
 };
 
 Gguf small_vocabulary() {
@@ -62,7 +66,9 @@ Gguf small_vocabulary() {
   return file;
 }
 
-Vocabulary read(const std::string& file) { return read_gguf_vocabulary(std::as_bytes(std::span(file.data(), file.size())), "f.gguf"); }
+Vocabulary read(const std::string& file) {
+  return read_gguf_vocabulary(std::as_bytes(std::span(file.data(), file.size())), "f.gguf");
+}
 
 std::string error_of(const std::function<void()>& action) {
   try {
@@ -114,13 +120,16 @@ TEST(GgufVocabulary, NamesFileAndPlaceOfWhatIsWrong) {
   Gguf old = small_vocabulary();
   old.version = 1;
   EXPECT_NE(error(old.file()).find("GGUF version 1"), std::string::npos);
-  EXPECT_NE(error(Gguf().add_text("general.name", "x").file()).find("holds no vocabulary"), std::string::npos);
-  EXPECT_NE(error(Gguf().add("a.key", 13, "").file()).find("a.key has value type 13"), std::string::npos);
+  EXPECT_NE(error(Gguf().add_text("general.name", "x").file()).find("holds no vocabulary"),
+            std::string::npos);
+  EXPECT_NE(error(Gguf().add("a.key", 13, "").file()).find("a.key has value type 13"),
+            std::string::npos);
   EXPECT_NE(error(Gguf().add("tokenizer.ggml.model", 4, bytes_of<std::uint32_t>(1)).file())
                 .find("tokenizer.ggml.model is of type uint32, not string"),
             std::string::npos);
   const std::string huge = bytes_of<std::uint32_t>(8) + bytes_of<std::uint64_t>(1ull << 60);
-  EXPECT_NE(error(Gguf().add("tokenizer.ggml.tokens", 9, huge).file()).find("tokenizer.ggml.tokens claims 1152921504606846976 elements"),
+  EXPECT_NE(error(Gguf().add("tokenizer.ggml.tokens", 9, huge).file())
+                .find("tokenizer.ggml.tokens claims 1152921504606846976 elements"),
             std::string::npos);
   EXPECT_NE(error(Gguf().add("skipped", 9, huge).file()).find("skipped claims"), std::string::npos);
   Gguf typed = small_vocabulary();
@@ -140,7 +149,8 @@ TEST(GgufVocabulary, EveryCutAndDamageGivesAnErrorOrAVocabularyButNeverACrash) {
   for (int i = 0; i < 5000; ++i) {
     std::string damaged = file;
     for (int n = 0; n < 2; ++n) {
-      damaged[static_cast<std::size_t>(random.below(static_cast<std::int64_t>(file.size())))] = static_cast<char>(random.below(256));
+      damaged[static_cast<std::size_t>(random.below(static_cast<std::int64_t>(file.size())))] =
+          static_cast<char>(random.below(256));
     }
     error_of([&] { Tokenizer(read(damaged)).encode("a ab\xFF"); });
   }
@@ -151,14 +161,18 @@ TEST(TokenizerLoad, SaysWhatAPathIsNot) {
   const fs::path folder = fs::path(testing::TempDir()) / "tokenizer_load";
   fs::remove_all(folder);
   make_folders(folder.string());
-  const auto error = [](const fs::path& path) { return error_of([&] { Tokenizer::load(path.string()); }); };
+  const auto error = [](const fs::path& path) {
+    return error_of([&] { Tokenizer::load(path.string()); });
+  };
   EXPECT_EQ(error(folder), folder.string() + ": no tokenizer.model in this folder");
   std::ofstream(folder / "tokenizer.json") << "{}";
   EXPECT_NE(error(folder).find("tokenizer.json is not supported"), std::string::npos);
-  EXPECT_NE(error(folder / "tokenizer.json").find("tokenizer.json is not supported"), std::string::npos);
+  EXPECT_NE(error(folder / "tokenizer.json").find("tokenizer.json is not supported"),
+            std::string::npos);
   EXPECT_NE(error(folder / "missing.model").find("missing.model"), std::string::npos);
   std::ofstream(folder / "empty.model");
-  EXPECT_NE(error(folder / "empty.model").find("is this a sentencepiece model?"), std::string::npos);
+  EXPECT_NE(error(folder / "empty.model").find("is this a sentencepiece model?"),
+            std::string::npos);
   std::ofstream(folder / "text.model") << "hello, this is no model";
   EXPECT_NE(error(folder / "text.model").find("text.model"), std::string::npos);
   std::ofstream(folder / "cut.gguf") << "GGUF";

@@ -23,14 +23,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Letters of many scripts, digits, punctuation, emoji with joiners and selectors, and code points at
-/// the edges of UTF-8's lengths.
+/// Letters of many scripts, digits, punctuation, emoji with joiners and selectors, and code points
+/// at the edges of UTF-8's lengths.
 constexpr std::array<std::pair<std::uint32_t, std::uint32_t>, 34> kScripts = {{
-    {'a', 'z'}, {'a', 'z'}, {'a', 'e'}, {'A', 'Z'}, {'0', '9'}, {0x21, 0x2F}, {0x3A, 0x40}, {0x5B, 0x60},
-    {0xC0, 0x17F}, {0x370, 0x3FF}, {0x400, 0x45F}, {0x531, 0x586}, {0x5D0, 0x5EA}, {0x620, 0x64A}, {0x904, 0x939},
-    {0x985, 0x9B9}, {0xB85, 0xBB9}, {0xE01, 0xE3A}, {0x10A0, 0x10FF}, {0x1200, 0x1248}, {0x1780, 0x17B3},
-    {0x3041, 0x3096}, {0x30A1, 0x30FA}, {0x4E00, 0x4E80}, {0x9F00, 0x9FFF}, {0xAC00, 0xAC80}, {0x1F600, 0x1F64F},
-    {0x1F300, 0x1F5FF}, {0x200B, 0x200F}, {0xFE00, 0xFE0F}, {0x2580, 0x2583}, {0x300, 0x36F}, {0x7F, 0x81}, {0xFFF0, 0x10010},
+    {'a', 'z'},       {'a', 'z'},         {'a', 'e'},         {'A', 'Z'},        {'0', '9'},
+    {0x21, 0x2F},     {0x3A, 0x40},       {0x5B, 0x60},       {0xC0, 0x17F},     {0x370, 0x3FF},
+    {0x400, 0x45F},   {0x531, 0x586},     {0x5D0, 0x5EA},     {0x620, 0x64A},    {0x904, 0x939},
+    {0x985, 0x9B9},   {0xB85, 0xBB9},     {0xE01, 0xE3A},     {0x10A0, 0x10FF},  {0x1200, 0x1248},
+    {0x1780, 0x17B3}, {0x3041, 0x3096},   {0x30A1, 0x30FA},   {0x4E00, 0x4E80},  {0x9F00, 0x9FFF},
+    {0xAC00, 0xAC80}, {0x1F600, 0x1F64F}, {0x1F300, 0x1F5FF}, {0x200B, 0x200F},  {0xFE00, 0xFE0F},
+    {0x2580, 0x2583}, {0x300, 0x36F},     {0x7F, 0x81},       {0xFFF0, 0x10010},
 }};
 
 std::size_t below(Random& random, std::size_t n) {
@@ -46,14 +48,38 @@ std::string random_word(Random& random) {
   return word;
 }
 
-const std::vector<std::string> kSpecials = {"<image>", "</image>", "<slice>", "</slice>", "<image_id>", "</image_id>",
-                                            "<|im_start|>", "<|im_end|>", "<s>", "</s>", "<unk>", "<0x0A>", "<0xFF>"};
+const std::vector<std::string> kSpecials = {"<image>",
+                                            "</image>",
+                                            "<slice>",
+                                            "</slice>",
+                                            "<image_id>",
+                                            "</image_id>",
+                                            "<|im_start|>",
+                                            "<|im_end|>",
+                                            "<s>",
+                                            "</s>",
+                                            "<unk>",
+                                            "<0x0A>",
+                                            "<0xFF>"};
 
 /// A text of words of several scripts, runs of whitespace, special pieces whole and cut, and bytes
 /// that are no UTF-8.
 std::string random_text(Random& random) {
-  static const std::vector<std::string> kSpaces = {" ", " ", " ", " ", "  ", "   ", "\n", "\t", "\r\n", "\xC2\xA0", "\xE3\x80\x80",
-                                                   "\xE2\x96\x81", "", "", std::string(1, '\0')};
+  static const std::vector<std::string> kSpaces = {" ",
+                                                   " ",
+                                                   " ",
+                                                   " ",
+                                                   "  ",
+                                                   "   ",
+                                                   "\n",
+                                                   "\t",
+                                                   "\r\n",
+                                                   "\xC2\xA0",
+                                                   "\xE3\x80\x80",
+                                                   "\xE2\x96\x81",
+                                                   "",
+                                                   "",
+                                                   std::string(1, '\0')};
   std::string text;
   for (std::size_t n = below(random, 12); n > 0; --n) {
     const std::size_t kind = below(random, 20);
@@ -88,10 +114,16 @@ std::function<bool(std::string&)> corpus(std::uint64_t seed, int sentences) {
   };
 }
 
-std::string temporary(const std::string& name) { return (fs::path(testing::TempDir()) / name).string(); }
+std::string temporary(const std::string& name) {
+  return (fs::path(testing::TempDir()) / name).string();
+}
 
 /// Compares ids and decoded text on random texts; returns how many ids there were.
-std::size_t expect_same(const std::string& model, int texts, std::uint64_t seed, Tokenizer& ours, sentencepiece::SentencePieceProcessor& library) {
+std::size_t expect_same(const std::string& model,
+                        int texts,
+                        std::uint64_t seed,
+                        Tokenizer& ours,
+                        sentencepiece::SentencePieceProcessor& library) {
   Random random({seed});
   std::size_t ids = 0;
   int failures = 0;
@@ -111,14 +143,21 @@ std::size_t expect_same(const std::string& model, int texts, std::uint64_t seed,
 }
 
 Tokenizer ours_of(const std::string& bytes) {
-  return Tokenizer(read_sentencepiece_model(std::as_bytes(std::span(bytes.data(), bytes.size())), "model"), "model");
+  return Tokenizer(
+      read_sentencepiece_model(std::as_bytes(std::span(bytes.data(), bytes.size())), "model"),
+      "model");
 }
 
 /// Trains with the library's own words, for settings that train_tokenizer does not offer.
 std::string train_variant(const std::unordered_map<std::string, std::string>& changes) {
   std::unordered_map<std::string, std::string> arguments = {
-      {"model_type", "bpe"}, {"vocab_size", "1600"}, {"character_coverage", "0.98"}, {"normalization_rule_name", "identity"},
-      {"byte_fallback", "true"}, {"num_threads", "1"}, {"minloglevel", "2"},
+      {"model_type", "bpe"},
+      {"vocab_size", "1600"},
+      {"character_coverage", "0.98"},
+      {"normalization_rule_name", "identity"},
+      {"byte_fallback", "true"},
+      {"num_threads", "1"},
+      {"minloglevel", "2"},
       {"user_defined_symbols", "<image>,</image>,<|im_end|>,the,the cat,\xE2\x96\x81red,ab,abc"}};
   for (const auto& [key, value] : changes) arguments[key] = value;
   struct Lines : sentencepiece::SentenceIterator {
@@ -228,9 +267,16 @@ TEST(TokenizerTraining, EqualsTheLibraryForEverySettingThatIsRead) {
   const std::vector<Changes> variants = {
       {{"remove_extra_whitespaces", "true"}},
       {{"remove_extra_whitespaces", "false"}, {"add_dummy_prefix", "false"}},
-      {{"remove_extra_whitespaces", "true"}, {"add_dummy_prefix", "false"}, {"byte_fallback", "false"}},
-      {{"remove_extra_whitespaces", "false"}, {"byte_fallback", "false"}, {"user_defined_symbols", ""}},
-      {{"split_by_whitespace", "false"}, {"bos_id", "-1"}, {"pad_id", "3"}, {"control_symbols", "<ctl>"}},
+      {{"remove_extra_whitespaces", "true"},
+       {"add_dummy_prefix", "false"},
+       {"byte_fallback", "false"}},
+      {{"remove_extra_whitespaces", "false"},
+       {"byte_fallback", "false"},
+       {"user_defined_symbols", ""}},
+      {{"split_by_whitespace", "false"},
+       {"bos_id", "-1"},
+       {"pad_id", "3"},
+       {"control_symbols", "<ctl>"}},
   };
   for (const Changes& changes : variants) {
     const std::string model = train_variant(changes);
@@ -246,12 +292,14 @@ TEST(TokenizerTraining, EqualsTheLibraryForEverySettingThatIsRead) {
 }
 
 TEST(TokenizerTraining, TakesUnusedPiecesApartAsTheLibraryDoes) {
-  const std::string model = train_variant({{"byte_fallback", "false"}, {"remove_extra_whitespaces", "false"}});
+  const std::string model =
+      train_variant({{"byte_fallback", "false"}, {"remove_extra_whitespaces", "false"}});
   sentencepiece::SentencePieceProcessor library;
   ASSERT_TRUE(library.LoadFromSerializedProto(model).ok());
   Vocabulary vocabulary = ours_of(model).vocabulary();
   std::vector<std::string> valid;
-  for (std::size_t i = 0; i < vocabulary.pieces.size(); i += 3) valid.push_back(vocabulary.pieces[i]);
+  for (std::size_t i = 0; i < vocabulary.pieces.size(); i += 3)
+    valid.push_back(vocabulary.pieces[i]);
   ASSERT_TRUE(library.SetVocabulary({valid.begin(), valid.end()}).ok());
   int unused = 0;
   for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
@@ -290,7 +338,8 @@ TEST(TokenizerTraining, RefusesNormalisersThatRewriteCharacters) {
 }
 
 TEST(TokenizerTraining, RefusesUnigramModels) {
-  const std::string model = train_variant({{"model_type", "unigram"}, {"hard_vocab_limit", "false"}});
+  const std::string model =
+      train_variant({{"model_type", "unigram"}, {"hard_vocab_limit", "false"}});
   const std::string error = error_of([&] { ours_of(model); });
   EXPECT_NE(error.find("unigram"), error.npos) << error;
   EXPECT_NE(error.find("--model_type=bpe"), error.npos) << error;
@@ -302,7 +351,8 @@ TEST(TokenizerTraining, DamagedModelsGiveAnErrorOrAVocabularyButNeverACrash) {
   for (int i = 0; i < 2000; ++i) {
     std::string damaged = model;
     if (i % 2 == 0) damaged.resize(below(random, damaged.size()));
-    for (int n = 0; n < 3 && !damaged.empty(); ++n) damaged[below(random, damaged.size())] = static_cast<char>(random.below(256));
+    for (int n = 0; n < 3 && !damaged.empty(); ++n)
+      damaged[below(random, damaged.size())] = static_cast<char>(random.below(256));
     try {
       ours_of(damaged).encode("the cat sits on a mat");
     } catch (const Error&) {
@@ -313,7 +363,9 @@ TEST(TokenizerTraining, DamagedModelsGiveAnErrorOrAVocabularyButNeverACrash) {
 TEST(TokenizerTraining, SaysWhatIsWrongWithItsInput) {
   TokenizerTrainingConfig config;
   const std::string path = temporary("never_written.model");
-  const auto train = [&](int sentences) { return error_of([&] { train_tokenizer(config, corpus(1, sentences), path); }); };
+  const auto train = [&](int sentences) {
+    return error_of([&] { train_tokenizer(config, corpus(1, sentences), path); });
+  };
   EXPECT_NE(train(0).find("no text"), std::string::npos) << train(0);
   config.vocab_size = 100000;
   EXPECT_NE(train(5).find("lower tokenizer.vocab_size"), std::string::npos) << train(5);
@@ -328,7 +380,8 @@ TEST(TokenizerTraining, SaysWhatIsWrongWithItsInput) {
   EXPECT_NE(train(5).find("comma"), std::string::npos) << train(5);
   EXPECT_FALSE(fs::exists(path));
   const std::string from_source = error_of([&] {
-    train_tokenizer(TokenizerTrainingConfig{}, [](std::string&) -> bool { fail("source: broken"); }, path);
+    train_tokenizer(
+        TokenizerTrainingConfig{}, [](std::string&) -> bool { fail("source: broken"); }, path);
   });
   EXPECT_EQ(from_source, "source: broken");
 }

@@ -70,7 +70,8 @@ TEST_P(PublishedVocabulary, GivesOtherIdsWhenOneScoreOrMergeChanges) {
   Vocabulary vocabulary = read_gguf_vocabulary({file.data(), file.size()}, path());
   const Tokenizer original(vocabulary);
   if (vocabulary.model == "llama") {
-    vocabulary.scores[static_cast<std::size_t>(original.require("ui"))] = 0;  // highest: cuts "tuijk" differently
+    vocabulary.scores[static_cast<std::size_t>(original.require("ui"))] =
+        0;  // highest: cuts "tuijk" differently
   } else {
     // Any merge that makes a piece of a text which is no piece as a whole.
     const std::int32_t made = original.encode("w048 7tuijk dsdfhu").back();
@@ -86,11 +87,15 @@ TEST_P(PublishedVocabulary, GivesOtherIdsWhenOneScoreOrMergeChanges) {
   EXPECT_LT(count_equal(Tokenizer(vocabulary), cases), cases.size());
 }
 
-INSTANTIATE_TEST_SUITE_P(Tokenizer, PublishedVocabulary,
-                         testing::Values("ggml-vocab-llama-spm.gguf", "ggml-vocab-llama-bpe.gguf", "ggml-vocab-qwen2.gguf"),
+INSTANTIATE_TEST_SUITE_P(Tokenizer,
+                         PublishedVocabulary,
+                         testing::Values("ggml-vocab-llama-spm.gguf",
+                                         "ggml-vocab-llama-bpe.gguf",
+                                         "ggml-vocab-qwen2.gguf"),
                          [](const auto& info) {
                            std::string name = info.param;
-                           for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
+                           for (char& c : name)
+                             c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
                            return name;
                          });
 
