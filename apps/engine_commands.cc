@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <set>
 
 #include "apps/recipe.h"
 #include "base/files.h"
@@ -97,7 +98,7 @@ void eval(const CommandLine& line) {
   for (const EvalItem& item : items) present.insert(item.objects.begin(), item.objects.end());
   EvaluationConfig settings;
   if (!line.instruction.empty()) settings.prompt = line.instruction;
-  const Json figures = evaluate(model, items, eval_vocabulary(line.data, items), settings).to_json();
+  const Json figures = evaluate(model, items, vocabulary_of({present.begin(), present.end()}), settings).to_json();
   if (line.json) return print_json(figures);
   fmt::print("{}\n", figures.dump(2));
 }

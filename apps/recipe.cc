@@ -32,7 +32,7 @@ constexpr std::uint64_t kParityStream = 0x706172697479;
 class Recipe {
  public:
   Recipe(const RecipeConfig& config, bool resume)
-      : config_(config), folder_(fs::path(config.run_folder) / config.name), stages_(resolved_stages(config)) {
+      : config_(resolve_recipe(config)), folder_(fs::path(config_.run_folder) / config_.name), stages_(config_.stages) {
     claim_folder(resume);
   }
 
@@ -85,11 +85,7 @@ class Recipe {
     spdlog::info("tokenizer: training {} pieces on {} samples", config_.tokenizer.training.vocab_size,
                  config_.tokenizer.corpus_samples);
     std::vector<std::unique_ptr<SampleSource>> sources;
-    for (std::size_t k = 0; k < config_.tokenizer.corpus.size(); ++k) {
-      SourceConfig source = config_.tokenizer.corpus[k];
-      source.seed = mix_keys({config_.seed, 0x746f6b, k, source.seed}) >> 1;
-      sources.push_back(open_source(source));
-    }
+    for (const SourceConfig& source : config_.tokenizer.corpus) sources.push_back(open_source(source));
     std::int64_t next = 0;
     std::size_t turn = 0;
     Sample sample;
@@ -207,9 +203,7 @@ class Recipe {
 
   void align() {
     if (!config_.alignment) return;
-    RlaifConfig alignment = *config_.alignment;
-    alignment.seed = mix_keys({config_.seed, 0x726c616966, alignment.seed}) >> 1;
-    alignment.prompts.seed = mix_keys({config_.seed, 0x70726f6d7074, alignment.prompts.seed}) >> 1;
+    const RlaifConfig& alignment = *config_.alignment;
     const fs::path folder = folder_ / "alignment";
     if (!fs::exists(folder / "result.json")) {
       spdlog::info("alignment: {} prompts x {} answers", alignment.num_prompts, alignment.rollout.samples);

@@ -1,6 +1,7 @@
 #include "apps/recipe_config.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "base/random.h"
@@ -45,11 +46,15 @@ void RecipeConfig::validate(const std::string& path) const {
            "{}.tokenizer: give path (an existing tokenizer.model) or corpus (where to train one)", path);
 }
 
-std::vector<StageConfig> resolved_stages(const RecipeConfig& recipe) {
-  std::vector<StageConfig> stages = recipe.stages;
+RecipeConfig resolve_recipe(RecipeConfig recipe) {
+  const auto scaled = [&](std::int64_t n, std::int64_t least) {
+    return std::max(least, static_cast<std::int64_t>(std::llround(static_cast<double>(n) * recipe.scale)));
+  };
   std::string previous;
-  for (std::size_t i = 0; i < stages.size(); ++i) {
-    StageConfig& stage = stages[i];
+  for (std::size_t i = 0; i < recipe.stages.size(); ++i) {
+    StageConfig& stage = recipe.stages[i];
+    stage.steps = scaled(stage.steps, 2);
+    stage.optimizer.warmup_steps = std::min(stage.optimizer.warmup_steps, stage.steps / 2);
     const std::uint64_t seed = mix_keys({recipe.seed, i, stage.seed});
     stage.seed = seed >> 1;  // configs hold signed 64-bit integers
     stage.data.seed = mix_keys({seed, 1, stage.data.seed}) >> 1;
@@ -59,7 +64,20 @@ std::vector<StageConfig> resolved_stages(const RecipeConfig& recipe) {
     if (stage.init_from.empty()) stage.init_from = previous;
     if (!stage.branch) previous = stage.name;
   }
-  return stages;
+  recipe.tokenizer.corpus_samples = scaled(recipe.tokenizer.corpus_samples, 2000);
+  for (std::size_t k = 0; k < recipe.tokenizer.corpus.size(); ++k) {
+    SourceConfig& source = recipe.tokenizer.corpus[k];
+    source.seed = mix_keys({recipe.seed, 0x746f6b, k, source.seed}) >> 1;
+  }
+  if (recipe.alignment) {
+    RlaifConfig& alignment = *recipe.alignment;
+    alignment.num_prompts = scaled(alignment.num_prompts, 8);
+    alignment.seed = mix_keys({recipe.seed, 0x726c616966, alignment.seed}) >> 1;
+    alignment.prompts.seed = mix_keys({recipe.seed, 0x70726f6d7074, alignment.prompts.seed}) >> 1;
+  }
+  recipe.evaluation.count = scaled(recipe.evaluation.count, 8);
+  recipe.scale = 1.0;
+  return recipe;
 }
 
 }  // namespace pocketvlm

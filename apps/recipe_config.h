@@ -53,6 +53,7 @@ struct RecipeConfig {
   std::optional<RlaifConfig> alignment;
   std::optional<ExportConfig> exports;
   EvaluationRecipe evaluation;
+  double scale = 1.0;
   std::string run_folder = "runs";
 
   void visit_fields(auto&& field) {
@@ -64,12 +65,14 @@ struct RecipeConfig {
     field("alignment", alignment, "RLAIF-V round after the last stage; null: none");
     field("exports", exports, "GGUF files and the parity gate; null: none");
     field("evaluation", evaluation, "held-out figures and the gallery");
+    field("scale", scale, "factor of all steps and counts: 0.1 walks the whole way in a tenth of the time", in_range(0.001, 1000));
     field("run_folder", run_folder, "where runs are kept");
   }
   void validate(const std::string& path) const;
 };
 
-/// Stage inputs with the recipe's seed mixed into every data stream, and `init_from` resolved to stage names.
-std::vector<StageConfig> resolved_stages(const RecipeConfig& recipe);
+/// The recipe as it will be run: `scale` applied to steps and counts, its seed mixed into every data stream, `init_from`
+/// resolved to stage names.
+RecipeConfig resolve_recipe(RecipeConfig recipe);
 
 }  // namespace pocketvlm

@@ -88,4 +88,15 @@ ObjectVocabulary scene_vocabulary(const ScenesConfig& config) {
   return {std::move(names), std::move(synonyms)};
 }
 
+ObjectVocabulary vocabulary_of(std::vector<std::string> names) {
+  std::map<std::string, std::vector<std::string>> synonyms;
+  for (const char* sprites : {"emoji", "stamps"}) {
+    for (const ObjectClass& object_class : curated_classes(sprites)) {
+      const bool named = std::find(names.begin(), names.end(), object_class.name) != names.end();
+      if (named) synonyms.emplace(object_class.name, object_class.synonyms);
+    }
+  }
+  return {std::move(names), std::move(synonyms)};
+}
+
 }  // namespace pocketvlm

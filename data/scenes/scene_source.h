@@ -70,6 +70,9 @@ class ObjectVocabulary {
 /// The curated classes of the emoji world with their synonyms.
 ObjectVocabulary scene_vocabulary(const ScenesConfig& config);
 
+/// These names, with the synonyms that the curated classes know of them: the vocabulary of an annotated folder.
+ObjectVocabulary vocabulary_of(std::vector<std::string> names);
+
 /// Writes LLaVA / MiniCPM-V conversation files: DIR/data.json, DIR/images/*.png, DIR/truth.jsonl (one line a sample: {"id",
 /// "image", "objects", "counts", "sign"}), with `as_tar` also DIR/shard-00000.tar. Same arguments, same bytes.
 void write_scenes(const SceneSource& source, std::int64_t count, const std::string& folder, bool as_tar);

@@ -3,7 +3,6 @@
 #include <sentencepiece_trainer.h>
 
 #include <cstddef>
-#include <set>
 #include <span>
 #include <unordered_map>
 
@@ -56,27 +55,6 @@ std::string comma_separated(const std::vector<std::string>& pieces) {
 }
 
 }  // namespace
-
-void TokenizerTrainingConfig::validate(const std::string& path) const {
-  std::set<std::string> seen = {"<unk>", "<s>", "</s>"};
-  for (const std::string& piece : special_pieces) {
-    PV_CHECK(!piece.empty() && piece.find_first_of(",\"\n\r \t") == std::string::npos,
-             "{}.special_pieces: \"{}\" is empty or holds a comma, a quotation mark or a space; "
-             "choose another spelling",
-             path,
-             piece);
-    PV_CHECK(seen.insert(piece).second,
-             "{}.special_pieces: \"{}\" is there twice, or is one of <unk>, <s>, </s>",
-             path,
-             piece);
-  }
-  const std::int64_t fixed = 3 + 256 + static_cast<std::int64_t>(special_pieces.size());
-  PV_CHECK(vocab_size > fixed,
-           "{}.vocab_size: {} leaves nothing to learn beside {} fixed pieces; raise it",
-           path,
-           vocab_size,
-           fixed);
-}
 
 void train_tokenizer(const TokenizerTrainingConfig& config,
                      const std::function<bool(std::string&)>& next_sentence,
