@@ -387,7 +387,7 @@ std::optional<std::vector<Thing>> read_things(std::string_view sentence) {
   bool all_short = true;
   const std::vector<std::string_view> items = list_items(rest.text);
   for (const std::string_view item : items) {
-    std::optional<Thing> thing = read_thing(item);
+    std::optional<Thing> thing = read_thing(without_openings(item).text);
     if (!thing) return std::nullopt;
     if (thing->place.empty()) thing->place = place;
     all_have_articles &= thing->has_article;

@@ -1,11 +1,16 @@
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
 
 namespace pocketvlm {
+
+/// Told after each stretch of work: the stage, and how much of it is done. What the process shows, and where tests stop it.
+using RoundObserver = std::function<void(const std::string& stage, std::int64_t done)>;
 
 /// An append-only file of JSON lines that outlives a kill at any byte: opening it reads the whole lines and cuts off a torn
 /// last one; every append is on the disk when it returns. One writer at a time.

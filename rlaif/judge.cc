@@ -1,14 +1,11 @@
 #include "rlaif/judge.h"
 
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/log_softmax.h>
-
 #include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "base/error.h"
-#include "rlaif/shared_pack.h"
+#include "model/generation.h"
 
 namespace pocketvlm {
 namespace {
@@ -22,17 +19,6 @@ std::int32_t first_answer_id(const PromptEncoder& encoder, const std::string& wo
   const auto first = std::find(encoded.is_target.begin(), encoded.is_target.end(), 1);
   PV_CHECK(first != encoded.is_target.end(), "the judge's chat template marks no answer tokens");
   return encoded.ids[static_cast<std::size_t>(first - encoded.is_target.begin())];
-}
-
-EncodedSample encode_question(const PromptEncoder& encoder, const Image& image, const std::string& question) {
-  Chat chat;
-  chat.turns.push_back({"user", question});
-  chat.images.push_back(image);
-  EncodedSample sample;
-  sample.id = question;
-  sample.task = "judge";
-  sample.chat = encoder.encode(chat, true);
-  return sample;
 }
 
 }  // namespace
@@ -53,63 +39,38 @@ YesNoIds yes_no_ids(const PromptEncoder& encoder) {
   return ids;
 }
 
-CheckpointJudge::CheckpointJudge(const std::string& folder,
-                                 const std::string& compute_dtype,
-                                 std::int64_t pack_tokens,
-                                 const std::string& device)
+CheckpointJudge::CheckpointJudge(const std::string& folder, const std::string& compute_dtype, const std::string& device)
     : folder_(folder),
       judge_(load_model(folder)),
       dtype_(compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32),
-      pack_tokens_(pack_tokens),
-      identity_(weights_hash(*judge_.model, {"*"})) {
+      identity_(weights_hash(*judge_.model, {"*"})),
+      ids_(yes_no_ids(*judge_.encoder)) {
   judge_.model->to(torch::Device(device));
-  judge_.model->eval();
-  const YesNoIds ids = yes_no_ids(*judge_.encoder);
-  candidates_ = ids.yes;
-  candidates_.insert(candidates_.end(), ids.no.begin(), ids.no.end());
-  num_yes_ = ids.yes.size();
-}
-
-void CheckpointJudge::judge_pack(const PackedBatch& pack, const torch::Tensor& visual, std::vector<Verdict>& verdicts) {
-  const Batch batch = to_batch(pack, visual.device());
-  const torch::Tensor hidden = judge_.model->hidden_states(batch, visual);
-  const torch::Tensor rows = torch::tensor(last_tokens(pack), torch::kInt64).to(hidden.device());
-  const torch::Tensor log_probs = at::log_softmax(judge_.model->logits(hidden.index_select(0, rows)), -1);
-  const std::vector<std::int64_t> ids(candidates_.begin(), candidates_.end());
-  const torch::Tensor chosen =
-      log_probs.index_select(1, torch::tensor(ids, torch::kInt64).to(hidden.device())).to(torch::kCPU, torch::kFloat64).contiguous();
-  const auto* value = chosen.data_ptr<double>();
-  for (std::int64_t row = 0; row < chosen.size(0); ++row) {
-    Verdict verdict;
-    for (std::size_t i = 0; i < candidates_.size(); ++i) {
-      (i < num_yes_ ? verdict.p_yes : verdict.p_no) += std::exp(*value++);
-    }
-    verdicts.push_back(verdict);
-  }
 }
 
 std::vector<Verdict> CheckpointJudge::verdicts(const Image& image, const std::vector<std::string>& questions) {
-  std::vector<Verdict> verdicts;
-  if (questions.empty()) return verdicts;
-  const at::NoGradGuard no_grad;
-  const ComputeDtype compute(dtype_);
-  const torch::Device device = judge_.model->language->output_weight().device();
-
-  PackedBatch picture;
-  append_sample(encode_question(*judge_.encoder, image, questions.front()), picture);
-  const Batch batch = to_batch(picture, device);
-  const torch::Tensor visual = judge_.model->encode_images(batch.patches, batch.grids);
-
-  PackedBatch pack;
-  for (const std::string& question : questions) {
-    EncodedSample sample = encode_question(*judge_.encoder, image, question);
-    if (pack.num_tokens() > 0 && pack.num_tokens() + sample.num_tokens() > pack_tokens_) {
-      judge_pack(pack, visual, verdicts);
-      pack = {};
-    }
-    append_sharing_picture(std::move(sample), 0, visual.size(0), pack);
+  std::vector<Verdict> verdicts(questions.size());
+  std::vector<EncodedChat> prompts;
+  for (std::size_t i = 0; i < questions.size(); ++i) {
+    Chat chat;
+    chat.turns.push_back({"user", questions[i]});
+    chat.images.push_back(image);
+    EncodedChat prompt = judge_.encoder->encode(chat, true);
+    verdicts[i].asked = static_cast<std::int64_t>(prompt.ids.size()) < judge_.config.language.max_positions;
+    if (verdicts[i].asked) prompts.push_back(std::move(prompt));
   }
-  judge_pack(pack, visual, verdicts);
+  std::vector<std::int32_t> candidates = ids_.yes;
+  candidates.insert(candidates.end(), ids_.no.begin(), ids_.no.end());
+  const ComputeDtype compute(dtype_);
+  const std::vector<std::vector<double>> answers = first_token_log_probs(judge_.model, prompts, candidates);
+  auto answer = answers.begin();
+  for (Verdict& verdict : verdicts) {
+    if (!verdict.asked) continue;
+    for (std::size_t i = 0; i < candidates.size(); ++i) {
+      (i < ids_.yes.size() ? verdict.p_yes : verdict.p_no) += std::exp((*answer)[i]);
+    }
+    ++answer;
+  }
   return verdicts;
 }
 

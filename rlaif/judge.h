@@ -11,6 +11,7 @@ namespace pocketvlm {
 struct Verdict {
   double p_yes = 0;
   double p_no = 0;
+  bool asked = true;  // false: the question is too long for the judge, and its claim counts as rejected
   bool accepted() const { return p_yes > p_no; }    // equality rejects
   double coverage() const { return p_yes + p_no; }  // near 1 when the judge answers yes/no questions at all
 };
@@ -31,27 +32,22 @@ struct YesNoIds {
 };
 YesNoIds yes_no_ids(const PromptEncoder& encoder);
 
-/// A checkpoint of ours as judge: the picture is encoded once, all questions about it run as segments of packed forwards that
+/// A checkpoint of ours as judge: the picture is encoded once, all questions about it are segments of one packed forward that
 /// share its visual rows, and the first token's probabilities are the verdict: nothing is decoded.
 class CheckpointJudge : public Judge {
  public:
-  /// `pack_tokens`: tokens of one forward, at most (a longer question still runs alone).
-  CheckpointJudge(const std::string& folder, const std::string& compute_dtype, std::int64_t pack_tokens, const std::string& device);
+  CheckpointJudge(const std::string& folder, const std::string& compute_dtype, const std::string& device);
 
   std::vector<Verdict> verdicts(const Image& image, const std::vector<std::string>& questions) override;
   std::string name() const override { return folder_; }
   std::string identity() const override { return identity_; }
 
  private:
-  void judge_pack(const PackedBatch& pack, const torch::Tensor& visual, std::vector<Verdict>& verdicts);
-
   std::string folder_;
   LoadedModel judge_;
   torch::Dtype dtype_;
-  std::int64_t pack_tokens_;
   std::string identity_;
-  std::vector<std::int32_t> candidates_;  // yes ids, then no ids
-  std::size_t num_yes_ = 0;
+  YesNoIds ids_;
 };
 
 }  // namespace pocketvlm

@@ -190,13 +190,14 @@ Json claim_figures(const std::vector<PromptClaims>& prompts, const std::vector<S
 Json run_rlaif(const RlaifConfig& config,
                const std::string& policy_folder,
                const std::string& judge_folder,
-               const std::string& folder) {
+               const std::string& folder,
+               const RoundObserver& observer) {
   make_folders(folder);
   const ThreadCount threads(config.threads);
   StageClock clock(folder + "/seconds.json");
   LoadedModel policy = load_model(policy_folder);
   const std::string policy_hash = weights_hash(*policy.model, {"*"});
-  CheckpointJudge judge(judge_folder, config.compute_dtype, config.preference.pack_tokens, config.device);
+  CheckpointJudge judge(judge_folder, config.compute_dtype, config.device);
   check_same_round(config, policy_hash, judge.identity(), folder);
   const std::string result_path = folder + "/result.json";
   if (std::filesystem::exists(result_path)) return read_json(result_path);
@@ -205,7 +206,7 @@ Json run_rlaif(const RlaifConfig& config,
   policy.model->to(torch::Device(config.device));
   clock.lap("load");
   JsonlLog rollouts(folder + "/rollouts.jsonl");
-  const std::vector<PromptAnswers> answers = sample_answers(config, policy, policy_hash, pictures, rollouts);
+  const std::vector<PromptAnswers> answers = sample_answers(config, policy, policy_hash, pictures, rollouts, observer);
   clock.lap("rollout");
 
   const std::vector<PromptClaims> claims = split_answers(answers, folder + "/claims.jsonl");
@@ -214,7 +215,7 @@ Json run_rlaif(const RlaifConfig& config,
   JudgeAgreement agreement;
   JsonlLog verdict_log(folder + "/verdicts.jsonl");
   const std::vector<VerdictTable> verdicts = judge_claims(
-      config, judge, claims, answers, policy_hash, pictures, scene_vocabulary(config.prompts.scenes), verdict_log, agreement);
+      config, judge, claims, answers, policy_hash, pictures, scene_vocabulary(config.prompts.scenes), verdict_log, agreement, observer);
   clock.lap("judge");
 
   const std::vector<ScoredPrompt> scored = score_answers(config, answers, claims, verdicts, folder + "/scores.jsonl");
@@ -228,7 +229,7 @@ Json run_rlaif(const RlaifConfig& config,
 
   const PictureReader picture = [&](std::int64_t index) { return pictures.at(index).image; };
   const PreferenceResult trained =
-      train_preferences(config.preference, policy, pairs, picture, config.seed, config.device, folder);
+      train_preferences(config.preference, policy, pairs, picture, config.seed, config.device, folder, observer);
   save_model(policy.model, policy_folder + "/tokenizer.model", folder + "/checkpoint");
   clock.lap("preference");
 

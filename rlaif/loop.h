@@ -3,6 +3,7 @@
 #include <string>
 
 #include "base/json.h"
+#include "rlaif/jsonl_log.h"
 #include "rlaif/rlaif_config.h"
 
 namespace pocketvlm {
@@ -18,6 +19,13 @@ namespace pocketvlm {
 ///   checkpoint/      the aligned model         result.json   figures of the round (its presence means done)
 /// Returns result.json: counts, drops by reason, seconds per stage, judge agreement with the scenes' truth (where known; it
 /// never decides), mean lengths.
-Json run_rlaif(const RlaifConfig& config, const std::string& policy_folder, const std::string& judge_folder, const std::string& folder);
+///   observer   told after each stretch: "rollout" (prompts), "judge" (pictures), "reference" (pairs), "preference" (steps)
+/// A finished round is not run again; an interrupted one continues and ends with the same pairs and the same weights, bit for
+/// bit. A folder that holds a round with other settings or other models is an Error.
+Json run_rlaif(const RlaifConfig& config,
+               const std::string& policy_folder,
+               const std::string& judge_folder,
+               const std::string& folder,
+               const RoundObserver& observer = {});
 
 }  // namespace pocketvlm

@@ -65,7 +65,8 @@ class PreferenceRun {
                 const PictureReader& picture,
                 std::uint64_t seed,
                 const std::string& device,
-                const std::string& folder)
+                const std::string& folder,
+                const RoundObserver& observer)
       : config_(config),
         policy_(policy),
         pairs_(pairs),
@@ -73,6 +74,7 @@ class PreferenceRun {
         seed_(seed),
         device_(device),
         folder_(folder),
+        observer_(observer),
         metrics_(folder + "/metrics.jsonl") {}
 
   PreferenceResult run() {
@@ -163,6 +165,7 @@ class PreferenceRun {
     const auto stretch = static_cast<std::size_t>(config_.batch_pairs);
     const std::size_t done = read_references(log, stretch);
     const at::NoGradGuard no_grad;
+    const CachedWeights cached;
     policy_.model->eval();
     Progress progress("reference: pairs", static_cast<std::int64_t>(pairs_.size()), static_cast<std::int64_t>(done));
     for (std::size_t begin = done; begin < pairs_.size(); begin += stretch) {
@@ -190,6 +193,7 @@ class PreferenceRun {
       for (std::size_t i = begin; i < end; ++i) rows.push_back(to_row(keys[i - begin], references_[i]));
       log.append(rows);
       progress.update(static_cast<std::int64_t>(end));
+      if (observer_) observer_("reference", static_cast<std::int64_t>(end));
     }
     progress.finish();
   }
@@ -247,6 +251,7 @@ class PreferenceRun {
       progress.update(steps_done(), fmt::format("loss {:.4f}  margin {:.3f}", now.at("loss"), now.at("rewards/margins")));
       const bool due = config_.checkpoint_every > 0 && steps_done() % config_.checkpoint_every == 0;
       if (due || steps_done() == steps) save_training_state(state_folder(), state_, weights_, optimizer_->state());
+      if (observer_) observer_("preference", steps_done());
     }
     progress.finish();
     policy_.model->eval();
@@ -403,6 +408,7 @@ class PreferenceRun {
   std::uint64_t seed_;
   torch::Device device_;
   std::string folder_;
+  const RoundObserver& observer_;
   JsonlLog metrics_;
   std::set<std::string> trainable_;
   NamedTensors weights_;
@@ -460,9 +466,10 @@ PreferenceResult train_preferences(const PreferenceConfig& config,
                                    const PictureReader& picture,
                                    std::uint64_t seed,
                                    const std::string& device,
-                                   const std::string& folder) {
+                                   const std::string& folder,
+                                   const RoundObserver& observer) {
   make_folders(folder);
-  return PreferenceRun(config, policy, pairs, picture, seed, device, folder).run();
+  return PreferenceRun(config, policy, pairs, picture, seed, device, folder, observer).run();
 }
 
 }  // namespace pocketvlm

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "model/checkpoint.h"
+#include "rlaif/jsonl_log.h"
 #include "rlaif/pairs.h"
 #include "rlaif/rlaif_config.h"
 #include "trainer/stage.h"
@@ -52,6 +53,7 @@ PreferenceResult train_preferences(const PreferenceConfig& config,
                                    const PictureReader& picture,
                                    std::uint64_t seed,
                                    const std::string& device,
-                                   const std::string& folder);
+                                   const std::string& folder,
+                                   const RoundObserver& observer = {});
 
 }  // namespace pocketvlm

@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <future>
 #include <optional>
 #include <utility>
 
@@ -96,34 +97,75 @@ SamplingConfig sampling_of(const RlaifConfig& config) {
   return sampling;
 }
 
-PromptAnswers answer_prompt(const RlaifConfig& config,
-                            LoadedModel& policy,
+// A prompt as tokens; or why it cannot be asked: such a prompt is left out, counted and listed, and the round goes on.
+struct EncodedPrompt {
+  PromptAnswers answers;  // still empty
+  EncodedChat chat;
+};
+
+EncodedPrompt encode_prompt(const RlaifConfig& config,
+                            const LoadedModel& policy,
                             const std::string& policy_hash,
                             const Pictures& pictures,
                             std::int64_t index) {
-  PromptAnswers prompt;
-  prompt.index = index;
-  prompt.id = std::to_string(index);
-  // A prompt that cannot be answered is left out, counted and listed; the round goes on.
+  EncodedPrompt prompt;
+  prompt.answers.index = index;
+  prompt.answers.id = std::to_string(index);
   try {
     Picture picture = pictures.at(index);
-    prompt.id = picture.id;
-    prompt.key = rollout_key(config, policy_hash, picture);
+    prompt.answers.id = picture.id;
+    prompt.answers.key = rollout_key(config, policy_hash, picture);
     Chat chat;
     chat.turns.push_back({"user", config.instruction});
     chat.images.push_back(std::move(picture.image));
-    const EncodedChat encoded = policy.encoder->encode(chat, true);
-    const std::vector<Generation> generations = generate(
-        policy.model, *policy.encoder, encoded, sampling_of(config), static_cast<std::uint64_t>(index));
-    for (std::size_t i = 0; i < generations.size(); ++i) {
-      const Generation& generation = generations[i];
-      prompt.answers.push_back({static_cast<std::int64_t>(i), generation.text, generation.ids, generation.stopped});
-    }
+    prompt.chat = policy.encoder->encode(chat, true);
+    const auto tokens = static_cast<std::int64_t>(prompt.chat.ids.size());
+    PV_CHECK(tokens < policy.config.language.max_positions,
+             "the prompt has {} tokens; language.max_positions = {} leaves no room for an answer",
+             tokens,
+             policy.config.language.max_positions);
   } catch (const Error& error) {
-    prompt.answers.clear();
-    prompt.skipped = error.what();
+    prompt.answers.skipped = error.what();
   }
   return prompt;
+}
+
+// The prompts [begin, end), encoded beside the generation of the group before.
+std::future<std::vector<EncodedPrompt>> encode_group(const RlaifConfig& config,
+                                                     const LoadedModel& policy,
+                                                     const std::string& policy_hash,
+                                                     const Pictures& pictures,
+                                                     std::int64_t begin) {
+  const std::int64_t end = std::min(pictures.size(), begin + config.batch);
+  return std::async(std::launch::async, [&config, &policy, &policy_hash, &pictures, begin, end] {
+    std::vector<EncodedPrompt> group;
+    for (std::int64_t index = begin; index < end; ++index) {
+      group.push_back(encode_prompt(config, policy, policy_hash, pictures, index));
+    }
+    return group;
+  });
+}
+
+std::vector<PromptAnswers> answer_group(const RlaifConfig& config, LoadedModel& policy, std::vector<EncodedPrompt> group) {
+  std::vector<EncodedChat> chats;
+  std::vector<std::uint64_t> keys;
+  for (EncodedPrompt& prompt : group) {
+    if (!prompt.answers.skipped.empty()) continue;
+    chats.push_back(std::move(prompt.chat));
+    keys.push_back(static_cast<std::uint64_t>(prompt.answers.index));
+  }
+  const std::vector<Generation> generations =
+      chats.empty() ? std::vector<Generation>{}
+                    : generate_batch(policy.model, *policy.encoder, chats, sampling_of(config), keys);
+  std::vector<PromptAnswers> answered;
+  auto next = generations.begin();
+  for (EncodedPrompt& prompt : group) {
+    for (std::int64_t i = 0; prompt.answers.skipped.empty() && i < config.rollout.samples; ++i, ++next) {
+      prompt.answers.answers.push_back({i, next->text, next->ids, next->stopped});
+    }
+    answered.push_back(std::move(prompt.answers));
+  }
+  return answered;
 }
 
 }  // namespace
@@ -158,21 +200,26 @@ std::vector<PromptAnswers> sample_answers(const RlaifConfig& config,
                                           LoadedModel& policy,
                                           const std::string& policy_hash,
                                           const Pictures& pictures,
-                                          JsonlLog& log) {
+                                          JsonlLog& log,
+                                          const RoundObserver& observer) {
   std::vector<PromptAnswers> prompts = read_whole_groups(config, pictures, log);
   const at::NoGradGuard no_grad;
   const ComputeDtype compute(config.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
-  policy.model->eval();
-  Progress progress("rollout: prompts", pictures.size(), static_cast<std::int64_t>(prompts.size()));
-  std::vector<Json> rows;
-  for (auto index = static_cast<std::int64_t>(prompts.size()); index < pictures.size(); ++index) {
-    prompts.push_back(answer_prompt(config, policy, policy_hash, pictures, index));
-    for (Json& row : to_rows(prompts.back())) rows.push_back(std::move(row));
-    if ((index + 1) % config.batch == 0 || index + 1 == pictures.size()) {
-      log.append(rows);
-      rows.clear();
+  const CachedWeights cached;
+  auto begin = static_cast<std::int64_t>(prompts.size());
+  Progress progress("rollout: prompts", pictures.size(), begin);
+  auto next = encode_group(config, policy, policy_hash, pictures, begin);
+  for (; begin < pictures.size(); begin += config.batch) {
+    std::vector<EncodedPrompt> group = next.get();
+    next = encode_group(config, policy, policy_hash, pictures, begin + config.batch);
+    std::vector<Json> rows;
+    for (PromptAnswers& prompt : answer_group(config, policy, std::move(group))) {
+      for (Json& row : to_rows(prompt)) rows.push_back(std::move(row));
+      prompts.push_back(std::move(prompt));
     }
-    progress.update(index + 1);
+    log.append(rows);
+    progress.update(static_cast<std::int64_t>(prompts.size()));
+    if (observer) observer("rollout", static_cast<std::int64_t>(prompts.size()));
   }
   progress.finish();
   const auto answered = std::find_if(prompts.begin(), prompts.end(), [](const PromptAnswers& p) { return p.skipped.empty(); });

@@ -23,16 +23,6 @@ void append_sharing_picture(EncodedSample sample, std::int64_t first_row, std::i
   }
 }
 
-std::vector<std::int64_t> last_tokens(const PackedBatch& batch) {
-  std::vector<std::int64_t> places;
-  std::int64_t end = 0;
-  for (const std::int64_t length : batch.segment_lengths) {
-    end += length;
-    places.push_back(end - 1);
-  }
-  return places;
-}
-
 std::vector<std::int64_t> targets_per_segment(const PackedBatch& batch) {
   std::vector<std::int64_t> counts;
   std::size_t token = 0;

@@ -10,9 +10,6 @@ namespace pocketvlm {
 /// Throws Error when the sample does not have as many visual tokens.
 void append_sharing_picture(EncodedSample sample, std::int64_t first_row, std::int64_t num_rows, PackedBatch& batch);
 
-/// Places in the row of tokens where each segment ends (its last token).
-std::vector<std::int64_t> last_tokens(const PackedBatch& batch);
-
 /// Targets of each segment.
 std::vector<std::int64_t> targets_per_segment(const PackedBatch& batch);
 

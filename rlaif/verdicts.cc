@@ -25,6 +25,7 @@ Json to_row(const PromptClaims& prompt, const JudgedQuestion& judged) {
               {"p_yes", judged.verdict.p_yes},
               {"p_no", judged.verdict.p_no},
               {"accepted", judged.verdict.accepted()}};
+  if (!judged.verdict.asked) row["too_long"] = true;
   if (judged.truth) row["truth"] = *judged.truth;
   return row;
 }
@@ -45,7 +46,7 @@ std::optional<std::vector<JudgedQuestion>> read_prompt(const JsonlLog& log,
       }
       JudgedQuestion read;
       read.question = question;
-      read.verdict = {json.at("p_yes").get<double>(), json.at("p_no").get<double>()};
+      read.verdict = {json.at("p_yes").get<double>(), json.at("p_no").get<double>(), !json.contains("too_long")};
       if (json.contains("truth")) read.truth = json.at("truth").get<bool>();
       judged.push_back(std::move(read));
       ++row;
@@ -85,8 +86,12 @@ std::vector<JudgedQuestion> judge_prompt(const RlaifConfig& config,
 
 void count(const JudgedQuestion& judged, JudgeAgreement& agreement, double& coverage) {
   ++agreement.questions;
+  if (!judged.verdict.asked) {
+    ++agreement.too_long;
+    return;
+  }
   coverage += judged.verdict.coverage();
-  agreement.mean_coverage = coverage / static_cast<double>(agreement.questions);
+  agreement.mean_coverage = coverage / static_cast<double>(agreement.questions - agreement.too_long);
   const bool accepted = judged.verdict.accepted();
   agreement.accepted += accepted ? 1 : 0;
   if (!judged.truth) return;
@@ -113,6 +118,7 @@ Json JudgeAgreement::to_json() const {
     return whole == 0 ? Json(nullptr) : Json(static_cast<double>(part) / static_cast<double>(whole));
   };
   return {{"questions", questions},
+          {"too_long", too_long},
           {"mean_coverage", mean_coverage},
           {"accepted_share", share(accepted, questions)},
           {"known", known},
@@ -134,7 +140,8 @@ std::vector<VerdictTable> judge_claims(const RlaifConfig& config,
                                        const Pictures& pictures,
                                        const ObjectVocabulary& vocabulary,
                                        JsonlLog& log,
-                                       JudgeAgreement& agreement) {
+                                       JudgeAgreement& agreement,
+                                       const RoundObserver& observer) {
   std::vector<VerdictTable> tables;
   double coverage = 0;
   const auto take = [&](const std::vector<JudgedQuestion>& judged) {
@@ -145,7 +152,7 @@ std::vector<VerdictTable> judge_claims(const RlaifConfig& config,
     }
   };
   const auto check_coverage = [&] {
-    PV_CHECK(agreement.questions == 0 || agreement.mean_coverage >= kLowestCoverage,
+    PV_CHECK(agreement.questions == agreement.too_long || agreement.mean_coverage >= kLowestCoverage,
              "judge {}: on {} questions its first word was yes or no with a probability of {:.3f} on average, which is no "
              "basis for a verdict (at least {}); train it on yes/no answers, with the chat template of its config.json",
              judge.name(),
@@ -180,6 +187,7 @@ std::vector<VerdictTable> judge_claims(const RlaifConfig& config,
       check_coverage();
       log.append(rows);
       rows.clear();
+      if (observer) observer("judge", static_cast<std::int64_t>(next + 1));
     }
     progress.update(static_cast<std::int64_t>(next + 1));
   }

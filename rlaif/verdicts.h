@@ -27,7 +27,8 @@ struct JudgeAgreement {
   std::int64_t known = 0;      // of these, with known truth
   std::int64_t accepted_true = 0, accepted_false = 0, rejected_true = 0, rejected_false = 0;
   std::int64_t accepted = 0;
-  double mean_coverage = 0;    // p_yes + p_no
+  std::int64_t too_long = 0;   // for the judge; their claims count as rejected
+  double mean_coverage = 0;    // p_yes + p_no of the questions asked
   Json to_json() const;
 };
 
@@ -46,6 +47,7 @@ std::vector<VerdictTable> judge_claims(const RlaifConfig& config,
                                        const Pictures& pictures,
                                        const ObjectVocabulary& vocabulary,
                                        JsonlLog& log,
-                                       JudgeAgreement& agreement);
+                                       JudgeAgreement& agreement,
+                                       const RoundObserver& observer = {});
 
 }  // namespace pocketvlm
