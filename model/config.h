@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -137,5 +138,9 @@ struct ParameterCounts {
   int64_t total() const { return vision_encoder + projector + language; }
 };
 ParameterCounts count_parameters(const ModelConfig& config);
+
+/// Channels inside the squeeze-and-excitation of LDP: hidden / 4 rounded to a multiple of 8 (MobileNetV3's rule, which
+/// the released projector inherits).
+int64_t ldp_squeeze_channels(int64_t hidden);
 
 }  // namespace pocketvlm

@@ -1,21 +1,33 @@
 #pragma once
 
 #include "model/config.h"
+#include "model/fused_ops.h"
 #include "model/layers.h"
 
 namespace pocketvlm {
 
-/// Keys and values of the tokens seen so far, for `batch` sequences that share one prefix: the prefix is stored once, each
-/// sequence owns its tail. Made by the decoder.
+/// Keys and values of the tokens seen so far, for prompts with `samples` sequences each: the prefix of a prompt is stored
+/// once and shared by its sequences, each sequence owns its tail. Made by the decoder; sequence = prompt * samples + sample.
 struct KvCache {
   struct Layer {
-    torch::Tensor prefix_key, prefix_value;  // [prefix, kv_heads, head_dim], shared by all sequences
-    torch::Tensor tail_key, tail_value;      // [batch, capacity, kv_heads, head_dim]
+    torch::Tensor prefix_key, prefix_value;  // [prompts, kv_heads, prefix, head_dim], zero after a prompt's length
+    torch::Tensor tail_key, tail_value;      // [prompts * samples, kv_heads, capacity, head_dim]
   };
   std::vector<Layer> layers;
-  int64_t prefix = 0;
-  int64_t tail = 0;      // tokens every sequence has after the prefix
-  int64_t capacity = 0;  // of the tails
+  std::vector<int64_t> prefix_lengths;  // [prompts]
+  int64_t prefix = 0;                   // the longest prompt
+  int64_t samples = 1;                  // sequences a prompt
+  int64_t tail = 0;                     // tokens every sequence has after its prefix
+  int64_t capacity = 0;                 // of the tails
+
+  KvCache() = default;
+  KvCache(const std::vector<int64_t>& prompt_lengths, int64_t samples_per_prompt, int64_t tail_capacity);
+  /// Keys and values [tokens, kv_heads, head_dim] of all prompts, one after the other.
+  void add_layer(const torch::Tensor& k, const torch::Tensor& v);
+  /// Keeps these prompts (increasing numbers) with their sequences and drops the others.
+  void keep(const std::vector<int64_t>& prompts);
+  torch::Tensor next_positions(torch::Device device) const;  // [prompts * samples] int64
+  torch::Tensor prefix_mask(torch::Device device) const;     // [prompts, prefix], true on padding; undefined when none
 };
 
 /// LLaMA / Qwen2 / MiniCPM decoder.
@@ -36,12 +48,21 @@ class DecoderImpl : public torch::nn::Module {
 
   /// Runs one prompt and keeps its keys and values as the shared prefix. embeddings [tokens, hidden] -> [tokens, hidden].
   torch::Tensor prefill(const torch::Tensor& embeddings, KvCache& cache, int64_t batch, int64_t capacity);
-  /// One more token for each of `batch` sequences. embeddings [batch, hidden] -> [batch, hidden].
+  /// The same for many prompts packed one after the other, with `samples` sequences each.
+  torch::Tensor prefill_prompts(const torch::Tensor& embeddings,
+                                const std::vector<int64_t>& prompt_lengths,
+                                KvCache& cache,
+                                int64_t samples,
+                                int64_t capacity);
+  /// One more token for each sequence of the cache. embeddings [sequences, hidden] -> [sequences, hidden].
   torch::Tensor decode(const torch::Tensor& embeddings, KvCache& cache);
 
   const LanguageConfig& config() const { return config_; }
 
  private:
+  torch::Tensor finish(const torch::Tensor& x);
+  RotaryTable rotary(const torch::Tensor& position_ids) const;
+
   struct Parts;
   LanguageConfig config_;
   std::shared_ptr<Parts> parts_;

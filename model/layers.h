@@ -10,20 +10,40 @@ namespace pocketvlm {
 
 /// y = x W^T (+ b). The weight stays float32 (the master copy); the product runs in `compute_dtype`
 /// (design: fp32 master weights, bf16 compute), and the result has that dtype.
+///   x [rows, in_features] (any float dtype), returns [rows, out_features]
 class LinearImpl : public torch::nn::Module {
  public:
   LinearImpl(int64_t in_features, int64_t out_features, bool bias);
   torch::Tensor forward(const torch::Tensor& x);
 
+  /// Registers lora_a [rank, in_features] (given) and lora_b [out_features, rank] (zero); the output gains
+  /// scale * B (A x). Throws Error when there is an update already.
+  void add_lora(const torch::Tensor& a, double scale, double dropout);
+  /// Folds the update into the weight and removes it; without one nothing happens.
+  void merge_lora();
+
   torch::Tensor weight;  // [out_features, in_features]
   torch::Tensor bias;    // [out_features] or undefined
+  torch::Tensor lora_a;  // [rank, in_features] or undefined
+  torch::Tensor lora_b;  // [out_features, rank] or undefined
+
+  /// The low-rank update alone, scale * B (A x) in compute dtype.
+  torch::Tensor lora_update(const torch::Tensor& x);
+
+ private:
+  double lora_scale_ = 0.0;
+  double lora_dropout_ = 0.0;
 };
 TORCH_MODULE(Linear);
+
+/// The outputs of several Linears over one input, side by side [rows, sum of out_features]: one product.
+torch::Tensor linear_group(const torch::Tensor& x, const std::vector<LinearImpl*>& linears);
 
 class LayerNormImpl : public torch::nn::Module {
  public:
   LayerNormImpl(int64_t size, double eps);
-  torch::Tensor forward(const torch::Tensor& x);  // float32 statistics; result in x's dtype
+  torch::Tensor forward(const torch::Tensor& x);  // float32 statistics; result in compute dtype
+  double eps() const { return eps_; }
   torch::Tensor weight;
   torch::Tensor bias;
 
@@ -35,7 +55,8 @@ TORCH_MODULE(LayerNorm);
 class RmsNormImpl : public torch::nn::Module {
  public:
   RmsNormImpl(int64_t size, double eps);
-  torch::Tensor forward(const torch::Tensor& x);  // one fused kernel on the CPU, forward and backward
+  torch::Tensor forward(const torch::Tensor& x);  // float32 statistics; result in compute dtype
+  double eps() const { return eps_; }
   torch::Tensor weight;
 
  private:
@@ -63,5 +84,19 @@ class ComputeDtype {
  private:
   torch::Dtype before_;
 };
+
+/// While one lives on a thread, products without a graph keep the copies of weights that they cast to compute dtype:
+/// decoding would otherwise cast every weight for every token. The weights must not change meanwhile; dropping the last
+/// guard drops the copies. Hold one around many calls of generate() to share them.
+class CachedWeights {
+ public:
+  CachedWeights();
+  ~CachedWeights();
+  CachedWeights(const CachedWeights&) = delete;
+  CachedWeights& operator=(const CachedWeights&) = delete;
+};
+
+/// `weight` in compute dtype: itself, a cached copy (see CachedWeights), or a cast inside the graph.
+torch::Tensor compute_weight(const torch::Tensor& weight);
 
 }  // namespace pocketvlm

@@ -1,0 +1,215 @@
+#include "model/checkpoint.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <map>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "base/json.h"
+#include "base/safetensors.h"
+#include "model/name_patterns.h"
+
+namespace pocketvlm {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kFormat = "pocketvlm";
+
+struct CheckpointConfig {
+  std::string format;
+  ModelConfig model;
+
+  void visit_fields(auto&& field) {
+    field("format", format, "marks a checkpoint of this program", required(one_of({kFormat})));
+    field("model", model, "the architecture", required());
+  }
+};
+
+std::vector<int64_t> shape_of(const torch::Tensor& tensor) { return tensor.sizes().vec(); }
+
+std::string shape_text(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+torch::Dtype dtype_of(const std::string& name, const std::string& where) {
+  if (name == "F32") return torch::kFloat32;
+  if (name == "BF16") return torch::kBFloat16;
+  if (name == "F16") return torch::kFloat16;
+  fail("{}: dtype {} cannot be a weight; F32, BF16 and F16 can", where, name);
+}
+
+/// At most ten names, so that a wholly foreign file gives a readable error.
+std::string listed(const std::vector<std::string>& names) {
+  std::vector<std::string> shown(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(10, names.size())));
+  return fmt::format("{}{}",
+                     fmt::join(shown, ", "),
+                     names.size() > 10 ? fmt::format(" and {} more", names.size() - 10) : "");
+}
+
+void sync_folder(const fs::path& folder) {
+  const int descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY);
+  if (descriptor < 0) return;
+  fsync(descriptor);
+  close(descriptor);
+}
+
+/// Puts the finished folder `from` in the place of `to`: at every moment `to` is the old one or the new one.
+void replace_folder(const fs::path& from, const fs::path& to) {
+  const auto give_up = [&](const char* what) {
+    fail("{}: cannot {} the checkpoint folder: {}; the new one is complete in {}",
+         to.string(),
+         what,
+         std::strerror(errno),
+         from.string());
+  };
+  if (!fs::exists(to)) {
+    if (rename(from.c_str(), to.c_str()) != 0) give_up("create");
+  } else if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) {
+    fs::remove_all(from);
+  } else {
+    // A file system without exchange: the old folder steps aside first.
+    const fs::path old = to.string() + ".old";
+    fs::remove_all(old);
+    if (rename(to.c_str(), old.c_str()) != 0) give_up("replace");
+    if (rename(from.c_str(), to.c_str()) != 0) give_up("replace");
+    fs::remove_all(old);
+  }
+  sync_folder(to.has_parent_path() ? to.parent_path() : fs::path("."));
+}
+
+/// Copies one tensor of a file into a parameter; shapes are equal already.
+void copy_tensor(const TensorView& view, const std::string& where, torch::Tensor& parameter) {
+  const torch::Tensor mapped = torch::from_blob(
+      const_cast<std::byte*>(view.bytes.data()), view.shape, torch::TensorOptions().dtype(dtype_of(view.dtype, where)));
+  parameter.copy_(mapped);
+  PV_CHECK(torch::isfinite(parameter).all().item<bool>(),
+           "{}: holds NaN or infinity; the checkpoint is damaged or the run that wrote it diverged",
+           where);
+}
+
+uint64_t mix(uint64_t hash, uint64_t word) {
+  hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL;
+  return hash ^ (hash >> 29);
+}
+
+uint64_t mix_bytes(uint64_t hash, const void* data, std::size_t size) {
+  const auto* bytes = static_cast<const unsigned char*>(data);
+  std::size_t i = 0;
+  for (; i + 8 <= size; i += 8) {
+    uint64_t word;
+    std::memcpy(&word, bytes + i, 8);
+    hash = mix(hash, word);
+  }
+  uint64_t rest = size - i;
+  for (; i < size; ++i) rest = (rest << 8) | bytes[i];
+  return mix(hash, rest);
+}
+
+}  // namespace
+
+void save_model(const VisionLanguageModel& model, const std::string& tokenizer_path, const std::string& folder) {
+  const fs::path target = fs::path(folder).lexically_normal();
+  const fs::path plain = target.has_filename() ? target : target.parent_path();
+  const fs::path temporary = plain.string() + ".tmp";
+  fs::remove_all(temporary);
+  make_folders(temporary.string());
+
+  CheckpointConfig config;
+  config.format = kFormat;
+  config.model = model->config();
+  write_json((temporary / "config.json").string(), config_to_json(config));
+
+  std::vector<TensorToWrite> tensors;
+  for (const auto& item : model->named_parameters()) {
+    const torch::Tensor parameter = item.value().detach();
+    auto kept = std::make_shared<torch::Tensor>();  // alive while its bytes are written
+    tensors.push_back({item.key(), "F32", shape_of(parameter), [parameter, kept] {
+                         *kept = parameter.to(torch::kCPU, torch::kFloat32).contiguous();
+                         return std::span(static_cast<const std::byte*>(kept->data_ptr()), kept->nbytes());
+                       }});
+  }
+  write_safetensors((temporary / "model.safetensors").string(), tensors, {{"format", "pt"}});
+  write_file_atomic((temporary / "tokenizer.model").string(), read_file(tokenizer_path));
+  replace_folder(temporary, plain);
+}
+
+ModelConfig load_checkpoint_config(const std::string& folder) {
+  const std::string path = (fs::path(folder) / "config.json").string();
+  PV_CHECK(fs::is_directory(folder), "{}: no such checkpoint folder", folder);
+  PV_CHECK(fs::exists(path), "{}: not a checkpoint folder: config.json is missing", folder);
+  return load_config<CheckpointConfig>(path).model;
+}
+
+void load_weights(const std::string& folder, torch::nn::Module& model) {
+  PV_CHECK(fs::is_directory(folder), "{}: no such checkpoint folder", folder);
+  const SafetensorsFolder file(folder);
+  auto parameters = model.named_parameters();
+  std::vector<std::string> missing, unexpected, misshapen;
+  for (const auto& item : parameters) {
+    const auto found = file.tensors().find(item.key());
+    if (found == file.tensors().end()) {
+      missing.push_back(item.key());
+    } else if (found->second.shape != shape_of(item.value())) {
+      misshapen.push_back(fmt::format("{} {} instead of {}",
+                                      item.key(),
+                                      shape_text(found->second.shape),
+                                      shape_text(shape_of(item.value()))));
+    }
+  }
+  for (const auto& [name, view] : file.tensors()) {
+    if (!parameters.contains(name)) unexpected.push_back(name);
+  }
+  std::string problems;
+  if (!missing.empty()) problems += fmt::format("; missing tensors: {}", listed(missing));
+  if (!misshapen.empty()) problems += fmt::format("; wrong shapes: {}", listed(misshapen));
+  if (!unexpected.empty()) problems += fmt::format("; unexpected tensors: {}", listed(unexpected));
+  PV_CHECK(problems.empty(),
+           "{}: the weights do not fit the model{}; load it with the config it was saved with",
+           folder,
+           problems);
+  torch::NoGradGuard no_grad;
+  for (auto& item : parameters) {
+    copy_tensor(file.tensors().at(item.key()), fmt::format("{}: tensor {}", folder, item.key()), item.value());
+  }
+}
+
+LoadedModel load_model(const std::string& folder) {
+  LoadedModel loaded;
+  loaded.config = load_checkpoint_config(folder);
+  loaded.tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(folder));
+  PV_CHECK(loaded.tokenizer->size() <= loaded.config.language.vocab,
+           "{}: the tokenizer has {} pieces but language.vocab is {}; they belong to different models",
+           folder,
+           loaded.tokenizer->size(),
+           loaded.config.language.vocab);
+  loaded.encoder = std::make_unique<PromptEncoder>(*loaded.tokenizer, loaded.config.prompt, loaded.config.image);
+  loaded.model = VisionLanguageModel(loaded.config, /*seed=*/0);
+  load_weights(folder, *loaded.model);
+  return loaded;
+}
+
+std::string weights_hash(const torch::nn::Module& model, const std::vector<std::string>& patterns) {
+  const auto parameters = model.named_parameters();
+  std::map<std::string, torch::Tensor> sorted;  // registration order is no part of the content
+  std::vector<std::string> names;
+  for (const auto& item : parameters) names.push_back(item.key());
+  const std::vector<bool> chosen = match_names(names, patterns, "weights hash");
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (chosen[i]) sorted[names[i]] = parameters[names[i]];
+  }
+  uint64_t hash = 0;
+  for (const auto& [name, parameter] : sorted) {
+    hash = mix_bytes(hash, name.data(), name.size());
+    for (const int64_t size : parameter.sizes()) hash = mix(hash, static_cast<uint64_t>(size));
+    const torch::Tensor bits = parameter.detach().to(torch::kCPU).contiguous();
+    hash = mix_bytes(hash, bits.data_ptr(), bits.nbytes());
+  }
+  return fmt::format("{:016x}", hash);
+}
+
+}  // namespace pocketvlm

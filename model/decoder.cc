@@ -1,0 +1,180 @@
+#include "model/decoder.h"
+
+#include "base/error.h"
+#include "model/decode_attention.h"
+#include "model/fused_ops.h"
+
+namespace pocketvlm {
+namespace {
+
+class Attention : public torch::nn::Module {
+ public:
+  explicit Attention(const LanguageConfig& config) : config_(config) {
+    const int64_t q = config.num_heads * config.head_dim;
+    const int64_t kv = config.num_kv_heads * config.head_dim;
+    q_proj_ = register_module("q_proj", Linear(config.hidden, q, config.qkv_bias));
+    k_proj_ = register_module("k_proj", Linear(config.hidden, kv, config.qkv_bias));
+    v_proj_ = register_module("v_proj", Linear(config.hidden, kv, config.qkv_bias));
+    o_proj_ = register_module("o_proj", Linear(q, config.hidden, false));
+  }
+
+  /// Queries, keys and values side by side, queries and keys rotated: [tokens, heads + 2 * kv_heads, head_dim].
+  torch::Tensor project(const torch::Tensor& x, const RotaryTable& rotary) {
+    const torch::Tensor qkv = linear_group(x, {q_proj_.get(), k_proj_.get(), v_proj_.get()});
+    return rotate_heads(qkv.unflatten(1, {-1, config_.head_dim}), rotary, config_.num_heads + config_.num_kv_heads);
+  }
+  torch::Tensor queries(const torch::Tensor& qkv) const { return qkv.narrow(1, 0, config_.num_heads); }
+  torch::Tensor keys(const torch::Tensor& qkv) const {
+    return qkv.narrow(1, config_.num_heads, config_.num_kv_heads);
+  }
+  torch::Tensor values(const torch::Tensor& qkv) const {
+    return qkv.narrow(1, config_.num_heads + config_.num_kv_heads, config_.num_kv_heads);
+  }
+  torch::Tensor output(const torch::Tensor& attended) { return o_proj_->forward(attended); }
+
+ private:
+  LanguageConfig config_;
+  Linear q_proj_{nullptr}, k_proj_{nullptr}, v_proj_{nullptr}, o_proj_{nullptr};
+};
+
+class Mlp : public torch::nn::Module {
+ public:
+  explicit Mlp(const LanguageConfig& config) {
+    gate_proj_ = register_module("gate_proj", Linear(config.hidden, config.ffn, false));
+    up_proj_ = register_module("up_proj", Linear(config.hidden, config.ffn, false));
+    down_proj_ = register_module("down_proj", Linear(config.ffn, config.hidden, false));
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    return down_proj_->forward(swiglu(linear_group(x, {gate_proj_.get(), up_proj_.get()})));
+  }
+
+ private:
+  Linear gate_proj_{nullptr}, up_proj_{nullptr}, down_proj_{nullptr};
+};
+
+class Block : public torch::nn::Module {
+ public:
+  explicit Block(const LanguageConfig& config) : scale_(config.scale_residual) {
+    input_norm_ = register_module("input_norm", RmsNorm(config.hidden, config.norm_eps));
+    attention_ = register_module("self_attn", std::make_shared<Attention>(config));
+    post_attention_norm_ = register_module("post_attention_norm", RmsNorm(config.hidden, config.norm_eps));
+    mlp_ = register_module("mlp", std::make_shared<Mlp>(config));
+  }
+
+  /// x [tokens, hidden] float32, the residual stream. `attend` maps rotated queries, keys and values to
+  /// [tokens, heads * head_dim]: over the tokens themselves, or over a cache.
+  template <typename Attend>
+  torch::Tensor forward(const torch::Tensor& x, const RotaryTable& rotary, Attend attend) {
+    const torch::Tensor qkv = attention_->project(input_norm_->forward(x), rotary);
+    const torch::Tensor attended = attention_->output(
+        attend(attention_->queries(qkv), attention_->keys(qkv), attention_->values(qkv)));
+    const NormedSum middle = add_norm(
+        x, attended, scale_, post_attention_norm_->weight, {}, post_attention_norm_->eps(), compute_dtype());
+    return add_branch(middle.sum, mlp_->forward(middle.normed), scale_);
+  }
+
+ private:
+  double scale_;
+  RmsNorm input_norm_{nullptr}, post_attention_norm_{nullptr};
+  std::shared_ptr<Attention> attention_;
+  std::shared_ptr<Mlp> mlp_;
+};
+
+}  // namespace
+
+struct DecoderImpl::Parts {
+  torch::Tensor embed_tokens;
+  std::vector<std::shared_ptr<Block>> layers;
+  RmsNorm norm{nullptr};
+  Linear lm_head{nullptr};
+};
+
+DecoderImpl::DecoderImpl(const LanguageConfig& config) : config_(config), parts_(std::make_shared<Parts>()) {
+  const auto embed_tokens = register_module("embed_tokens", std::make_shared<torch::nn::Module>("Embedding"));
+  parts_->embed_tokens =
+      embed_tokens->register_parameter("weight", torch::zeros({config.vocab, config.hidden}));
+  const auto layers = register_module("layers", std::make_shared<torch::nn::Module>("Layers"));
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    parts_->layers.push_back(layers->register_module(std::to_string(i), std::make_shared<Block>(config)));
+  }
+  parts_->norm = register_module("norm", RmsNorm(config.hidden, config.norm_eps));
+  if (!config.tied_embeddings) {
+    parts_->lm_head = register_module("lm_head", Linear(config.hidden, config.vocab, false));
+  }
+}
+
+torch::Tensor DecoderImpl::embed(const torch::Tensor& ids) {
+  const torch::Tensor rows = at::embedding(parts_->embed_tokens, ids);
+  return config_.scale_embeddings == 1.0 ? rows : rows * config_.scale_embeddings;
+}
+
+const torch::Tensor& DecoderImpl::output_weight() const {
+  return parts_->lm_head ? parts_->lm_head->weight : parts_->embed_tokens;
+}
+
+torch::Tensor DecoderImpl::finish(const torch::Tensor& x) {
+  const torch::Tensor normed = parts_->norm->forward(x);
+  return config_.scale_logits == 1.0 ? normed : normed / config_.scale_logits;
+}
+
+RotaryTable DecoderImpl::rotary(const torch::Tensor& position_ids) const {
+  return rotary_table(position_ids, config_.head_dim, config_.rope_theta, config_.rope_scaling);
+}
+
+torch::Tensor DecoderImpl::forward(const torch::Tensor& embeddings,
+                                   const torch::Tensor& position_ids,
+                                   const std::vector<int64_t>& segment_lengths) {
+  const RotaryTable table = rotary(position_ids);
+  torch::Tensor x = embeddings.to(torch::kFloat32);
+  for (const auto& layer : parts_->layers) {
+    x = layer->forward(x, table, [&](const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v) {
+      return segment_attention(q, k, v, segment_lengths, /*causal=*/true);
+    });
+  }
+  return finish(x);
+}
+
+torch::Tensor DecoderImpl::prefill(const torch::Tensor& embeddings, KvCache& cache, int64_t batch, int64_t capacity) {
+  return prefill_prompts(embeddings, {embeddings.size(0)}, cache, batch, capacity);
+}
+
+torch::Tensor DecoderImpl::prefill_prompts(const torch::Tensor& embeddings,
+                                           const std::vector<int64_t>& prompt_lengths,
+                                           KvCache& cache,
+                                           int64_t samples,
+                                           int64_t capacity) {
+  std::vector<torch::Tensor> positions;
+  for (const int64_t length : prompt_lengths) {
+    PV_CHECK(length > 0, "generation: an empty prompt; it needs one token at least");
+    positions.push_back(torch::arange(length, embeddings.options().dtype(torch::kInt64)));
+  }
+  const RotaryTable table = rotary(torch::cat(positions));
+  cache = KvCache(prompt_lengths, samples, capacity);
+  torch::Tensor x = embeddings.to(torch::kFloat32);
+  for (const auto& layer : parts_->layers) {
+    x = layer->forward(x, table, [&](const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v) {
+      cache.add_layer(k, v);
+      return segment_attention(q, k, v, prompt_lengths, /*causal=*/true);
+    });
+  }
+  return finish(x);
+}
+
+torch::Tensor DecoderImpl::decode(const torch::Tensor& embeddings, KvCache& cache) {
+  PV_CHECK(cache.tail < cache.capacity,
+           "generation: the cache holds {} new tokens and is full; give a larger capacity",
+           cache.capacity);
+  const RotaryTable table = rotary(cache.next_positions(embeddings.device()));
+  torch::Tensor x = embeddings.to(torch::kFloat32);
+  std::size_t index = 0;
+  for (const auto& layer : parts_->layers) {
+    KvCache::Layer& kept = cache.layers[index++];
+    x = layer->forward(x, table, [&](const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v) {
+      return decode_attention(q, k, v, cache, kept);
+    });
+  }
+  ++cache.tail;
+  return finish(x);
+}
+
+}  // namespace pocketvlm
