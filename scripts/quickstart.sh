@@ -13,7 +13,7 @@ while [ $# -gt 0 ]; do
     *) echo "quickstart.sh: unknown option $1 (known: --fast, --run NAME, --set a.b=c)" >&2; exit 1 ;;
   esac
 done
-./scripts/build.sh release
+./scripts/build.sh release --target pocketvlm pocketvlm-engine pocketvlm-mobile
 if [ "$fast" = 1 ]; then
   run=${run:-quickstart-fast}
   more+=(--set scale=0.1)

@@ -1,0 +1,114 @@
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <map>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "base/safetensors.h"
+#include "tests/apps/program.h"
+
+namespace pocketvlm {
+namespace {
+
+const std::string kPhoto = SOURCE_ROOT "/assets/photos/images/airplane.jpeg";  // 1920 x 1440
+
+Json json_of(const Outcome& outcome) {
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  return parse_json(outcome.out, "standard output");
+}
+
+/// Totals of the architecture sheets; they reproduce the released checkpoints' byte counts.
+TEST(InspectModel, CountsTheReleasedModelsExactly) {
+  const std::map<std::string, std::int64_t> totals = {{"minicpmv-1.0", 3434965792},   {"minicpmv-2.0", 3434965792},
+                                                      {"minicpmv-2.5", 8537092336},   {"minicpmv-2.6", 8099175152}};
+  for (const auto& [preset, total] : totals) {
+    const Json report = json_of(run_program(program("pocketvlm") + " inspect model " + preset + " --json"));
+    // 1.0 and 2.0 store the fixed 8 x 8 query positions as a tensor; here they are computed.
+    const std::int64_t stored_positions = preset == "minicpmv-1.0" || preset == "minicpmv-2.0" ? 64 * 2304 : 0;
+    EXPECT_EQ(report["parameters"]["total"].get<std::int64_t>() + stored_positions, total) << preset;
+    EXPECT_GT(report["flops_per_token"].get<std::int64_t>(), 0);
+    EXPECT_TRUE(report["memory"].is_object());
+  }
+}
+
+TEST(InspectImage, PrintsThePlanAndWritesPixels) {
+  const std::string out = testing::TempDir() + "/slices.safetensors", png = testing::TempDir() + "/slices.png";
+  const Json report = json_of(run_program(program("pocketvlm") + " inspect image " + kPhoto + " --model minicpmv-2.6 --json --out " +
+                                          out + " --png " + png));
+  EXPECT_EQ(report["width"], 1920);
+  EXPECT_EQ(report["height"], 1440);
+  const std::size_t slices = report["slices"].size();
+  EXPECT_EQ(slices, 1 + report["grid"][0].get<std::size_t>() * report["grid"][1].get<std::size_t>());
+  EXPECT_EQ(report["visual_tokens"].get<std::size_t>(), 64 * slices);
+  const SafetensorsFile file(out);
+  EXPECT_EQ(file.tensors().size(), slices);
+  const auto size = report["slices"][1]["size"];
+  EXPECT_EQ(file.at("slice.1").shape, (std::vector<std::int64_t>{3, size[1].get<std::int64_t>(), size[0].get<std::int64_t>()}));
+  EXPECT_EQ(read_file(png).substr(1, 3), "PNG");
+}
+
+TEST(InspectImage, OldModelsHaveOneSlice) {
+  for (const char* preset : {"minicpmv-1.0", "mobilevlm-1.7b"}) {
+    const Json report = json_of(run_program(program("pocketvlm") + " inspect image " + kPhoto + " --json --model " + preset));
+    EXPECT_TRUE(report["grid"].is_null());
+    EXPECT_EQ(report["slices"].size(), 1U);
+  }
+}
+
+TEST(InspectImage, ADamagedFileIsAnErrorThatNamesIt) {
+  const std::string path = testing::TempDir() + "/cut.jpeg";
+  write_file_atomic(path, read_file(kPhoto).substr(0, 20000));
+  const Outcome outcome = run_program(program("pocketvlm") + " inspect image " + path + " --model minicpmv-2.6 --json");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_NE(outcome.err.find(path), std::string::npos);
+  EXPECT_TRUE(outcome.out.empty());
+}
+
+TEST(DataCheck, TheShippedPhotographsAreAllUsable) {
+  const Json report = json_of(run_program(program("pocketvlm") + " data check " SOURCE_ROOT "/assets/photos/data.json --json"));
+  EXPECT_EQ(report["samples"], 70);
+  EXPECT_EQ(report["kept"], 70);
+  EXPECT_EQ(report["skipped"], 0);
+}
+
+TEST(DataCheck, DamagedSamplesAreCountedAndListed) {
+  const std::string folder = testing::TempDir() + "/damaged";
+  std::filesystem::remove_all(folder);
+  write_file_atomic(folder + "/good.png", read_file(SOURCE_ROOT "/assets/photos/images/chelsea.png"));
+  write_file_atomic(folder + "/cut.png", read_file(SOURCE_ROOT "/assets/photos/images/chelsea.png").substr(0, 999));
+  write_file_atomic(folder + "/data.json", R"([
+    {"id": "a", "image": "good.png", "conversations": [{"from": "human", "value": "<image>\nq"}, {"from": "gpt", "value": "a"}]},
+    {"id": "b", "image": "cut.png", "conversations": [{"role": "user", "content": "<image>\nq"}, {"role": "assistant", "content": "a"}]},
+    {"id": "c", "image": "missing.png", "conversations": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}])");
+  const Json report = json_of(run_program(program("pocketvlm") + " data check " + folder + "/data.json --json"));
+  EXPECT_EQ(report["samples"], 3);
+  EXPECT_EQ(report["kept"], 1);
+  EXPECT_EQ(report["skipped"], 2);
+  EXPECT_EQ(report["listed"].size(), 2U);
+}
+
+TEST(DataScenes, SameSeedSameBytes) {
+  const std::string a = testing::TempDir() + "/scenes_a", b = testing::TempDir() + "/scenes_b";
+  for (const std::string& folder : {a, b}) {
+    std::filesystem::remove_all(folder);
+    json_of(run_program(program("pocketvlm") + " data scenes --count 12 --seed 7 --languages en,zh --json --out " + folder));
+  }
+  EXPECT_EQ(read_file(a + "/data.json"), read_file(b + "/data.json"));
+  EXPECT_EQ(read_file(a + "/truth.jsonl"), read_file(b + "/truth.jsonl"));
+  const Json check = json_of(run_program(program("pocketvlm") + " data check " + a + "/data.json --json"));
+  EXPECT_EQ(check["kept"], check["samples"]);
+}
+
+TEST(Usage, MistakesExitWithOneAndSayWhatToDo) {
+  for (const char* arguments : {"", "inspect", "nonsense", "inspect model nope --json", "run /nowhere.json", "generate --checkpoint /nowhere --prompt x",
+                                "inspect tokens --tokenizer /nowhere --text a", "data check /nowhere.json --json"}) {
+    const Outcome outcome = run_program(program("pocketvlm") + " " + arguments);
+    EXPECT_EQ(outcome.status, 1) << arguments;
+    EXPECT_FALSE(outcome.err.empty()) << arguments;
+    EXPECT_TRUE(outcome.out.empty()) << arguments << outcome.out;
+  }
+}
+
+}  // namespace
+}  // namespace pocketvlm

@@ -1,0 +1,181 @@
+#include "exporter/export.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "data/scenes/scene_source.h"
+#include "data/tokenizer_training/tokenizer_training.h"
+#include "exporter/parity.h"
+#include "mobile/gguf.h"
+
+namespace pocketvlm {
+namespace {
+
+/// A small model with random weights, saved as a checkpoint; its width allows every block type.
+class Export : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = testing::TempDir() + "/export_test";
+    std::filesystem::remove_all(folder_);
+    ScenesConfig scenes;
+    scenes.num_classes = 8;
+    scenes.tasks = {{"text", 1.0}};
+    const SceneSource source(scenes, 1);
+    TokenizerTrainingConfig training;
+    training.vocab_size = 400;
+    std::int64_t next = 0;
+    train_tokenizer(training, [&](std::string& text) {
+      if (next == 400) return false;
+      text = source.at(next++).chat.turns.back().content;
+      return true;
+    }, folder_ + "/tokenizer.model");
+    save("bucketed", config());
+  }
+
+  static ModelConfig config() {
+    ModelConfig config;
+    config.vision.hidden = 64;
+    config.vision.num_layers = 2;
+    config.vision.num_heads = 2;
+    config.vision.ffn = 128;
+    config.vision.position_side = 8;
+    config.projector.num_queries = 4;
+    config.projector.num_heads = 2;
+    config.projector.positions = "key_and_query";
+    config.language.vocab = 400;
+    config.language.num_layers = 2;
+    config.language.num_kv_heads = 2;
+    config.language.init_std = 0.2;  // far from uniform, so that the most likely token is clear
+    config.image.scale_resolution = 56;
+    config.image.max_slices = 4;
+    config.prompt.num_queries = 4;
+    return config;
+  }
+
+  static void save(const std::string& name, const ModelConfig& config) {
+    const VisionLanguageModel model(config, 3);
+    save_model(model, folder_ + "/tokenizer.model", folder_ + "/" + name);
+  }
+
+  static Json gate(const std::string& checkpoint, const ExportedFiles& files, const std::string& type) {
+    LoadedModel trainer = load_model(folder_ + "/" + checkpoint);
+    ExportConfig bounds;
+    bounds.min_agreement_f16 = 0.97;  // random weights have near ties, which trained ones have not
+    return check_parity(trainer, files, type, calibration_prompts(2, "what is in the picture?"), bounds);
+  }
+
+  /// Overwrites one tensor of a GGUF file with zeros.
+  static void erase(const std::string& path, const std::string& tensor) {
+    std::string bytes = read_file(path);
+    {
+      const GgufFile file(path);
+      const GgufTensor& found = file.tensor(tensor);
+      const auto offset = static_cast<std::size_t>(found.bytes.data() - file.file().data());
+      std::memset(bytes.data() + offset, 0, found.bytes.size());
+    }
+    write_file_atomic(path, bytes);
+  }
+
+  static std::string folder_;
+};
+std::string Export::folder_;
+
+TEST_F(Export, Float32OnThePhoneEqualsTheTrainer) {
+  const ExportedFiles files = export_gguf(folder_ + "/bucketed", "f32", "f32", folder_ + "/f32");
+  const Json parity = gate("bucketed", files, "f32");
+  EXPECT_TRUE(parity["passed"].get<bool>()) << parity.dump(1);
+  EXPECT_TRUE(parity["pixels_equal"].get<bool>());
+  EXPECT_GT(parity["vision_cosine"].get<double>(), 0.999999);
+  EXPECT_EQ(parity["agreement"].get<double>(), 1.0) << parity.dump(1);
+  EXPECT_EQ(parity["greedy_identical"], parity["prompts"]);
+  EXPECT_LT(parity["kl"].get<double>(), 1e-6);
+}
+
+TEST_F(Export, EveryTypeRunsAndLosesMoreTheFewerBitsItHas) {
+  double previous = 0;
+  for (const char* type : {"f16", "q8_0", "q6_k", "q4_k_m"}) {
+    const ExportedFiles files = export_gguf(folder_ + "/bucketed", type, "f16", folder_ + "/types");
+    const Json parity = gate("bucketed", files, type);
+    EXPECT_GT(parity["kl"].get<double>(), previous) << type;
+    EXPECT_GT(parity["vision_cosine"].get<double>(), 0.9999) << type;
+    previous = parity["kl"].get<double>();
+  }
+}
+
+/// Other families: projectors, grouped heads, biases, scales, positions, templates.
+TEST_F(Export, EveryFamilyEqualsTheTrainer) {
+  std::map<std::string, ModelConfig> families;
+  ModelConfig qwen = config();
+  qwen.language.qkv_bias = true;
+  qwen.language.tied_embeddings = false;
+  qwen.projector.positions = "key";
+  families["qwen2"] = qwen;
+  ModelConfig minicpm = config();
+  minicpm.language.scale_embeddings = 12.0;
+  minicpm.language.scale_residual = 0.5;
+  minicpm.language.scale_logits = 3.0;
+  minicpm.vision.positions = "interpolated";
+  minicpm.vision.activation = "gelu_erf";
+  minicpm.prompt.chat_template = "minicpm";
+  minicpm.prompt.image_layout = "minicpmv-2.0";
+  families["minicpm"] = minicpm;
+  for (const char* kind : {"ldp", "ldpv2", "mlp"}) {
+    ModelConfig mobile = config();
+    mobile.projector.kind = kind;
+    mobile.image.mode = "pad_square";
+    mobile.image.image_size = 56;
+    mobile.vision.positions = "fixed";
+    mobile.vision.position_side = 4;
+    mobile.vision.class_token = mobile.vision.pre_norm = true;
+    mobile.vision.final_norm = mobile.vision.patch_bias = false;
+    mobile.vision.activation = "quick_gelu";
+    mobile.prompt.chat_template = "vicuna_v1";
+    mobile.prompt.image_layout = "bare";
+    mobile.prompt.num_queries = mobile.projector.num_queries = std::string(kind) == "mlp" ? 16 : 4;
+    families[kind] = mobile;
+  }
+  for (const auto& [name, family] : families) {
+    family.validate(name);
+    save(name, family);
+    const ExportedFiles files = export_gguf(folder_ + "/" + name, "f32", "f32", folder_ + "/family-" + name);
+    const Json parity = gate(name, files, "f32");
+    EXPECT_GT(parity["vision_cosine"].get<double>(), 0.99999) << name << parity.dump(1);
+    EXPECT_GE(parity["agreement"].get<double>(), 0.99) << name << parity.dump(1);
+  }
+}
+
+TEST_F(Export, TheGateRefusesABrokenVisionFileAndSaysWhere) {
+  const ExportedFiles files = export_gguf(folder_ + "/bucketed", "f32", "f32", folder_ + "/broken_vision");
+  erase(files.mmproj, "v.blk.1.ffn_down.weight");
+  const Json parity = gate("bucketed", files, "f32");
+  EXPECT_FALSE(parity["passed"].get<bool>());
+  EXPECT_EQ(parity["first_difference"]["layer"], "visual tokens");
+}
+
+TEST_F(Export, TheGateRefusesABrokenLanguageFileAndSaysWhere) {
+  const ExportedFiles files = export_gguf(folder_ + "/bucketed", "f32", "f32", folder_ + "/broken_language");
+  erase(files.language, "blk.0.attn_v.weight");
+  const Json parity = gate("bucketed", files, "f32");
+  EXPECT_FALSE(parity["passed"].get<bool>());
+  EXPECT_EQ(parity["first_difference"]["layer"], "decoder position");
+}
+
+TEST_F(Export, SameCheckpointSameBytes) {
+  const ExportedFiles a = export_gguf(folder_ + "/bucketed", "q4_0", "q8_0", folder_ + "/a");
+  const ExportedFiles b = export_gguf(folder_ + "/bucketed", "q4_0", "q8_0", folder_ + "/b");
+  EXPECT_EQ(read_file(a.language), read_file(b.language));
+  EXPECT_EQ(read_file(a.mmproj), read_file(b.mmproj));
+}
+
+TEST_F(Export, AFolderThatIsNoCheckpointIsAnError) {
+  EXPECT_THROW(export_gguf("/nowhere", "f16", "f16", folder_ + "/x"), Error);
+  EXPECT_THROW(export_gguf(folder_ + "/bucketed", "q3", "f16", folder_ + "/x"), Error);
+}
+
+}  // namespace
+}  // namespace pocketvlm
