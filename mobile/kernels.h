@@ -11,7 +11,8 @@
 namespace pocketvlm {
 
 /// Inputs of a matrix product: `tokens` rows of `columns` values. Float weights read `values`; quantized weights read the
-/// int8 form, one scale for 32 values, with the sums that turn unsigned levels into signed ones.
+/// int8 form, one scale for 32 values (finer than the 256 of other runtimes, for K types, too), with the scaled sums that
+/// carry the constant part of a weight block.
 struct MatmulInput {
   std::int64_t tokens = 0;
   std::int64_t columns = 0;
@@ -19,7 +20,16 @@ struct MatmulInput {
   std::int64_t stride = 0;              // floats from one row of `values` to the next
   const std::int8_t* quants = nullptr;  // [tokens, columns], -127..127
   const float* scales = nullptr;        // [tokens, columns / 32]
-  const std::int32_t* sums = nullptr;   // [tokens, columns / 16], of quants
+  const float* sums16 = nullptr;        // [tokens, columns / 16]: scale times the sum of 16 quants
+  const float* sums32 = nullptr;        // [tokens, columns / 32]
+};
+
+/// Where the int8 form of one input row goes; sizes as in MatmulInput.
+struct QuantizedRow {
+  std::int8_t* quants;
+  float* scales;
+  float* sums16;
+  float* sums32;
 };
 
 /// Rows of a weight matrix in their file format, or a plain float matrix such as keys of the cache.
@@ -51,9 +61,9 @@ struct Kernels {
   MatmulFunction matmul_q5_k;
   MatmulFunction matmul_q6_k;
 
-  /// int8 form of n values (a multiple of 32): quants [n], scales [n / 32], sums [n / 16]. q = round half to even of
-  /// x * (127 / max |x|), so all tables give the same bits.
-  void (*quantize)(const float* x, std::int64_t n, std::int8_t* quants, float* scales, std::int32_t* sums);
+  /// int8 form of n values (a multiple of 32). q = round half to even of x * (127 / max |x|), so all tables give the
+  /// same bits.
+  void (*quantize)(const float* x, std::int64_t n, const QuantizedRow& out);
 
   /// x = softmax(scale * x) in place.
   void (*softmax)(float* x, std::int64_t n, float scale);

@@ -2,8 +2,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "mobile/block_formats.h"
 #include "mobile/kernels.h"
+#include "mobile/unpack_blocks.h"
 
 // The oracle: what every other table must agree with. Integer parts are exact; float sums run in plain order.
 namespace pocketvlm {
@@ -38,101 +38,6 @@ void matmul_float(const WeightRows& weights, const MatmulInput& input, float* y,
   }
 }
 
-// Levels of a block as unsigned numbers, and per 16 of them: x = scale * level + offset.
-template <typename Block>
-struct Unpacked {
-  std::uint8_t levels[Block::kElements];
-  float scale[Block::kElements / 16];
-  float offset[Block::kElements / 16];
-};
-
-void unpack(const BlockQ8_0& block, Unpacked<BlockQ8_0>& out) {
-  const float d = half_to_float(block.d);
-  for (int i = 0; i < 32; ++i) out.levels[i] = static_cast<std::uint8_t>(block.q[i] + 128);
-  std::fill(out.scale, out.scale + 2, d);
-  std::fill(out.offset, out.offset + 2, -128.0F * d);
-}
-
-template <typename Block>
-void unpack_nibbles(const Block& block, std::uint8_t* levels) {
-  for (int j = 0; j < 16; ++j) {
-    levels[j] = block.qs[j] & 15;
-    levels[j + 16] = block.qs[j] >> 4;
-  }
-}
-
-template <typename Block>
-void add_fifth_bits(const Block& block, std::uint8_t* levels) {
-  std::uint32_t bits;
-  std::memcpy(&bits, block.qh, 4);
-  for (int e = 0; e < 32; ++e) levels[e] = static_cast<std::uint8_t>(levels[e] | (bits >> e & 1) << 4);
-}
-
-void unpack(const BlockQ4_0& block, Unpacked<BlockQ4_0>& out) {
-  const float d = half_to_float(block.d);
-  unpack_nibbles(block, out.levels);
-  std::fill(out.scale, out.scale + 2, d);
-  std::fill(out.offset, out.offset + 2, -8.0F * d);
-}
-
-void unpack(const BlockQ4_1& block, Unpacked<BlockQ4_1>& out) {
-  unpack_nibbles(block, out.levels);
-  std::fill(out.scale, out.scale + 2, half_to_float(block.d));
-  std::fill(out.offset, out.offset + 2, half_to_float(block.m));
-}
-
-void unpack(const BlockQ5_0& block, Unpacked<BlockQ5_0>& out) {
-  const float d = half_to_float(block.d);
-  unpack_nibbles(block, out.levels);
-  add_fifth_bits(block, out.levels);
-  std::fill(out.scale, out.scale + 2, d);
-  std::fill(out.offset, out.offset + 2, -16.0F * d);
-}
-
-void unpack(const BlockQ5_1& block, Unpacked<BlockQ5_1>& out) {
-  unpack_nibbles(block, out.levels);
-  add_fifth_bits(block, out.levels);
-  std::fill(out.scale, out.scale + 2, half_to_float(block.d));
-  std::fill(out.offset, out.offset + 2, half_to_float(block.m));
-}
-
-template <typename Block>
-void unpack_affine(const Block& block, Unpacked<Block>& out) {
-  const float d = half_to_float(block.d);
-  const float dmin = half_to_float(block.dmin);
-  for (int j = 0; j < 8; ++j) {
-    const ScaleMin pair = unpack_scale_min(block.scales, j);
-    for (int k = 2 * j; k < 2 * j + 2; ++k) {
-      out.scale[k] = d * static_cast<float>(pair.scale);
-      out.offset[k] = -dmin * static_cast<float>(pair.min);
-    }
-    for (int l = 0; l < 32; ++l) {
-      out.levels[32 * j + l] = static_cast<std::uint8_t>(block.qs[32 * (j / 2) + l] >> (4 * (j % 2)) & 15);
-    }
-  }
-}
-
-void unpack(const BlockQ4_K& block, Unpacked<BlockQ4_K>& out) { unpack_affine(block, out); }
-
-void unpack(const BlockQ5_K& block, Unpacked<BlockQ5_K>& out) {
-  unpack_affine(block, out);
-  for (int j = 0; j < 8; ++j) {
-    for (int l = 0; l < 32; ++l) {
-      std::uint8_t& level = out.levels[32 * j + l];
-      level = static_cast<std::uint8_t>(level | (block.qh[l] >> j & 1) << 4);
-    }
-  }
-}
-
-void unpack(const BlockQ6_K& block, Unpacked<BlockQ6_K>& out) {
-  const float d = half_to_float(block.d);
-  for (int e = 0; e < 256; ++e) out.levels[e] = static_cast<std::uint8_t>(q6_k_level(block, e));
-  for (int k = 0; k < 16; ++k) {
-    out.scale[k] = d * static_cast<float>(block.scales[k]);
-    out.offset[k] = -32.0F * out.scale[k];
-  }
-}
-
 template <typename Block>
 void matmul_quantized(const WeightRows& weights, const MatmulInput& input, float* y, std::int64_t y_stride) {
   constexpr std::int64_t kElements = Block::kElements;
@@ -148,13 +53,12 @@ void matmul_quantized(const WeightRows& weights, const MatmulInput& input, float
       for (std::int64_t token = 0; token < input.tokens; ++token) {
         const std::int8_t* x = input.quants + token * input.columns + b * kElements;
         const float* scales = input.scales + (token * input.columns + b * kElements) / 32;
-        const std::int32_t* sums = input.sums + (token * input.columns + b * kElements) / 16;
+        const float* sums = input.sums16 + (token * input.columns + b * kElements) / 16;
         float total = 0.0F;
         for (int k = 0; k < kElements / 16; ++k) {
           std::int32_t dot = 0;
           for (int i = 16 * k; i < 16 * k + 16; ++i) dot += unpacked.levels[i] * x[i];
-          total += scales[k / 2] * (unpacked.scale[k] * static_cast<float>(dot) +
-                                    unpacked.offset[k] * static_cast<float>(sums[k]));
+          total += scales[k / 2] * unpacked.scale[k] * static_cast<float>(dot) + unpacked.offset[k] * sums[k];
         }
         y[token * y_stride + row] += total;
       }
@@ -162,19 +66,21 @@ void matmul_quantized(const WeightRows& weights, const MatmulInput& input, float
   }
 }
 
-void quantize(const float* x, std::int64_t n, std::int8_t* quants, float* scales, std::int32_t* sums) {
+void quantize(const float* x, std::int64_t n, const QuantizedRow& out) {
   for (std::int64_t b = 0; b < n / 32; ++b) {
     float largest = 0.0F;
     for (std::int64_t i = 32 * b; i < 32 * b + 32; ++i) largest = std::max(largest, std::fabs(x[i]));
-    scales[b] = largest / 127.0F;
+    out.scales[b] = largest / 127.0F;
     const float inverse = largest > 0.0F ? 127.0F / largest : 0.0F;
-    for (std::int64_t k = 2 * b; k < 2 * b + 2; ++k) {
-      sums[k] = 0;
-      for (std::int64_t i = 16 * k; i < 16 * k + 16; ++i) {
-        quants[i] = static_cast<std::int8_t>(std::nearbyint(x[i] * inverse));
-        sums[k] += quants[i];
-      }
+    std::int32_t sums[2] = {0, 0};
+    for (std::int64_t i = 0; i < 32; ++i) {
+      const auto q = static_cast<std::int8_t>(std::nearbyint(x[32 * b + i] * inverse));
+      out.quants[32 * b + i] = q;
+      sums[i / 16] += q;
     }
+    out.sums16[2 * b] = out.scales[b] * static_cast<float>(sums[0]);
+    out.sums16[2 * b + 1] = out.scales[b] * static_cast<float>(sums[1]);
+    out.sums32[b] = out.scales[b] * static_cast<float>(sums[0] + sums[1]);
   }
 }
 

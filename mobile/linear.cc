@@ -42,19 +42,22 @@ const MatmulInput& Activations::quantized() {
   const std::int64_t columns = input_.columns;
   quants_.resize(static_cast<std::size_t>(tokens * columns));
   scales_.resize(static_cast<std::size_t>(tokens * columns / 32));
-  sums_.resize(static_cast<std::size_t>(tokens * columns / 16));
+  sums16_.resize(static_cast<std::size_t>(tokens * columns / 16));
+  sums32_.resize(static_cast<std::size_t>(tokens * columns / 32));
   compute_.pool.for_pieces(tokens, 8, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       compute_.kernels.quantize(input_.values + t * input_.stride,
                                 columns,
-                                &quants_[static_cast<std::size_t>(t * columns)],
-                                &scales_[static_cast<std::size_t>(t * columns / 32)],
-                                &sums_[static_cast<std::size_t>(t * columns / 16)]);
+                                {quants_.data() + t * columns,
+                                 scales_.data() + t * columns / 32,
+                                 sums16_.data() + t * columns / 16,
+                                 sums32_.data() + t * columns / 32});
     }
   });
   input_.quants = quants_.data();
   input_.scales = scales_.data();
-  input_.sums = sums_.data();
+  input_.sums16 = sums16_.data();
+  input_.sums32 = sums32_.data();
   return input_;
 }
 

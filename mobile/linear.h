@@ -29,7 +29,8 @@ class Activations {
   MatmulInput input_;
   std::vector<std::int8_t> quants_;
   std::vector<float> scales_;
-  std::vector<std::int32_t> sums_;
+  std::vector<float> sums16_;
+  std::vector<float> sums32_;
 };
 
 /// A weight matrix in the mapped file, used in place, and its bias.

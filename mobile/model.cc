@@ -74,6 +74,17 @@ bool read_stored_config(const GgufFile& language, const GgufFile* mmproj, const 
   return false;
 }
 
+// Visual places need some id; its embedding is never read. Vocabularies without "<unk>" lend another piece.
+std::string filler_piece(const GgufFile& language) {
+  const std::string usual = PromptConfig().filler;
+  if (!language.has("tokenizer.ggml.tokens")) return usual;
+  const auto* pieces = std::get_if<std::vector<std::string>>(&language.get_array("tokenizer.ggml.tokens").values);
+  PV_CHECK(pieces != nullptr && !pieces->empty(), "{}: tokenizer.ggml.tokens must be a list of strings", language.path());
+  if (std::find(pieces->begin(), pieces->end(), usual) != pieces->end()) return usual;
+  const auto last = static_cast<std::int64_t>(pieces->size()) - 1;
+  return (*pieces)[static_cast<std::size_t>(language.get_int_or("tokenizer.ggml.bos_token_id", 0, 0, last))];
+}
+
 }  // namespace
 
 MobileLanguageParams read_language_params(const GgufFile& file) {
@@ -250,6 +261,7 @@ PromptConfig read_prompt_config(const GgufFile& language, const GgufFile* mmproj
   else if (language.get_string_or("tokenizer.ggml.pre", "") == "llama-bpe") config.chat_template = "llama3";
   else config.chat_template = "vicuna_v1";
   config.image_layout = "bare";
+  config.filler = filler_piece(language);
   if (mmproj == nullptr) return config;
   const MobileProjectorParams projector = read_projector_params(*mmproj);
   config.num_queries = projector.num_queries;
