@@ -9,7 +9,8 @@ std::vector<std::size_t> best_fit(const std::vector<std::int64_t>& lengths, std:
   constexpr std::int32_t kUnreached = -1, kEmpty = -2;
   constexpr std::int64_t kMostSteps = 1 << 23;  // about 10 ms
   if (room <= 0) return {};
-  const auto considered = std::min(lengths.size(), static_cast<std::size_t>(std::max<std::int64_t>(64, kMostSteps / room)));
+  const auto considered = std::min(
+      lengths.size(), static_cast<std::size_t>(std::max<std::int64_t>(64, kMostSteps / room)));
   // last[sum]: the first place with which `sum` can be reached from places up to it.
   std::vector<std::int32_t> last(static_cast<std::size_t>(room) + 1, kUnreached);
   last[0] = kEmpty;

@@ -17,12 +17,16 @@ namespace pocketvlm {
 namespace {
 
 constexpr std::size_t kMostListed = 100000;
-constexpr std::int64_t kChunk = 4096;  // samples whose findings are held before they are reported in order
+constexpr std::int64_t kChunk =
+    4096;  // samples whose findings are held before they are reported in order
 
 std::unique_ptr<SampleSource> open_by_name(const std::string& path) {
   std::string extension = std::filesystem::path(path).extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(), [](unsigned char c) { return std::tolower(c); });
-  if (extension == ".json" || extension == ".jsonl") return std::make_unique<ConversationSource>(path);
+  std::transform(extension.begin(), extension.end(), extension.begin(), [](unsigned char c) {
+    return std::tolower(c);
+  });
+  if (extension == ".json" || extension == ".jsonl")
+    return std::make_unique<ConversationSource>(path);
   if (extension == ".tar") return std::make_unique<TarSource>(path);
   fail("{}: data check reads .json, .jsonl and .tar, not \"{}\"", path, extension);
 }
@@ -44,7 +48,10 @@ Finding examine(const SampleSource& source, std::int64_t index) {
 }
 
 /// Examines samples [begin, begin + findings.size()) on all threads.
-void examine_chunk(const SampleSource& source, std::int64_t begin, std::vector<Finding>& findings, int threads) {
+void examine_chunk(const SampleSource& source,
+                   std::int64_t begin,
+                   std::vector<Finding>& findings,
+                   int threads) {
   std::atomic<std::size_t> next{0};
   std::mutex mutex;
   std::exception_ptr first_error;
@@ -93,7 +100,8 @@ DataCheckReport check_data(const std::string& path, int threads) {
   report.samples = source->size();
   std::unordered_set<std::string> ids;
   for (std::int64_t begin = 0; begin < report.samples; begin += kChunk) {
-    std::vector<Finding> findings(static_cast<std::size_t>(std::min(kChunk, report.samples - begin)));
+    std::vector<Finding> findings(
+        static_cast<std::size_t>(std::min(kChunk, report.samples - begin)));
     examine_chunk(*source, begin, findings, std::max(1, threads));
     for (Finding& finding : findings) {
       if (!finding.damage) {

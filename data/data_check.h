@@ -19,14 +19,14 @@ struct DataCheckReport {
     std::string file, place, reason;
     std::string detail;  // what exactly is wrong
   };
-  std::vector<Listed> listed;        // in file order; the first 100,000
-  std::int64_t unlisted = 0;         // damaged samples beyond those
-  std::int64_t duplicate_ids = 0;    // samples whose id an earlier one has; kept, for they do no harm
+  std::vector<Listed> listed;      // in file order; the first 100,000
+  std::int64_t unlisted = 0;       // damaged samples beyond those
+  std::int64_t duplicate_ids = 0;  // samples whose id an earlier one has; kept, for they do no harm
   Json to_json() const;
 };
 
-/// Reads every sample of a .json, .jsonl or .tar (conversations and images decoded); needs no model.
-/// A damaged sample is counted and listed; only an unreadable file is an Error.
+/// Reads every sample of a .json, .jsonl or .tar (conversations and images decoded); needs no
+/// model. A damaged sample is counted and listed; only an unreadable file is an Error.
 DataCheckReport check_data(const std::string& path, int threads);
 
 }  // namespace pocketvlm

@@ -113,7 +113,8 @@ class Scanner {
         ++at_;
         return;
       }
-      if (static_cast<unsigned char>(c) < 0x20) broken("a control character in a string; write it as \\n or \\u00..");
+      if (static_cast<unsigned char>(c) < 0x20)
+        broken("a control character in a string; write it as \\n or \\u00..");
       ++at_;
       if (c == '\\') escape();
     }
@@ -134,7 +135,9 @@ class Scanner {
   }
 
   static bool is_digit(char c) { return c >= '0' && c <= '9'; }
-  static bool is_hex(char c) { return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); }
+  static bool is_hex(char c) {
+    return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+  }
 
   void digits() {
     if (at_end() || !is_digit(text_[at_])) broken("expected a digit");
@@ -173,16 +176,19 @@ class Scanner {
 
 }  // namespace
 
-void scan_json_list(std::string_view text,
-                    const std::string& where,
-                    const std::function<void(std::size_t begin, std::size_t end, std::size_t line)>& element) {
+void scan_json_list(
+    std::string_view text,
+    const std::string& where,
+    const std::function<void(std::size_t begin, std::size_t end, std::size_t line)>& element) {
   Scanner scanner(text, where);
   scanner.skip_space();
   if (scanner.at_end()) scanner.broken("the file is empty");
   if (!scanner.take('[')) {
-    fail("{}: line {}: the file must be a JSON list of samples, [{{...}}, ...]; one sample a line is called .jsonl",
-         where,
-         scanner.line());
+    fail(
+        "{}: line {}: the file must be a JSON list of samples, [{{...}}, ...]; one sample a line "
+        "is called .jsonl",
+        where,
+        scanner.line());
   }
   scanner.skip_space();
   if (!scanner.take(']')) {

@@ -12,7 +12,8 @@ constexpr std::int64_t kNotATarget = -100;
 }  // namespace
 
 std::int64_t PackedBatch::num_targets() const {
-  return std::count_if(labels.begin(), labels.end(), [](std::int64_t label) { return label != kNotATarget; });
+  return std::count_if(
+      labels.begin(), labels.end(), [](std::int64_t label) { return label != kNotATarget; });
 }
 
 void append_sample(const EncodedSample& sample, PackedBatch& batch) {

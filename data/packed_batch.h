@@ -27,12 +27,13 @@ struct PackedBatch {
   std::vector<float> loss_weights;            // [tokens], 0 where labels is -100
   std::vector<std::int64_t> segment_lengths;  // sum = tokens
   std::vector<float> patches;                 // [patches, 3 * patch * patch]
-  std::vector<std::array<std::int64_t, 2>> grids;    // [slices], (rows, columns)
-  std::vector<std::int64_t> visual_positions;        // [slices * queries], places in input_ids
-  std::vector<std::int64_t> visual_rows;             // same length: row of the projector output [slices * queries] that
-                                                     // goes there; segments may share an image by naming the same rows
-  std::vector<std::int64_t> segment_slices;          // [segments], slices that a segment owns
-  std::vector<std::string> sample_ids;               // [segments]
+  std::vector<std::array<std::int64_t, 2>> grids;  // [slices], (rows, columns)
+  std::vector<std::int64_t> visual_positions;      // [slices * queries], places in input_ids
+  std::vector<std::int64_t>
+      visual_rows;  // same length: row of the projector output [slices * queries] that
+                    // goes there; segments may share an image by naming the same rows
+  std::vector<std::int64_t> segment_slices;  // [segments], slices that a segment owns
+  std::vector<std::string> sample_ids;       // [segments]
 
   std::int64_t num_tokens() const { return static_cast<std::int64_t>(input_ids.size()); }
   std::int64_t num_targets() const;

@@ -8,7 +8,7 @@
 
 #include "base/log.h"
 #include "data/best_fit.h"
-#include "data/conversations.h"
+#include "data/conversation_record.h"
 #include "data/prefetcher.h"
 
 namespace pocketvlm {
@@ -26,14 +26,16 @@ struct Outcome {
   std::optional<SkippedSample> skipped;
 };
 
-std::vector<std::unique_ptr<SampleSource>> open_sources(const LoaderConfig& config, const ImageConfig& image) {
+std::vector<std::unique_ptr<SampleSource>> open_sources(const LoaderConfig& config,
+                                                        const ImageConfig& image) {
   std::vector<std::unique_ptr<SampleSource>> sources;
   const DecodeOptions decode{image.max_megapixels, image.exif == "apply"};
   for (const SourceConfig& source : config.sources) sources.push_back(open_source(source, decode));
   return sources;
 }
 
-Mixture make_mixture(const LoaderConfig& config, const std::vector<std::unique_ptr<SampleSource>>& sources) {
+Mixture make_mixture(const LoaderConfig& config,
+                     const std::vector<std::unique_ptr<SampleSource>>& sources) {
   PV_CHECK(sources.size() == config.sources.size(),
            "{} sources are open for {} entries of data.sources",
            sources.size(),
@@ -51,7 +53,9 @@ Mixture make_mixture(const LoaderConfig& config, const std::vector<std::unique_p
 
 void LoaderConfig::validate(const std::string& path) const {
   PV_CHECK(!sources.empty(), "{}.sources: is empty; name at least one source", path);
-  PV_CHECK(std::any_of(sources.begin(), sources.end(), [](const SourceConfig& source) { return source.weight > 0; }),
+  PV_CHECK(std::any_of(sources.begin(),
+                       sources.end(),
+                       [](const SourceConfig& source) { return source.weight > 0; }),
            "{}.sources: every weight is 0; give one source a weight above 0",
            path);
   PV_CHECK(max_tokens <= batch_tokens,
@@ -78,11 +82,13 @@ LoaderState LoaderState::from_json(const Json& json, const std::string& where) {
 
 EncodedSample encode_sample(const Sample& sample, const PromptEncoder& encoder) {
   const auto& turns = sample.chat.turns;
-  const bool is_document = turns.size() == 1 && turns.front().role == "assistant" && sample.chat.images.empty();
+  const bool is_document =
+      turns.size() == 1 && turns.front().role == "assistant" && sample.chat.images.empty();
   EncodedSample encoded;
   encoded.id = sample.id;
   encoded.task = sample.task;
-  encoded.chat = is_document ? encoder.encode_text(turns.front().content) : encoder.encode(sample.chat, false);
+  encoded.chat =
+      is_document ? encoder.encode_text(turns.front().content) : encoder.encode(sample.chat, false);
   return encoded;
 }
 
@@ -105,7 +111,8 @@ struct PackedLoader::State {
   std::vector<std::unique_ptr<SampleSource>> sources;
   Mixture mixture;
 
-  // Reading: positions become jobs in order; a restored loader first reads its pending positions again.
+  // Reading: positions become jobs in order; a restored loader first reads its pending positions
+  // again.
   std::deque<std::int64_t> to_read_again;
   std::int64_t next_unread = 0;
 
@@ -147,11 +154,15 @@ PackedLoader::State::State(const LoaderConfig& loader_config,
       sources(std::move(open)),
       mixture(make_mixture(config, sources)),
       failures(sources.size(), 0),
-      prefetcher(static_cast<int>(config.workers),
-                 [this] { return next_job(); },
-                 [this](const Job& job) { return read(job); }) {
+      prefetcher(
+          static_cast<int>(config.workers),
+          [this] { return next_job(); },
+          [this](const Job& job) { return read(job); }) {
   config.validate("data");
-  PV_CHECK(num_ranks > 0 && rank >= 0 && rank < num_ranks, "rank {} of {} ranks does not exist", rank, num_ranks);
+  PV_CHECK(num_ranks > 0 && rank >= 0 && rank < num_ranks,
+           "rank {} of {} ranks does not exist",
+           rank,
+           num_ranks);
 }
 
 PackedLoader::State::Job PackedLoader::State::next_job() {
@@ -180,9 +191,12 @@ Outcome PackedLoader::State::read(const Job& job) const {
     outcome.sample = encode_sample(sample, encoder);
     const auto& is_target = outcome.sample.chat.is_target;
     // The first token of a segment has nothing before it that could predict it.
-    const bool teaches = is_target.size() > 1 && std::find(is_target.begin() + 1, is_target.end(), 1) != is_target.end();
+    const bool teaches = is_target.size() > 1 &&
+                         std::find(is_target.begin() + 1, is_target.end(), 1) != is_target.end();
     if (outcome.sample.num_tokens() > config.max_tokens) {
-      skip(fmt::format("too long: {} tokens exceed max_tokens = {}", outcome.sample.num_tokens(), config.max_tokens));
+      skip(fmt::format("too long: {} tokens exceed max_tokens = {}",
+                       outcome.sample.num_tokens(),
+                       config.max_tokens));
     } else if (!teaches) {
       skip("no answer: no token of the sample is to be learned");
     }
@@ -194,8 +208,8 @@ Outcome PackedLoader::State::read(const Job& job) const {
   return outcome;
 }
 
-/// About one pack's worth, so that the next pack is ready when the last one was used; more would only cost
-/// memory.
+/// About one pack's worth, so that the next pack is ready when the last one was used; more would
+/// only cost memory.
 std::size_t PackedLoader::State::samples_ahead() const {
   if (usable_samples == 0) return static_cast<std::size_t>(config.look_ahead);
   const std::int64_t mean = std::max<std::int64_t>(1, usable_tokens / usable_samples);
@@ -224,16 +238,19 @@ void PackedLoader::State::fill_window() {
 void PackedLoader::State::note_skipped(const Outcome& outcome) {
   const SkippedSample& sample = *outcome.skipped;
   ++num_skipped;
-  const bool is_new = skipped_places.size() < kMostSkippedListed && skipped_places.emplace(sample.source, sample.place).second;
+  const bool is_new = skipped_places.size() < kMostSkippedListed &&
+                      skipped_places.emplace(sample.source, sample.place).second;
   if (is_new) {
     skipped.push_back(sample);
     if (num_skipped <= kMostSkippedLogged) {
       spdlog::warn("skipped {}: {}: {}", sample.source, sample.place, sample.reason);
-      if (num_skipped == kMostSkippedLogged) spdlog::warn("further skipped samples are counted and listed, not logged");
+      if (num_skipped == kMostSkippedLogged)
+        spdlog::warn("further skipped samples are counted and listed, not logged");
     }
   }
   const auto s = static_cast<std::size_t>(outcome.source);
-  // Were one sample of n usable, at most 2 n - 2 could fail in a row: the last of one epoch, the first of the next.
+  // Were one sample of n usable, at most 2 n - 2 could fail in a row: the last of one epoch, the
+  // first of the next.
   const std::int64_t size = sources[s]->size();
   const std::int64_t limit = size < kHopeless ? 2 * size - 1 : kHopeless;
   PV_CHECK(++failures[s] < std::min(limit, kHopeless),
@@ -254,8 +271,8 @@ std::int64_t PackedLoader::State::take(std::size_t place, PackedBatch* batch) {
   return tokens;
 }
 
-/// First samples in order, as long as there is much room: no sample waits for ever, and short ones do not
-/// gather. Then the rest of the room is filled with the best choice from the window.
+/// First samples in order, as long as there is much room: no sample waits for ever, and short ones
+/// do not gather. Then the rest of the room is filled with the best choice from the window.
 void PackedLoader::State::form_pack(PackedBatch* batch) {
   std::int64_t room = config.batch_tokens;
   fill_window();
@@ -275,12 +292,16 @@ void PackedLoader::State::form_pack(PackedBatch* batch) {
   for (std::size_t i = 0; i < chosen.size(); ++i) take(chosen[i] - i, batch);
 }
 
-/// Forms the packs of the other ranks that follow ours, so that every rank stands at the same place.
+/// Forms the packs of the other ranks that follow ours, so that every rank stands at the same
+/// place.
 void PackedLoader::State::finish_round() {
   for (; packs_of_others > 0; --packs_of_others) form_pack(nullptr);
 }
 
-PackedLoader::PackedLoader(const LoaderConfig& config, const PromptEncoder& encoder, int rank, int num_ranks)
+PackedLoader::PackedLoader(const LoaderConfig& config,
+                           const PromptEncoder& encoder,
+                           int rank,
+                           int num_ranks)
     : PackedLoader(config, open_sources(config, encoder.image()), encoder, rank, num_ranks) {}
 
 PackedLoader::PackedLoader(const LoaderConfig& config,
@@ -317,7 +338,8 @@ void PackedLoader::restore(const LoaderState& state) {
   state.validate("loader state");
   const std::string order = state_->mixture.fingerprint();
   PV_CHECK(state.order.empty() || state.order == order,
-           "the data are not those that this run began with: order {} now, {} in its checkpoint; seed, weights and the "
+           "the data are not those that this run began with: order {} now, {} in its checkpoint; "
+           "seed, weights and the "
            "number of samples of every source must be the same",
            order,
            state.order);

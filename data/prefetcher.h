@@ -13,9 +13,9 @@
 
 namespace pocketvlm {
 
-/// Runs jobs on threads, some way ahead of the reader, and hands the results out in the order of the jobs:
-/// the reader sees the same sequence for any number of threads. With none, jobs run in the reader's thread
-/// when they are asked for. A reader that has to wait runs waiting jobs itself.
+/// Runs jobs on threads, some way ahead of the reader, and hands the results out in the order of
+/// the jobs: the reader sees the same sequence for any number of threads. With none, jobs run in
+/// the reader's thread when they are asked for. A reader that has to wait runs waiting jobs itself.
 template <typename Job, typename Result>
 class Prefetcher {
  public:
@@ -33,8 +33,8 @@ class Prefetcher {
   Prefetcher& operator=(const Prefetcher&) = delete;
   ~Prefetcher() { stop(); }
 
-  /// The next result; an exception of the job is thrown here. `ahead`: results to have ready or under way
-  /// beyond this one, which bounds the memory.
+  /// The next result; an exception of the job is thrown here. `ahead`: results to have ready or
+  /// under way beyond this one, which bounds the memory.
   Result next(std::size_t ahead) {
     std::unique_lock lock(mutex_);
     issue(threads_.empty() ? 1 : ahead + 1);

@@ -13,7 +13,10 @@ std::size_t utf8_length(std::string_view text, std::size_t i) {
   const auto byte = [&](std::size_t k) { return static_cast<unsigned char>(text[k]); };
   const unsigned char first = byte(i);
   if (first < 0x80) return 1;
-  const std::size_t length = first >= 0xc2 && first <= 0xdf ? 2 : (first & 0xf0) == 0xe0 ? 3 : first >= 0xf0 && first <= 0xf4 ? 4 : 0;
+  const std::size_t length = first >= 0xc2 && first <= 0xdf   ? 2
+                             : (first & 0xf0) == 0xe0         ? 3
+                             : first >= 0xf0 && first <= 0xf4 ? 4
+                                                              : 0;
   if (length == 0 || i + length > text.size()) return 0;
   for (std::size_t k = 1; k < length; ++k) {
     if ((byte(i + k) & 0xc0) != 0x80) return 0;
@@ -45,7 +48,8 @@ std::string printable(std::string_view text, std::size_t max_bytes) {
   for (std::size_t i = 0; i < text.size();) {
     if (out.size() >= max_bytes) return out + "...";
     const std::size_t length = utf8_length(text, i);
-    if (length == 0 || (length == 1 && (static_cast<unsigned char>(text[i]) < 0x20 || text[i] == 0x7f))) {
+    if (length == 0 ||
+        (length == 1 && (static_cast<unsigned char>(text[i]) < 0x20 || text[i] == 0x7f))) {
       out += "\xef\xbf\xbd";
       ++i;
     } else {
@@ -76,14 +80,16 @@ std::string_view RecordFile::record(std::int64_t index) const {
 std::string RecordFile::place(std::int64_t index) const {
   PV_CHECK(index >= 0 && index < size(), "{}: there is no record {} of {}", path(), index, size());
   const std::uint32_t line = records_[static_cast<std::size_t>(index)].line;
-  return form_ == Form::kJsonList ? fmt::format("[{}], line {}", index, line) : fmt::format("line {}", line);
+  return form_ == Form::kJsonList ? fmt::format("[{}], line {}", index, line)
+                                  : fmt::format("line {}", line);
 }
 
 void RecordFile::add(std::size_t begin, std::size_t end, std::size_t line) {
   constexpr std::size_t kMost = std::numeric_limits<std::uint32_t>::max();
   PV_CHECK(end - begin <= kMost, "{}: line {}: the record is longer than 4 GiB", path(), line);
   PV_CHECK(line <= kMost, "{}: more than {} lines; split the file", path(), kMost);
-  records_.push_back({begin, static_cast<std::uint32_t>(end - begin), static_cast<std::uint32_t>(line)});
+  records_.push_back(
+      {begin, static_cast<std::uint32_t>(end - begin), static_cast<std::uint32_t>(line)});
 }
 
 void RecordFile::find_lines(std::string_view text) {

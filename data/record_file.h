@@ -9,12 +9,13 @@
 
 namespace pocketvlm {
 
-/// The records of a data file, found without parsing them: the file stays mapped and each record costs
-/// 16 bytes, so a million conversations open in seconds and memory stays small.
+/// The records of a data file, found without parsing them: the file stays mapped and each record
+/// costs 16 bytes, so a million conversations open in seconds and memory stays small.
 ///   kJsonList   one JSON list; a record is an element
 ///   kLines      a record is a line (JSONL, plain text); blank lines are none
-/// Throws Error when the file cannot be read or, for a list, is not JSON: line and column are named. What is
-/// wrong inside one record (an encoding fault, a double key) shows when that record is parsed.
+/// Throws Error when the file cannot be read or, for a list, is not JSON: line and column are
+/// named. What is wrong inside one record (an encoding fault, a double key) shows when that record
+/// is parsed.
 class RecordFile {
  public:
   enum class Form { kJsonList, kLines };
@@ -44,7 +45,8 @@ class RecordFile {
 /// Whether the bytes are UTF-8 (no overlong forms, no surrogates).
 bool is_utf8(std::string_view text);
 
-/// The text with what is not UTF-8 or not printable replaced, cut to about `max_bytes`: safe for logs and JSON.
+/// The text with what is not UTF-8 or not printable replaced, cut to about `max_bytes`: safe for
+/// logs and JSON.
 std::string printable(std::string_view text, std::size_t max_bytes = 200);
 
 }  // namespace pocketvlm

@@ -13,15 +13,17 @@ namespace pocketvlm {
 
 /// One training or evaluation example before it becomes tokens.
 struct Sample {
-  std::string id;      // unique in its source; names the sample in logs and lists of skipped ones
-  std::string task;    // caption | detailed | vqa | counting | position | ocr | yes_no | chat | text | ...
+  std::string id;  // unique in its source; names the sample in logs and lists of skipped ones
+  std::string
+      task;  // caption | detailed | vqa | counting | position | ocr | yes_no | chat | text | ...
   std::string language = "en";
-  Chat chat;           // turns and images; pure text has one assistant turn and no image
-  Json truth;          // what is known about the image (scene objects); null when nothing is
+  Chat chat;   // turns and images; pure text has one assistant turn and no image
+  Json truth;  // what is known about the image (scene objects); null when nothing is
 };
 
-/// A sample that cannot be used. It is skipped, counted under `reason` (one of a few fixed wordings,
-/// so that counts mean something) and listed with its place; `detail` says what exactly is wrong.
+/// A sample that cannot be used. It is skipped, counted under `reason` (one of a few fixed
+/// wordings, so that counts mean something) and listed with its place; `detail` says what exactly
+/// is wrong.
 class DamagedSample : public Error {
  public:
   DamagedSample(std::string file, std::string place, std::string reason, std::string detail);
@@ -32,6 +34,14 @@ class DamagedSample : public Error {
 
  private:
   std::string file_, place_, reason_, detail_;
+};
+
+/// Where a sample stands, for the errors about it.
+struct SamplePlace {
+  std::string file;
+  std::string place;
+  /// Throws DamagedSample.
+  [[noreturn]] void damaged(const std::string& reason, const std::string& detail) const;
 };
 
 /// Anything that yields samples by position. `at(i)` depends on i alone, never on what was read

@@ -11,11 +11,16 @@ namespace pocketvlm {
 void SourceConfig::validate(const std::string& where) const {
   PV_CHECK(std::isfinite(weight), "{}.weight: {} is not a finite number", where, weight);
   if (kind == "scenes") {
-    PV_CHECK(path.empty(), "{}.path: scenes are drawn, not read; remove the path or set kind to conversations or tar", where);
+    PV_CHECK(
+        path.empty(),
+        "{}.path: scenes are drawn, not read; remove the path or set kind to conversations or tar",
+        where);
     return;
   }
   PV_CHECK(!path.empty(), "{}.path: kind \"{}\" needs a file", where, kind);
-  PV_CHECK(seed == 0, "{}.seed: only scenes have a seed of their own; the loader's seed orders this source", where);
+  PV_CHECK(seed == 0,
+           "{}.seed: only scenes have a seed of their own; the loader's seed orders this source",
+           where);
   PV_CHECK(config_to_json(scenes) == config_to_json(ScenesConfig{}),
            "{}.scenes: has no effect on a source of kind \"{}\"; remove it",
            where,

@@ -20,8 +20,10 @@ struct SourceConfig {
   ScenesConfig scenes;
 
   void visit_fields(auto&& field) {
-    field("kind", kind,
-          "scenes: the embedded world, streamed; conversations: LLaVA / MiniCPM-V JSON or JSONL; tar: WebDataset shard; "
+    field("kind",
+          kind,
+          "scenes: the embedded world, streamed; conversations: LLaVA / MiniCPM-V JSON or JSONL; "
+          "tar: WebDataset shard; "
           "text: one document a line, no pictures",
           one_of({"scenes", "conversations", "tar", "text"}));
     field("path", path, "file of conversations, tar or text; image paths are relative to it");
@@ -34,6 +36,7 @@ struct SourceConfig {
 
 /// Opens a source. Throws Error naming file and field. `decode` says which pictures are too large
 /// and whether EXIF orientation counts; it comes from the model's image config.
-std::unique_ptr<SampleSource> open_source(const SourceConfig& config, const DecodeOptions& decode = {});
+std::unique_ptr<SampleSource> open_source(const SourceConfig& config,
+                                          const DecodeOptions& decode = {});
 
 }  // namespace pocketvlm

@@ -9,18 +9,23 @@
 namespace pocketvlm {
 namespace {
 
-using test::TestFolder;
 using test::test_picture;
+using test::TestFolder;
 
 const SamplePlace kPlace{"data.json", "[0], line 1"};
 
 /// Reads a record whose pictures are known by name; a picture is told by its width.
 Sample read(const std::string& json, const std::string& implied = {}) {
   const std::map<std::string, int> widths = {{"a.png", 1}, {"b.png", 2}, {"c.png", 3}};
-  return read_conversation(parse_record(json, kPlace), kPlace, "default", [&](const std::string& name) {
-    if (!widths.contains(name)) kPlace.damaged("missing image", name);
-    return Image(widths.at(name), 1);
-  }, implied);
+  return read_conversation(
+      parse_record(json, kPlace),
+      kPlace,
+      "default",
+      [&](const std::string& name) {
+        if (!widths.contains(name)) kPlace.damaged("missing image", name);
+        return Image(widths.at(name), 1);
+      },
+      implied);
 }
 
 std::string reason_of(const std::string& json) {
@@ -42,7 +47,8 @@ std::vector<int> widths_of(const Sample& sample) {
 }
 
 std::string user(const std::string& content) {
-  return R"("conversations": [{"role": "user", "content": ")" + content + R"("}, {"role": "assistant", "content": "fine"}])";
+  return R"("conversations": [{"role": "user", "content": ")" + content +
+         R"("}, {"role": "assistant", "content": "fine"}])";
 }
 
 TEST(ReadConversation, ReadsLlavaRecords) {
@@ -60,7 +66,8 @@ TEST(ReadConversation, ReadsLlavaRecords) {
 }
 
 TEST(ReadConversation, ReadsMiniCpmRecordsWithASystemTurn) {
-  const Sample sample = read(R"({"id": 7, "image": "b.png", "task": "vqa", "language": "de", "conversations": [
+  const Sample sample =
+      read(R"({"id": 7, "image": "b.png", "task": "vqa", "language": "de", "conversations": [
       {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Was ist das?"},
       {"role": "assistant", "content": "Ein Hund."}]})");
   EXPECT_EQ(sample.id, "7");
@@ -79,9 +86,11 @@ TEST(ReadConversation, NamedMarksDecideTheOrderAndStandOnLinesOfTheirOwn) {
 }
 
 TEST(ReadConversation, WithoutMarksPicturesKeepTheirOrder) {
-  EXPECT_EQ(widths_of(read(R"({"image": {"<image_00>": "c.png", "<image_01>": "b.png"}, )" + user("Compare.") + "}")),
+  EXPECT_EQ(widths_of(read(R"({"image": {"<image_00>": "c.png", "<image_01>": "b.png"}, )" +
+                           user("Compare.") + "}")),
             (std::vector<int>{3, 2}));
-  EXPECT_EQ(widths_of(read(R"({"image": ["b.png", "a.png"], )" + user("Compare.") + "}")), (std::vector<int>{2, 1}));
+  EXPECT_EQ(widths_of(read(R"({"image": ["b.png", "a.png"], )" + user("Compare.") + "}")),
+            (std::vector<int>{2, 1}));
 }
 
 TEST(ReadConversation, APictureAloneIsAQuestion) {
@@ -90,8 +99,10 @@ TEST(ReadConversation, APictureAloneIsAQuestion) {
 }
 
 TEST(ReadConversation, AMarkInAnAnswerIsText) {
-  EXPECT_TRUE(read(R"({"conversations": [{"from": "human", "value": "Which tag?"}, {"from": "gpt", "value": "<image>"}]})")
-                  .chat.images.empty());
+  EXPECT_TRUE(
+      read(
+          R"({"conversations": [{"from": "human", "value": "Which tag?"}, {"from": "gpt", "value": "<image>"}]})")
+          .chat.images.empty());
 }
 
 TEST(ReadConversation, ReadsDocuments) {
@@ -120,20 +131,27 @@ TEST(ReadConversation, EveryKindOfDamageHasItsReason) {
       {R"({"conversations": [{"value": "x"}]})", "incomplete turn"},
       {R"({"conversations": [{"from": "human", "value": 3}]})", "wrong type"},
       {R"({"conversations": [{"from": 3, "value": "x"}]})", "wrong type"},
-      {R"({"conversations": [{"from": "human", "role": "user", "value": "x"}]})", "contradictory turn"},
+      {R"({"conversations": [{"from": "human", "role": "user", "value": "x"}]})",
+       "contradictory turn"},
       {R"({"conversations": [{"from": "robot", "value": "x"}]})", "unknown role"},
       {R"({"conversations": [{"from": "system", "value": "x"}]})", "empty conversation"},
       {R"({"conversations": [)" + answer + "]}", "turns out of order"},
-      {R"({"conversations": [{"from": "human", "value": "x"}, )" + answer + ", " + answer + "]}", "turns out of order"},
-      {R"({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": " \n"}]})", "empty turn"},
-      {R"({"conversations": [{"from": "human", "value": ""}, {"from": "gpt", "value": "x"}]})", "empty turn"},
+      {R"({"conversations": [{"from": "human", "value": "x"}, )" + answer + ", " + answer + "]}",
+       "turns out of order"},
+      {R"({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": " \n"}]})",
+       "empty turn"},
+      {R"({"conversations": [{"from": "human", "value": ""}, {"from": "gpt", "value": "x"}]})",
+       "empty turn"},
       {"{" + user("<image>\\nWhat?") + "}", "image mark without image"},
       {"{" + user("<image_00>\\nWhat?") + "}", "image mark without image"},
       {R"({"image": null, )" + user("<image>") + "}", "image mark without image"},
       {R"({"image": "a.png", )" + user("<image> <image>") + "}", "image marks and images differ"},
-      {R"({"image": ["a.png", "b.png"], )" + user("<image>") + "}", "image marks and images differ"},
-      {R"({"image": {"<image_00>": "a.png"}, )" + user("<image_01>") + "}", "image mark without image"},
-      {R"({"image": {"<image_00>": "a.png", "<image_01>": "b.png"}, )" + user("<image_01>") + "}", "image marks and images differ"},
+      {R"({"image": ["a.png", "b.png"], )" + user("<image>") + "}",
+       "image marks and images differ"},
+      {R"({"image": {"<image_00>": "a.png"}, )" + user("<image_01>") + "}",
+       "image mark without image"},
+      {R"({"image": {"<image_00>": "a.png", "<image_01>": "b.png"}, )" + user("<image_01>") + "}",
+       "image marks and images differ"},
       {R"({"image": {"picture": "a.png"}, )" + user("x") + "}", "bad image mark"},
       {R"({"image": 3, )" + user("x") + "}", "wrong type"},
       {R"({"image": "", )" + user("x") + "}", "wrong type"},
@@ -156,7 +174,8 @@ TEST(ConversationSource, FindsPicturesBesideTheFileInJsonAndJsonl) {
   folder.write("pictures/one.png", encode_png(test_picture(30, 20)));
   folder.write("two.jpg", encode_jpeg(test_picture(16, 24), 90));
   const std::string one = R"({"id": "one", "image": "pictures/one.png", )" + user("What?") + "}";
-  const std::string two = R"({"id": "two", "image": ")" + folder.path("two.jpg") + R"(", )" + user("What?") + "}";
+  const std::string two =
+      R"({"id": "two", "image": ")" + folder.path("two.jpg") + R"(", )" + user("What?") + "}";
   const ConversationSource list(folder.write("data.json", "[" + one + ",\n" + two + "]"));
   const ConversationSource lines(folder.write("data.JSONL", one + "\n\n" + two + "\n"));
   ASSERT_EQ(list.size(), 2);
@@ -191,8 +210,11 @@ TEST(ConversationSource, PicturesThatCannotBeReadHaveTheirReasons) {
       {std::string(5000, 'x'), "missing image"},
   };
   std::string list = "[";
-  for (const auto& [name, reason] : cases) list += (list.size() > 1 ? "," : "") + (R"({"image": ")" + name + R"(", )") + user("What?") + "}";
-  const ConversationSource source(folder.write("data.json", list + "]"), DecodeOptions{0.01, false});
+  for (const auto& [name, reason] : cases)
+    list +=
+        (list.size() > 1 ? "," : "") + (R"({"image": ")" + name + R"(", )") + user("What?") + "}";
+  const ConversationSource source(folder.write("data.json", list + "]"),
+                                  DecodeOptions{0.01, false});
   for (std::size_t i = 0; i < cases.size(); ++i) {
     try {
       source.at(static_cast<std::int64_t>(i));
@@ -212,7 +234,8 @@ TEST(TextSource, ReadsLinesAndRecords) {
   EXPECT_EQ(lines.at(0).chat.turns.at(0).content, "First.");
   EXPECT_EQ(lines.at(2).chat.turns.at(0).content, "Third.");
   EXPECT_THROW(lines.at(1), DamagedSample);
-  const TextSource records(folder.write("a.jsonl", "{\"text\": \"One.\", \"id\": \"x\"}\n{\"texts\": 1}\n[]\n"));
+  const TextSource records(
+      folder.write("a.jsonl", "{\"text\": \"One.\", \"id\": \"x\"}\n{\"texts\": 1}\n[]\n"));
   EXPECT_EQ(records.at(0).id, "x");
   EXPECT_EQ(records.at(0).chat.turns.at(0).content, "One.");
   EXPECT_THROW(records.at(1), DamagedSample);
@@ -221,8 +244,13 @@ TEST(TextSource, ReadsLinesAndRecords) {
 
 TEST(ConversationSource, AFileThatCannotBeReadIsAnError) {
   const TestFolder folder;
-  EXPECT_NE(test::error_of([&] { ConversationSource(folder.path("absent.json")); }).find("absent.json"), std::string::npos);
-  EXPECT_NE(test::error_of([&] { ConversationSource(folder.write("a.json", "[{]")); }).find("line 1, column 3"), std::string::npos);
+  EXPECT_NE(
+      test::error_of([&] { ConversationSource(folder.path("absent.json")); }).find("absent.json"),
+      std::string::npos);
+  EXPECT_NE(test::error_of([&] {
+              ConversationSource(folder.write("a.json", "[{]"));
+            }).find("line 1, column 3"),
+            std::string::npos);
   EXPECT_NE(test::error_of([&] { ConversationSource(folder.path("")); }), "");
 }
 

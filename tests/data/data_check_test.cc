@@ -7,8 +7,8 @@
 namespace pocketvlm {
 namespace {
 
-using test::TestFolder;
 using test::test_picture;
+using test::TestFolder;
 
 std::string record(const std::string& id, const std::string& image) {
   return R"({"id": ")" + id + R"(", "image": ")" + image +
@@ -23,14 +23,17 @@ TEST(DataCheck, CountsAndListsDamagedSamplesInFileOrder) {
   const std::string prompt_only = R"({"conversations": [{"from": "human", "value": "What?"}]})";
   const std::string path = folder.write(
       "data.jsonl",
-      record("1", "good.png") + "\n" + record("2", "absent.png") + "\n\n{broken\n" + record("3", "good.png") + "\n" +
-          record("4", "cut.png") + "\n" + record("1", "good.png") + "\n" + record("5", "absent.png") + "\n" + prompt_only + "\n");
+      record("1", "good.png") + "\n" + record("2", "absent.png") + "\n\n{broken\n" +
+          record("3", "good.png") + "\n" + record("4", "cut.png") + "\n" + record("1", "good.png") +
+          "\n" + record("5", "absent.png") + "\n" + prompt_only + "\n");
   for (const int threads : {0, 1, 4}) {
     const Json json = check_data(path, threads).to_json();
     EXPECT_EQ(json["samples"], 8);
     EXPECT_EQ(json["kept"], 3);
     EXPECT_EQ(json["skipped"], 5);
-    EXPECT_EQ(json["reasons"], Json({{"damaged image", 1}, {"invalid JSON", 1}, {"missing image", 2}, {"no answer", 1}}));
+    EXPECT_EQ(
+        json["reasons"],
+        Json({{"damaged image", 1}, {"invalid JSON", 1}, {"missing image", 2}, {"no answer", 1}}));
     EXPECT_EQ(json["duplicate_ids"], 1);
     ASSERT_EQ(json["listed"].size(), 5U);
     EXPECT_EQ(json["listed"][0]["file"], path);
@@ -47,7 +50,8 @@ TEST(DataCheck, CountsAndListsDamagedSamplesInFileOrder) {
 TEST(DataCheck, ReadsListsAndShards) {
   const TestFolder folder;
   folder.write("good.png", encode_png(test_picture(20, 20)));
-  const DataCheckReport list = check_data(folder.write("data.json", "[" + record("1", "good.png") + "]"), 1);
+  const DataCheckReport list =
+      check_data(folder.write("data.json", "[" + record("1", "good.png") + "]"), 1);
   EXPECT_EQ(list.samples, 1);
   EXPECT_EQ(list.kept, 1);
   const DataCheckReport shard = check_data(
@@ -64,8 +68,10 @@ TEST(DataCheck, ReadsListsAndShards) {
 
 TEST(DataCheck, AFileThatCannotBeReadIsAnErrorThatNamesIt) {
   const TestFolder folder;
-  for (const std::string& path : {folder.path("absent.json"), folder.write("broken.json", "[{\"id\": 1}"),
-                                  folder.write("broken.tar", std::string(700, 'x')), folder.write("data.csv", "a,b")}) {
+  for (const std::string& path : {folder.path("absent.json"),
+                                  folder.write("broken.json", "[{\"id\": 1}"),
+                                  folder.write("broken.tar", std::string(700, 'x')),
+                                  folder.write("data.csv", "a,b")}) {
     EXPECT_NE(test::error_of([&] { check_data(path, 2); }).find(path), std::string::npos) << path;
   }
 }

@@ -8,7 +8,9 @@
 namespace pocketvlm {
 namespace {
 
-EncodedSample text_of(std::vector<std::int32_t> ids, std::vector<std::uint8_t> is_target, float weight = 1.0F) {
+EncodedSample text_of(std::vector<std::int32_t> ids,
+                      std::vector<std::uint8_t> is_target,
+                      float weight = 1.0F) {
   EncodedSample sample;
   sample.id = "text";
   sample.chat.ids = std::move(ids);
@@ -60,14 +62,20 @@ TEST(AppendSample, VisualPlacesMoveWithTheirSegmentAndRowsCountOn) {
 
 TEST(AppendSample, RefusesASampleThatContradictsItself) {
   PackedBatch batch;
-  EXPECT_NE(test::error_of([&] { append_sample(text_of({1, 2}, {1}), batch); }).find("target marks"), std::string::npos);
-  EXPECT_NE(test::error_of([&] { append_sample(text_of({}, {}), batch); }).find("not none"), std::string::npos);
+  EXPECT_NE(test::error_of([&] {
+              append_sample(text_of({1, 2}, {1}), batch);
+            }).find("target marks"),
+            std::string::npos);
+  EXPECT_NE(test::error_of([&] { append_sample(text_of({}, {}), batch); }).find("not none"),
+            std::string::npos);
   EncodedSample uneven = picture_of(1);
   uneven.chat.grids = {{1, 1}, {1, 1}, {1, 1}};
-  EXPECT_NE(test::error_of([&] { append_sample(uneven, batch); }).find("do not divide"), std::string::npos);
+  EXPECT_NE(test::error_of([&] { append_sample(uneven, batch); }).find("do not divide"),
+            std::string::npos);
   EncodedSample outside = picture_of(1);
   outside.chat.visual_positions = {1, 5};
-  EXPECT_NE(test::error_of([&] { append_sample(outside, batch); }).find("outside"), std::string::npos);
+  EXPECT_NE(test::error_of([&] { append_sample(outside, batch); }).find("outside"),
+            std::string::npos);
 }
 
 TEST(BestFit, FindsTheFullestChoiceAmongAllSubsets) {

@@ -21,8 +21,8 @@ using test::error_of;
 using test::MadeUpSource;
 using test::small_images;
 using test::small_prompt;
-using test::TestFolder;
 using test::test_picture;
+using test::TestFolder;
 
 constexpr std::int64_t kEndless = SampleSource::kEndless;
 
@@ -41,20 +41,25 @@ class PackedLoaderTest : public testing::Test {
     return config;
   }
 
-  /// Short documents, and chats with pictures between them; every 13th is damaged, every 17th too long.
+  /// Short documents, and chats with pictures between them; every 13th is damaged, every 17th too
+  /// long.
   static Sources made_up(std::int64_t size = kEndless, const std::string& name = "made up") {
     Sources sources;
     sources.push_back(std::make_unique<MadeUpSource>(name, size, [name](std::int64_t i) {
-      if (i % 13 == 5) throw DamagedSample(name, fmt::format("sample {}", i), "missing image", "it is gone");
+      if (i % 13 == 5)
+        throw DamagedSample(name, fmt::format("sample {}", i), "missing image", "it is gone");
       if (i % 17 == 3) return document(std::to_string(i), 5000);
       Random random({static_cast<std::uint64_t>(i)});
-      if (i % 4 != 0) return document(std::to_string(i), static_cast<std::size_t>(random.between(5, 90)));
+      if (i % 4 != 0)
+        return document(std::to_string(i), static_cast<std::size_t>(random.between(5, 90)));
       Sample sample;
       sample.id = std::to_string(i);
       sample.task = "caption";
-      sample.chat.turns = {{"user", "<image>\nWhat?"}, {"assistant", "Sample " + std::to_string(i)}};
-      sample.chat.images.push_back(
-          test_picture(static_cast<int>(random.between(20, 60)), static_cast<int>(random.between(20, 60)), static_cast<int>(i % 50)));
+      sample.chat.turns = {{"user", "<image>\nWhat?"},
+                           {"assistant", "Sample " + std::to_string(i)}};
+      sample.chat.images.push_back(test_picture(static_cast<int>(random.between(20, 60)),
+                                                static_cast<int>(random.between(20, 60)),
+                                                static_cast<int>(i % 50)));
       return sample;
     }));
     return sources;
@@ -92,7 +97,8 @@ TEST_F(PackedLoaderTest, LosesAndRepeatsNothing) {
   for (int i = 0; i < 200; ++i) {
     const PackedBatch batch = loader.next();
     ASSERT_LE(batch.num_tokens(), config.batch_tokens);
-    for (const std::string& id : batch.sample_ids) EXPECT_TRUE(seen.insert(id).second) << id << " came twice";
+    for (const std::string& id : batch.sample_ids)
+      EXPECT_TRUE(seen.insert(id).second) << id << " came twice";
   }
   const LoaderState state = loader.state();
   EXPECT_EQ(static_cast<std::int64_t>(seen.size()), loader.num_samples());
@@ -110,7 +116,8 @@ TEST_F(PackedLoaderTest, EverySegmentIsTheWholeSample) {
     const PackedBatch batch = loader.next();
     std::size_t token = 0, visual = 0, slice = 0, patch = 0;
     for (std::size_t s = 0; s < batch.sample_ids.size(); ++s) {
-      const EncodedSample alone = encode_sample(sources[0]->at(std::stoll(batch.sample_ids[s])), encoder_);
+      const EncodedSample alone =
+          encode_sample(sources[0]->at(std::stoll(batch.sample_ids[s])), encoder_);
       ASSERT_EQ(batch.segment_lengths[s], alone.num_tokens());
       ASSERT_EQ(batch.segment_slices[s], static_cast<std::int64_t>(alone.chat.grids.size()));
       for (std::size_t t = 0; t < alone.chat.ids.size(); ++t) {
@@ -169,11 +176,13 @@ TEST_F(PackedLoaderTest, ARestoredLoaderContinuesWithTheSamePacks) {
   for (const int stop : {0, 1, 7, 23}) {
     PackedLoader first(config_for(1, 2), made_up(), encoder_);
     for (int i = 0; i < stop; ++i) first.next();
-    const LoaderState state = LoaderState::from_json(parse_json(first.state().to_json().dump(), "state"), "state");
+    const LoaderState state =
+        LoaderState::from_json(parse_json(first.state().to_json().dump(), "state"), "state");
     PackedLoader second(config_for(1, stop % 3), made_up(), encoder_);
     second.restore(state);
     EXPECT_EQ(second.state().to_json(), state.to_json());
-    for (std::size_t i = static_cast<std::size_t>(stop); i < whole.size(); ++i) expect_equal(whole[i], second.next());
+    for (std::size_t i = static_cast<std::size_t>(stop); i < whole.size(); ++i)
+      expect_equal(whole[i], second.next());
   }
 }
 
@@ -195,7 +204,9 @@ TEST_F(PackedLoaderTest, RanksShareOneSequence) {
     for (int rank = 0; rank < num_ranks; ++rank) {
       const auto part = packs(24 / num_ranks, config_for(1, 1), rank, num_ranks);
       for (std::size_t i = 0; i < part.size(); ++i) {
-        expect_equal(part[i], whole[i * static_cast<std::size_t>(num_ranks) + static_cast<std::size_t>(rank)]);
+        expect_equal(
+            part[i],
+            whole[i * static_cast<std::size_t>(num_ranks) + static_cast<std::size_t>(rank)]);
       }
     }
   }
@@ -203,7 +214,8 @@ TEST_F(PackedLoaderTest, RanksShareOneSequence) {
 
 TEST_F(PackedLoaderTest, RanksHaveOneStateAndMayChangeInNumber) {
   const auto whole = packs(24, config_for());
-  PackedLoader first(config_for(), made_up(), encoder_, 0, 2), second(config_for(), made_up(), encoder_, 1, 2);
+  PackedLoader first(config_for(), made_up(), encoder_, 0, 2),
+      second(config_for(), made_up(), encoder_, 1, 2);
   for (int i = 0; i < 6; ++i) {
     first.next();
     second.next();
@@ -222,9 +234,10 @@ TEST_F(PackedLoaderTest, MixesSourcesByWeight) {
   config.sources[2].weight = 1;
   Sources sources;
   for (const std::string name : {"a", "b", "c"}) {
-    sources.push_back(std::make_unique<MadeUpSource>(name, name == "b" ? 10 : kEndless, [name](std::int64_t i) {
-      return document(name + std::to_string(i), 30);
-    }));
+    sources.push_back(
+        std::make_unique<MadeUpSource>(name, name == "b" ? 10 : kEndless, [name](std::int64_t i) {
+          return document(name + std::to_string(i), 30);
+        }));
   }
   PackedLoader loader(config, std::move(sources), encoder_);
   std::map<char, std::map<std::string, int>> drawn;
@@ -261,7 +274,7 @@ TEST_F(PackedLoaderTest, SkippedSamplesAreCountedAndListedOnce) {
     damaged += sample.reason == "missing image: it is gone" ? 1 : 0;
     long_ones += sample.reason.starts_with("too long: 5002 tokens exceed max_tokens = 256") ? 1 : 0;
   }
-  EXPECT_EQ(damaged, 8);   // 5, 18, ... 96
+  EXPECT_EQ(damaged, 8);    // 5, 18, ... 96
   EXPECT_EQ(long_ones, 6);  // 3, 20, ... 88 except 83, which is damaged
   EXPECT_GE(loader.num_skipped(), 3 * 13);
 }
@@ -275,7 +288,9 @@ TEST_F(PackedLoaderTest, ASourceWithoutUsableSamplesIsAnErrorNotAnEndlessLoop) {
       }));
       PackedLoader loader(config_for(1, workers), std::move(sources), encoder_);
       const std::string error = error_of([&] { loader.next(); });
-      EXPECT_NE(error.find(fmt::format("bad: no usable sample among {} in a row", tries)), std::string::npos) << error;
+      EXPECT_NE(error.find(fmt::format("bad: no usable sample among {} in a row", tries)),
+                std::string::npos)
+          << error;
     }
   }
 }
@@ -294,13 +309,13 @@ TEST_F(PackedLoaderTest, OneUsableSampleAnEpochIsEnough) {
 TEST_F(PackedLoaderTest, WhatIsNoDamageOfASampleStopsTheRun) {
   for (const std::int64_t workers : {0, 2}) {
     Sources sources;
-    sources.push_back(std::make_unique<MadeUpSource>("faulty", kEndless, [](std::int64_t i) -> Sample {
-      if (i == 40) throw std::logic_error("a fault of the program");
-      return document(std::to_string(i), 20);
-    }));
+    sources.push_back(
+        std::make_unique<MadeUpSource>("faulty", kEndless, [](std::int64_t i) -> Sample {
+          if (i == 40) throw std::logic_error("a fault of the program");
+          return document(std::to_string(i), 20);
+        }));
     PackedLoader loader(config_for(1, workers), std::move(sources), encoder_);
-    EXPECT_THROW(
-        for (int i = 0; i < 100; ++i) loader.next(), std::logic_error);
+    EXPECT_THROW(for (int i = 0; i < 100; ++i) loader.next(), std::logic_error);
   }
 }
 
@@ -332,28 +347,43 @@ TEST_F(PackedLoaderTest, ReadsAheadOnlyAsFarAsOnePackNeeds) {
 }
 
 TEST_F(PackedLoaderTest, AStateOfOtherDataIsRefused) {
-  PackedLoader loader(config_for(), made_up(100), encoder_), other(config_for(), made_up(101), encoder_);
+  PackedLoader loader(config_for(), made_up(100), encoder_),
+      other(config_for(), made_up(101), encoder_);
   loader.next();
-  EXPECT_NE(error_of([&] { other.restore(loader.state()); }).find("the data are not those"), std::string::npos);
+  EXPECT_NE(error_of([&] { other.restore(loader.state()); }).find("the data are not those"),
+            std::string::npos);
   LoaderState state = loader.state();
   state.pending.push_back(state.pending.front());
   EXPECT_NE(error_of([&] { loader.restore(state); }).find("twice"), std::string::npos);
   state.pending = {state.next_position};
   EXPECT_NE(error_of([&] { loader.restore(state); }).find("outside"), std::string::npos);
-  for (const char* text : {"[]", R"({"next_position": -1})", R"({"next_position": "x"})", R"({"nxt": 1})", R"({"pending": [5]})"}) {
-    EXPECT_NE(error_of([&] { LoaderState::from_json(parse_json(text, "x"), "checkpoint"); }).find("checkpoint"), std::string::npos);
+  for (const char* text : {"[]",
+                           R"({"next_position": -1})",
+                           R"({"next_position": "x"})",
+                           R"({"nxt": 1})",
+                           R"({"pending": [5]})"}) {
+    EXPECT_NE(error_of([&] {
+                LoaderState::from_json(parse_json(text, "x"), "checkpoint");
+              }).find("checkpoint"),
+              std::string::npos);
   }
 }
 
 TEST_F(PackedLoaderTest, RefusesRanksThatDoNotExist) {
-  EXPECT_NE(error_of([&] { PackedLoader(config_for(), made_up(), encoder_, 2, 2); }).find("rank 2 of 2"), std::string::npos);
-  EXPECT_NE(error_of([&] { PackedLoader(config_for(2), made_up(), encoder_); }).find("1 sources are open for 2"), std::string::npos);
+  EXPECT_NE(
+      error_of([&] { PackedLoader(config_for(), made_up(), encoder_, 2, 2); }).find("rank 2 of 2"),
+      std::string::npos);
+  EXPECT_NE(error_of([&] {
+              PackedLoader(config_for(2), made_up(), encoder_);
+            }).find("1 sources are open for 2"),
+            std::string::npos);
 }
 
 TEST_F(PackedLoaderTest, DamagedFilesOfTenKindsDoNotStopTraining) {
   const TestFolder folder;
   const auto chat = [](const std::string& extra, const std::string& question = "What?") {
-    return "{" + extra + R"("conversations": [{"from": "human", "value": ")" + question + R"("}, {"from": "gpt", "value": "That."}]})";
+    return "{" + extra + R"("conversations": [{"from": "human", "value": ")" + question +
+           R"("}, {"from": "gpt", "value": "That."}]})";
   };
   const std::string jpeg = encode_jpeg(test_picture(64, 64), 90);
   folder.write("good.jpg", jpeg);
@@ -396,7 +426,8 @@ TEST_F(PackedLoaderTest, DamagedFilesOfTenKindsDoNotStopTraining) {
     if (lines[i].second.empty()) {
       EXPECT_FALSE(reasons.contains(place)) << reasons[place];
     } else {
-      EXPECT_TRUE(reasons[place].starts_with(lines[i].second + ": ")) << place << ": " << reasons[place];
+      EXPECT_TRUE(reasons[place].starts_with(lines[i].second + ": "))
+          << place << ": " << reasons[place];
     }
   }
 }

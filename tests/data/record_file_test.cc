@@ -14,7 +14,9 @@ using test::TestFolder;
 
 TEST(RecordFile, FindsTheElementsOfAListWithTheirLines) {
   const TestFolder folder;
-  const std::string text = "\xef\xbb\xbf [\n {\"a\": [1, {\"b\": \"]},{\\\"\"}]},\n\n  -1.5e+3 , \"x\"\n,null,[], {}]\n ";
+  const std::string text =
+      "\xef\xbb\xbf [\n {\"a\": [1, {\"b\": \"]},{\\\"\"}]},\n\n  -1.5e+3 , \"x\"\n,null,[], "
+      "{}]\n ";
   const RecordFile file(folder.write("a.json", text), RecordFile::Form::kJsonList);
   ASSERT_EQ(file.size(), 6);
   EXPECT_EQ(file.record(0), "{\"a\": [1, {\"b\": \"]},{\\\"\"}]}");
@@ -34,7 +36,8 @@ TEST(RecordFile, AnEmptyListHoldsNothing) {
 
 TEST(RecordFile, FindsLinesAndPassesOverBlankOnes) {
   const TestFolder folder;
-  const RecordFile file(folder.write("a.txt", "one\r\n\n \t\ntwo\nthree"), RecordFile::Form::kLines);
+  const RecordFile file(folder.write("a.txt", "one\r\n\n \t\ntwo\nthree"),
+                        RecordFile::Form::kLines);
   ASSERT_EQ(file.size(), 3);
   EXPECT_EQ(file.record(0), "one");
   EXPECT_EQ(file.record(1), "two");
@@ -80,7 +83,9 @@ TEST(RecordFile, ABrokenListIsAnErrorWithLineAndColumn) {
 TEST(RecordFile, AgreesWithTheParserOnEveryPrefixAndEverySingleByteChange) {
   const std::string good = "[{\"a\":[1,-0.5E-2,\"\\u00e9\\n\"]},[],{},true,null,\"z\"]";
   const auto accepts = [&](const std::string& text) {
-    return error_of([&] { scan_json_list(text, "x", [](std::size_t, std::size_t, std::size_t) {}); }).empty();
+    return error_of(
+               [&] { scan_json_list(text, "x", [](std::size_t, std::size_t, std::size_t) {}); })
+        .empty();
   };
   int disagreements = 0;
   for (std::size_t i = 0; i <= good.size(); ++i) {
@@ -101,10 +106,23 @@ TEST(RecordFile, AgreesWithTheParserOnEveryPrefixAndEverySingleByteChange) {
 }
 
 TEST(Utf8, KnowsValidAndInvalidText) {
-  for (const char* good : {"", "abc", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x98\x80", "\xed\x9f\xbf", "\xf4\x8f\xbf\xbf"}) {
+  for (const char* good : {"",
+                           "abc",
+                           "\xc3\xa9",
+                           "\xe2\x82\xac",
+                           "\xf0\x9f\x98\x80",
+                           "\xed\x9f\xbf",
+                           "\xf4\x8f\xbf\xbf"}) {
     EXPECT_TRUE(is_utf8(good));
   }
-  for (const char* bad : {"\x80", "\xc3", "\xc0\xaf", "\xe0\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xff", "a\xe2\x82"}) {
+  for (const char* bad : {"\x80",
+                          "\xc3",
+                          "\xc0\xaf",
+                          "\xe0\x80\x80",
+                          "\xed\xa0\x80",
+                          "\xf4\x90\x80\x80",
+                          "\xff",
+                          "a\xe2\x82"}) {
     EXPECT_FALSE(is_utf8(bad));
   }
 }

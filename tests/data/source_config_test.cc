@@ -24,15 +24,18 @@ TEST(SourceConfig, SettingsThatCannotTakeEffectAreErrors) {
       {R"({"sources": [{"kind": "scenes", "path": "x.json"}]})", "data.sources[0].path"},
       {R"({"sources": [{"kind": "conversations"}]})", "data.sources[0].path"},
       {R"({"sources": [{"kind": "tar", "path": "x.tar", "seed": 3}]})", "data.sources[0].seed"},
-      {R"({"sources": [{"kind": "text", "path": "x", "scenes": {"num_classes": 10}}]})", "data.sources[0].scenes"},
+      {R"({"sources": [{"kind": "text", "path": "x", "scenes": {"num_classes": 10}}]})",
+       "data.sources[0].scenes"},
       {R"({"sources": [{"kind": "txt"}]})", "data.sources[0].kind"},
-      {R"({"sources": [{"kind": "scenes"}], "max_tokens": 5000, "batch_tokens": 4096})", "data.max_tokens"},
+      {R"({"sources": [{"kind": "scenes"}], "max_tokens": 5000, "batch_tokens": 4096})",
+       "data.max_tokens"},
   };
   for (const auto& [json, wanted] : cases) {
     const std::string error = error_of_config(json);
     EXPECT_NE(error.find(wanted), std::string::npos) << json << " -> " << error;
   }
-  EXPECT_EQ(error_of_config(R"({"sources": [{"kind": "scenes"}, {"kind": "text", "path": "x"}]})"), "");
+  EXPECT_EQ(error_of_config(R"({"sources": [{"kind": "scenes"}, {"kind": "text", "path": "x"}]})"),
+            "");
 }
 
 TEST(OpenSource, OpensEveryKindOfFileAndRefusesEmptyOnes) {
@@ -46,10 +49,18 @@ TEST(OpenSource, OpensEveryKindOfFileAndRefusesEmptyOnes) {
   EXPECT_EQ(open("conversations", folder.write("a.json", "[{}, {}]"))->size(), 2);
   EXPECT_EQ(open("conversations", folder.write("a.jsonl", "{}\n"))->size(), 1);
   EXPECT_EQ(open("text", folder.write("a.txt", "one\ntwo\nthree"))->size(), 3);
-  EXPECT_EQ(open("tar", folder.write("a.tar", test::make_tar({{"a.json", "{}", '0', "", ""}})))->size(), 1);
-  EXPECT_NE(error_of([&] { open("text", folder.write("empty.txt", "\n")); }).find("holds no samples"), std::string::npos);
-  EXPECT_NE(error_of([&] { open("conversations", folder.write("empty.json", "[]")); }).find("holds no samples"), std::string::npos);
-  EXPECT_NE(error_of([&] { open("tar", folder.path("absent.tar")); }).find("absent.tar"), std::string::npos);
+  EXPECT_EQ(
+      open("tar", folder.write("a.tar", test::make_tar({{"a.json", "{}", '0', "", ""}})))->size(),
+      1);
+  EXPECT_NE(
+      error_of([&] { open("text", folder.write("empty.txt", "\n")); }).find("holds no samples"),
+      std::string::npos);
+  EXPECT_NE(error_of([&] {
+              open("conversations", folder.write("empty.json", "[]"));
+            }).find("holds no samples"),
+            std::string::npos);
+  EXPECT_NE(error_of([&] { open("tar", folder.path("absent.tar")); }).find("absent.tar"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -11,7 +11,8 @@ namespace pocketvlm::test {
 
 TestFolder::TestFolder() {
   static std::atomic<int> count{0};
-  folder_ = std::filesystem::temp_directory_path() / fmt::format("pocketvlm_data_test_{}_{}", ::getpid(), count++);
+  folder_ = std::filesystem::temp_directory_path() /
+            fmt::format("pocketvlm_data_test_{}_{}", ::getpid(), count++);
   std::filesystem::create_directories(folder_);
 }
 
@@ -40,7 +41,8 @@ Tokenizer byte_tokenizer() {
   add("<s>", TokenType::kControl);
   add("</s>", TokenType::kControl);
   for (int byte = 0; byte < 256; ++byte) add(fmt::format("<0x{:02X}>", byte), TokenType::kByte);
-  for (const char* piece : {"<image>", "</image>", "<slice>", "</slice>", "<|im_start|>", "<|im_end|>"}) {
+  for (const char* piece :
+       {"<image>", "</image>", "<slice>", "</slice>", "<|im_start|>", "<|im_end|>"}) {
     add(piece, TokenType::kUserDefined);
   }
   vocabulary.unk_id = 0;
@@ -66,7 +68,8 @@ ImageConfig small_images() {
 Image test_picture(int width, int height, int seed) {
   Image image(width, height);
   for (std::size_t i = 0; i < image.rgb.size(); ++i) {
-    image.rgb[i] = static_cast<std::uint8_t>((i * 37 + i / 97 + static_cast<std::size_t>(seed) * 101) % 256);
+    image.rgb[i] =
+        static_cast<std::uint8_t>((i * 37 + i / 97 + static_cast<std::size_t>(seed) * 101) % 256);
   }
   return image;
 }
@@ -92,7 +95,9 @@ void sign_tar_header(std::string& tar, std::size_t offset) {
 
 std::string make_tar(const std::vector<TarEntry>& entries, bool with_end) {
   std::string tar;
-  const auto put = [&](std::size_t at, const std::string& text) { tar.replace(at, text.size(), text); };
+  const auto put = [&](std::size_t at, const std::string& text) {
+    tar.replace(at, text.size(), text);
+  };
   for (const TarEntry& entry : entries) {
     const std::size_t header = tar.size();
     tar.append(512, '\0');
@@ -100,10 +105,14 @@ std::string make_tar(const std::vector<TarEntry>& entries, bool with_end) {
     put(header + 100, "0000644");
     put(header + 108, "0000000");
     put(header + 116, "0000000");
-    put(header + 124, entry.size_field.empty() ? fmt::format("{:011o}", entry.data.size()) : entry.size_field);
+    put(header + 124,
+        entry.size_field.empty() ? fmt::format("{:011o}", entry.data.size()) : entry.size_field);
     put(header + 136, "00000000000");
     tar[header + 156] = entry.type;
-    put(header + 257, std::string("ustar\0" "00", 8));
+    put(header + 257,
+        std::string("ustar\0"
+                    "00",
+                    8));
     put(header + 345, entry.prefix);
     sign_tar_header(tar, header);
     tar += entry.data;

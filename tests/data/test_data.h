@@ -26,8 +26,8 @@ class TestFolder {
   std::filesystem::path folder_;
 };
 
-/// A sentencepiece vocabulary of the specials, the 256 bytes and nothing else: every byte of text is a token,
-/// so lengths are easy to predict.
+/// A sentencepiece vocabulary of the specials, the 256 bytes and nothing else: every byte of text
+/// is a token, so lengths are easy to predict.
 Tokenizer byte_tokenizer();
 
 /// Slices of 28 x 28 pixels, patches of 14, four visual tokens a slice, ChatML.
