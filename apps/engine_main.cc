@@ -1,3 +1,5 @@
+#include <malloc.h>
+
 #include <cstdio>
 #include <exception>
 
@@ -7,6 +9,11 @@
 #include "base/log.h"
 
 int main(int argc, char** argv) {
+  // A training step allocates and frees the same large tensors again and again: keep their pages instead of returning them to
+  // the system and faulting them in anew.
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  ::mallopt(M_TOP_PAD, 64 << 20);
   pocketvlm::set_up_logging();
   try {
     pocketvlm::run_engine_command(pocketvlm::parse_command_line(argc, argv));

@@ -93,6 +93,14 @@ void write_rows(const RowSource& source, GgmlType type, const GgufWriter::Sink& 
   }
 }
 
+/// How a tensor is laid out in the file, beside its name.
+struct TensorForm {
+  std::vector<std::int64_t> ne;  // empty: the reversed shape of the source
+  float factor = 1.0F;
+  std::int64_t permuted_heads = 0;
+  bool transposed = false;
+};
+
 /// One GGUF file in the making: finds source tensors by name and declares them under GGUF's names.
 class FileBuilder {
  public:
@@ -101,38 +109,29 @@ class FileBuilder {
   GgufWriter& writer() { return writer_; }
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
 
-  struct Options {
-    std::vector<std::int64_t> ne;  // empty: the reversed shape of the source
-    float factor = 1.0F;
-    std::int64_t permuted_heads = 0;
-    bool transposed = false;
-  };
-
-  void add(const std::string& target, const std::string& name, GgmlType type) { add(target, name, type, Options{}); }
-
-  void add(const std::string& target, const std::string& name, GgmlType type, Options options) {
+  void add(const std::string& target, const std::string& name, GgmlType type, TensorForm form = {}) {
     const auto found = tensors_.find(name);
     PV_CHECK(found != tensors_.end(), "{}: the tensor {} is missing", where_, name);
     const TensorView& view = found->second;
-    std::vector<std::int64_t> ne = options.ne;
+    std::vector<std::int64_t> ne = form.ne;
     if (ne.empty()) ne.assign(view.shape.rbegin(), view.shape.rend());
-    if (options.transposed) std::swap(ne[0], ne[1]);
+    if (form.transposed) std::swap(ne[0], ne[1]);
     std::int64_t elements = 1;
     for (const std::int64_t n : ne) elements *= n;
     PV_CHECK(elements * static_cast<std::int64_t>(dtype_bytes(view.dtype)) == static_cast<std::int64_t>(view.bytes.size()),
              "{}: the tensor {} does not have the size that config.json says", where_, name);
-    const RowSource source{&view, ne[0], elements / ne[0], options.factor, options.permuted_heads, options.transposed};
+    const RowSource source{&view, ne[0], elements / ne[0], form.factor, form.permuted_heads, form.transposed};
     writer_.add_tensor(target, type, ne, [source, type](const GgufWriter::Sink& sink) { write_rows(source, type, sink); });
   }
 
   /// `.weight` with its matrix type and, where the source has one, `.bias` in F32.
-  void add_linear(const std::string& target, const std::string& name, GgmlType type, Options options = {}) {
+  void add_linear(const std::string& target, const std::string& name, GgmlType type, TensorForm form = {}) {
     const GgmlType stored = fitting_type(type, row_length(name + ".weight"));
-    add(target + ".weight", name + ".weight", stored, options);
+    add(target + ".weight", name + ".weight", stored, form);
     if (has(name + ".bias")) {
-      options.ne.clear();
-      options.transposed = false;
-      add(target + ".bias", name + ".bias", GgmlType::kF32, options);
+      form.ne.clear();
+      form.transposed = false;
+      add(target + ".bias", name + ".bias", GgmlType::kF32, form);
     }
   }
 
@@ -239,9 +238,9 @@ void build_language(FileBuilder& file, const ModelConfig& config, const Vocabula
 
   const TypePlan plan(type, language.num_layers);
   const auto matrix = [&](const std::string& target, const std::string& source, MatrixRole role, std::int64_t layer, std::int64_t heads) {
-    FileBuilder::Options options;
-    options.permuted_heads = heads;
-    file.add_linear(target, source, plan.type_of(role, layer), options);
+    TensorForm form;
+    form.permuted_heads = heads;
+    file.add_linear(target, source, plan.type_of(role, layer), form);
   };
   matrix("token_embd", "language.embed_tokens", language.tied_embeddings ? MatrixRole::kOutput : MatrixRole::kEmbedding, 0, 0);
   file.add_norm("output_norm", "language.norm");
@@ -331,11 +330,11 @@ void add_resampler_tensors(FileBuilder& file, const ModelConfig& config, GgmlTyp
   file.add_norm("resampler.ln_q", "projector.norm_q");
   file.add_norm("resampler.ln_kv", "projector.norm_kv");
   file.add_norm("resampler.ln_post", "projector.norm_post");
-  FileBuilder::Options options;
-  options.transposed = true;  // the model computes x @ proj
+  TensorForm form;
+  form.transposed = true;  // the model computes x @ proj
   // llama.cpp multiplies visual embeddings by the embedding scale as well; the models do not.
-  options.factor = static_cast<float>(1.0 / config.language.scale_embeddings);
-  file.add("resampler.proj.weight", "projector.proj", fitting_type(type, config.language.hidden), options);
+  form.factor = static_cast<float>(1.0 / config.language.scale_embeddings);
+  file.add("resampler.proj.weight", "projector.proj", fitting_type(type, config.language.hidden), form);
   // llama.cpp demands this table but computes positions itself; so do we.
   const std::int64_t side = config.vision.position_side, hidden = config.language.hidden;
   file.writer().add_tensor("resampler.pos_embed_k", GgmlType::kF16, {hidden, side * side}, [side, hidden](const GgufWriter::Sink& sink) {
@@ -355,7 +354,7 @@ void add_resampler_tensors(FileBuilder& file, const ModelConfig& config, GgmlTyp
 void add_mobile_projector_tensors(FileBuilder& file, const ModelConfig& config, GgmlType type) {
   const std::int64_t hidden = config.language.hidden;
   const GgmlType kernel = type == GgmlType::kF32 ? GgmlType::kF32 : GgmlType::kF16;
-  const FileBuilder::Options depthwise{{3, 3, 1, hidden}, 1.0F, 0, false};
+  const TensorForm depthwise{{3, 3, 1, hidden}, 1.0F, 0, false};
   if (config.projector.kind == "mlp") {
     file.add_linear("mm.0", "projector.mlp.0", type);
     file.add_linear("mm.2", "projector.mlp.2", type);

@@ -130,4 +130,6 @@ QuestionAnswer say_in_english(const Query& query,
   fail("unknown query kind {}", static_cast<int>(query.kind));
 }
 
+const char* position_words(int cell) { return kPositions[static_cast<std::size_t>(cell)]; }
+
 }  // namespace pocketvlm

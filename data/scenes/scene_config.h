@@ -26,6 +26,7 @@ struct ScenesConfig {
   std::map<std::string, double> tasks = {{"caption", 1.0}};
   std::map<std::string, double> languages = {{"en", 1.0}};
   double false_object_rate = 0.0;         // captions: chance that a named object is not in the picture
+  bool outlines = false;
   double missing_object_rate = 0.0;       // captions: chance that an object goes unnamed
 
   void visit_fields(auto&& field) {
@@ -48,7 +49,10 @@ struct ScenesConfig {
           "weights of: name (one word), caption (short, web-like), detailed, vqa, counting, position, ocr, yes_no, chat, text (caption without picture)");
     field("languages", languages, "weights of languages, CLDR codes");
     field("false_object_rate", false_object_rate, "captions: chance per named object that it is not in the picture", in_range(0, 1));
-    field("missing_object_rate", missing_object_rate, "captions: chance per object that it goes unnamed", in_range(0, 1));
+    field("outlines", outlines,
+          "words instead of the picture: each question follows a list of the objects with their places, for a language model that "
+          "has to answer about a given scene before it can see");
+    field("missing_object_rate", missing_object_rate, "captions: chance per object that it goes unnamed (one always is named)", in_range(0, 1));
   }
   void validate(const std::string& path) const;
 };

@@ -36,6 +36,10 @@ std::string draw_weighted(Random& random, const std::vector<std::pair<std::strin
   return "";
 }
 
+Json box_of(const SceneObject& object) {
+  return Json::array({object.x, object.y, object.width, object.height});
+}
+
 int longest_side(const ScenesConfig& config) {
   std::int64_t side = 0;
   for (std::size_t i = 0; i < config.widths.size(); ++i) {
@@ -92,11 +96,24 @@ struct SceneSource::State {
     return composer.compose(random, wish);
   }
 
+  /// The scene in words, in random order: "dog at the top left, cat on the right, sign at the bottom: stop".
+  std::string outline(const SceneFacts& facts, Random& random) const {
+    std::vector<std::string> parts;
+    for (const SceneFacts::Group& group : facts.groups) {
+      for (int i = 0; i < group.count; ++i) {
+        parts.push_back(names[static_cast<std::size_t>(group.class_index)] + " " + position_words(group.cell));
+      }
+    }
+    if (!facts.sign_text.empty()) parts.push_back(fmt::format("sign {}: {}", position_words(facts.sign_cell), facts.sign_text));
+    random.shuffle(parts);
+    return fmt::format("{}", fmt::join(parts, ", "));
+  }
+
   Json truth(const Scene& scene, const SceneFacts& facts) const {
     Json objects = Json::array();
     for (const SceneObject& object : scene.objects) {
       objects.push_back({{"name", names[static_cast<std::size_t>(object.class_index)]},
-                         {"box", {object.x, object.y, object.width, object.height}}});
+                         {"box", box_of(object)}});
     }
     Json counts = Json::object(), present = Json::array();
     for (const SceneFacts::Count& item : facts.counts) {
@@ -107,7 +124,9 @@ struct SceneSource::State {
     return {{"objects", objects},
             {"counts", counts},
             {"sign", scene.sign_text.empty() ? Json(nullptr) : Json(scene.sign_text)},
-            {"classes", present}};
+            {"classes", present},
+            {"sign_box", scene.sign_text.empty() ? Json(nullptr) : box_of(scene.sign_box)},
+            {"size", {scene.width, scene.height}}};
   }
 
   ScenesConfig config;
@@ -160,7 +179,13 @@ Sample SceneSource::at(std::int64_t index) const {
   sample.task = choice.task;
   sample.language = choice.language;
   sample.chat.turns = state_->text.turns(choice.task, choice.language, facts, random, false);
-  if (choice.task != "text") sample.chat.images.push_back(draw(scene));
+  if (choice.task != "text") {
+    if (state_->config.outlines) {
+      sample.chat.turns.front().content = state_->outline(facts, random) + "\n" + sample.chat.turns.front().content;
+    } else {
+      sample.chat.images.push_back(draw(scene));
+    }
+  }
   sample.truth = state_->truth(scene, facts);
   return sample;
 }

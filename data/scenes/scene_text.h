@@ -20,6 +20,9 @@ QuestionAnswer say_in_english(const Query& query,
                               Random& random,
                               bool canonical);
 
+/// Where a cell of the 3 x 3 grid is: "at the top left".
+const char* position_words(int cell);
+
 /// Fixed patterns of a language that avoid inflection: names stand after colons and in lists.
 /// `names`: class names in that language.
 QuestionAnswer say_in_pattern(const std::string& language,
