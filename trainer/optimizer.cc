@@ -25,12 +25,12 @@ double schedule_factor(const OptimizerConfig& config, int64_t step, int64_t tota
     const int64_t decay_steps = std::min(total_steps - config.warmup_steps, std::max<int64_t>(1, total_steps / 5));
     const int64_t into_decay = step - (total_steps - decay_steps) + 1;
     if (into_decay <= 0) return 1.0;
-    return 1.0 - (1.0 - last) * static_cast<double>(into_decay) / static_cast<double>(decay_steps);
+    return last + (1.0 - last) * (1.0 - static_cast<double>(into_decay) / static_cast<double>(decay_steps));
   }
   const int64_t span = total_steps - 1 - config.warmup_steps;
   const double progress =
       span > 0 ? std::min(1.0, static_cast<double>(step - config.warmup_steps) / static_cast<double>(span)) : 1.0;
-  if (config.schedule == "linear") return 1.0 - (1.0 - last) * progress;
+  if (config.schedule == "linear") return last + (1.0 - last) * (1.0 - progress);
   return last + (1.0 - last) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
 }
 

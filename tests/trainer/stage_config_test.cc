@@ -29,7 +29,7 @@ TEST(StageConfig, AcceptsTheUsualStages) {
 TEST(StageConfig, AnswersMistakesWithPathAndCure) {
   const std::vector<std::pair<std::string, std::string>> mistakes = {
       {R"({"data": {"sources": []}})", "\"name\" is required"},
-      {R"({"name": "s"})", "\"data\""},
+      {R"({"name": "s"})", "stage.json.data.sources"},
       {R"({"name": "s", "data": {"sources": []}})", "stage.json.data.sources"},
       {R"({"name": "a/b", "data": {"sources": [{}]}})", "stage.json.name: \"a/b\""},
       {stage(kPictures, R"("steps": 0)"), "stage.json.steps: 0 is out of range"},

@@ -88,7 +88,7 @@ TEST(Resume, RefusesAnotherConfigurationByName) {
   StageConfig config = interrupted_stage("language");
   const std::string folder = test::test_folder() + "/other-config";
   stop_after(config, folder, 6);
-  config.data.batch_tokens = 160;
+  config.data.batch_tokens = 300;
   LoadedModel model = test::tiny_model(1);
   const std::string error = test::error_of([&] { run_stage(config, model, test::tiny_tokenizer_path(), folder); });
   EXPECT_NE(error.find("data/batch_tokens"), std::string::npos) << error;

@@ -95,7 +95,6 @@ TEST(Stage, RefusesToFinishWhenAFrozenTensorWasTouched) {
 TEST(Stage, LowersTheLossOnCaptions) {
   LoadedModel model = test::tiny_model(1);
   StageConfig config = test::tiny_stage("learns");
-  config.data.batch_tokens = 256;
   config.optimizer.learning_rate = 1e-2;
   config.steps = 60;
   config.log_every = 10;
@@ -119,7 +118,6 @@ TEST(Stage, LowersTheLossOnCaptions) {
 TEST(Stage, LowersTheContrastiveLossAndLeavesNoHeadsBehind) {
   LoadedModel model = test::tiny_model(1);
   StageConfig config = test::tiny_contrastive_stage("contrastive-learns");
-  config.data.batch_tokens = 256;
   config.optimizer.learning_rate = 5e-3;
   config.steps = 80;
   config.log_every = 10;

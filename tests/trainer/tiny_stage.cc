@@ -9,7 +9,7 @@
 
 #include "base/files.h"
 #include "data/scenes/scene_source.h"
-#include "data/tokenizer_training/tokenizer_training_config.h"
+#include "data/tokenizer_training/tokenizer_training.h"
 
 namespace pocketvlm::test {
 namespace {
@@ -117,8 +117,8 @@ StageConfig tiny_stage(const std::string& name) {
   SourceConfig source;
   source.scenes = tiny_scenes();
   config.data.sources = {source};
-  config.data.batch_tokens = 128;
-  config.data.max_tokens = 128;
+  config.data.batch_tokens = 256;
+  config.data.max_tokens = 200;
   config.data.look_ahead = 8;
   config.data.workers = 1;
   config.optimizer.learning_rate = 3e-3;
