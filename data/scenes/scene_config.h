@@ -26,7 +26,7 @@ struct ScenesConfig {
   std::map<std::string, double> tasks = {{"caption", 1.0}};
   std::map<std::string, double> languages = {{"en", 1.0}};
   double false_object_rate = 0.0;         // captions: chance that a named object is not in the picture
-  bool outlines = false;
+  bool outlines = false;                  // the scene in words instead of a picture
   double missing_object_rate = 0.0;       // captions: chance that an object goes unnamed
 
   void visit_fields(auto&& field) {

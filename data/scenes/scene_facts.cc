@@ -81,13 +81,17 @@ QueryMaker::QueryMaker(const ScenesConfig& config,
                        const ClassFrequencies& frequencies)
     : config_(config), classes_(classes), frequencies_(frequencies) {}
 
-Query QueryMaker::make(const std::string& task, const SceneFacts& facts, Random& random, bool clean) const {
+Query QueryMaker::make(const std::string& task,
+                       const std::string& language,
+                       const SceneFacts& facts,
+                       Random& random,
+                       bool clean) const {
   Query query;
   if (task == "caption") return caption(facts, random, clean);
-  if (task == "yes_no") return yes_no(facts, random);
+  if (task == "yes_no") return yes_no(facts, random, language);
   if (task == "counting") return counting(facts, random);
   if (task == "position") return position(facts, random);
-  if (task == "vqa") return open_question(facts, random);
+  if (task == "vqa") return open_question(facts, random, language);
   if (task == "name") {
     query.kind = Query::kName;
     query.items = facts.counts;
@@ -119,9 +123,12 @@ Query QueryMaker::caption(const SceneFacts& facts, Random& random, bool clean) c
   Query query;
   query.kind = Query::kCaption;
   std::vector<int> avoid = present_classes(facts);
-  for (const SceneFacts::Count& item : facts.counts) {
-    if (!clean && random.chance(config_.missing_object_rate)) continue;
-    SceneFacts::Count named = item;
+  std::vector<SceneFacts::Count> kept = facts.counts;
+  if (!clean) {
+    kept = those(facts.counts, [&](const auto&) { return !random.chance(config_.missing_object_rate); });
+    if (kept.empty() && !facts.counts.empty()) kept = {random.pick(facts.counts)};  // nobody captions nothing
+  }
+  for (SceneFacts::Count named : kept) {
     if (!clean && random.chance(config_.false_object_rate)) {
       named.class_index = frequencies_.draw_companion(random, random.pick(avoid), avoid);
       if (named.class_index < 0) continue;  // every class is in the picture
@@ -132,23 +139,33 @@ Query QueryMaker::caption(const SceneFacts& facts, Random& random, bool clean) c
   return query;
 }
 
-Query QueryMaker::yes_no(const SceneFacts& facts, Random& random) const {
+Query QueryMaker::about_sign(const SceneFacts& facts,
+                             Random& random,
+                             const std::string& language,
+                             bool yes) const {
+  Query query;
+  query.yes = yes;
+  query.kind = random.chance(0.5) ? Query::kSignAt : Query::kSignSays;
+  query.cell = facts.sign_cell;
+  query.text = facts.sign_text;
+  if (query.kind == Query::kSignAt) {
+    if (!yes) query.cell = (facts.sign_cell + static_cast<int>(random.between(1, 8))) % 9;
+    return query;
+  }
+  const std::vector<std::string>& words = sign_words(language);
+  while (!yes && query.text == facts.sign_text) {
+    query.text = words.empty() || random.chance(0.25)
+                     ? sign_number(language, static_cast<int>(random.between(1, 99)))
+                     : random.pick(words);
+  }
+  return query;
+}
+
+Query QueryMaker::yes_no(const SceneFacts& facts, Random& random, const std::string& language) const {
   Query query;
   query.yes = random.chance(0.5);
   const double choice = random.uniform();
-  if (!facts.sign_text.empty() && choice < 0.15) {
-    query.kind = random.chance(0.5) ? Query::kSignAt : Query::kSignSays;
-    query.cell = facts.sign_cell;
-    query.text = facts.sign_text;
-    if (!query.yes && query.kind == Query::kSignAt) {
-      query.cell = (facts.sign_cell + static_cast<int>(random.between(1, 8))) % 9;
-    }
-    while (!query.yes && query.kind == Query::kSignSays && query.text == facts.sign_text) {
-      query.text = random.chance(0.25) ? std::to_string(random.between(1, 99))
-                                       : random.pick(sign_words("en"));
-    }
-    return query;
-  }
+  if (!facts.sign_text.empty() && choice < 0.15) return about_sign(facts, random, language, query.yes);
   const auto repeated = those(facts.counts, [](const auto& item) { return item.count > 1; });
   const auto single = those(facts.groups, [&](const auto& g) { return facts.count_of(g.class_index) == 1; });
   if (choice < 0.40 && !facts.groups.empty()) {
@@ -214,7 +231,7 @@ Query QueryMaker::position(const SceneFacts& facts, Random& random) const {
   return query;
 }
 
-Query QueryMaker::open_question(const SceneFacts& facts, Random& random) const {
+Query QueryMaker::open_question(const SceneFacts& facts, Random& random, const std::string& language) const {
   Query query;
   const double choice = random.uniform();
   if (!facts.sign_text.empty() && choice < 0.12) {
@@ -253,7 +270,7 @@ Query QueryMaker::open_question(const SceneFacts& facts, Random& random) const {
   }
   if (choice < 0.75) return counting(facts, random);
   if (choice < 0.90) return position(facts, random);
-  return yes_no(facts, random);
+  return yes_no(facts, random, language);
 }
 
 }  // namespace pocketvlm

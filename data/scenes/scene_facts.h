@@ -65,16 +65,22 @@ class QueryMaker {
              const std::vector<ObjectClass>& classes,
              const ClassFrequencies& frequencies);
 
-  /// task: name, caption, detailed, vqa, counting, position, ocr or yes_no. Captions carry the config's noise
-  /// unless `clean`. A scene that cannot serve (no object to locate) gets the nearest question it can.
-  Query make(const std::string& task, const SceneFacts& facts, Random& random, bool clean) const;
+  /// task: name, caption, detailed, vqa, counting, position, ocr or yes_no; language: of words on signs.
+  /// Captions carry the config's noise unless `clean`. A scene that cannot serve (position, but every class appears
+  /// twice) gets the nearest question it can.
+  Query make(const std::string& task,
+             const std::string& language,
+             const SceneFacts& facts,
+             Random& random,
+             bool clean) const;
 
  private:
   Query caption(const SceneFacts& facts, Random& random, bool clean) const;
-  Query yes_no(const SceneFacts& facts, Random& random) const;
+  Query yes_no(const SceneFacts& facts, Random& random, const std::string& language) const;
+  Query about_sign(const SceneFacts& facts, Random& random, const std::string& language, bool yes) const;
   Query counting(const SceneFacts& facts, Random& random) const;
   Query position(const SceneFacts& facts, Random& random) const;
-  Query open_question(const SceneFacts& facts, Random& random) const;
+  Query open_question(const SceneFacts& facts, Random& random, const std::string& language) const;
   int absent_class(const SceneFacts& facts, Random& random) const;
 
   const ScenesConfig& config_;

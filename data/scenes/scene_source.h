@@ -28,7 +28,9 @@ struct Scene {
 
 /// The endless stream of scenes: sample i is a function of (seed, i) alone. Thread-safe.
 /// Sample::truth = {"objects": [{"name", "box": [x, y, w, h]}, ...], "counts": {name: n}, "sign": text or null,
-///                  "classes": [...]} with English class names, whatever the language of the text.
+///                  "classes": [...], "sign_box": box or null, "size": [width, height]} with English class names,
+/// whatever the language of the text. "classes" stand in reading order; boxes are in pixels.
+/// A "text" sample has no picture; a "name" picture has one object, an "ocr" picture a sign.
 class SceneSource : public SampleSource {
  public:
   SceneSource(ScenesConfig config, std::uint64_t seed);
@@ -41,7 +43,9 @@ class SceneSource : public SampleSource {
   Scene scene(std::int64_t index) const;
   Image draw(const Scene& scene) const;
   const std::vector<std::string>& class_names() const;  // English, by class_index
-  /// Sample with the picture of `index` and a given task, for evaluation (e.g. "detailed", "yes_no").
+  /// Sample with the picture of `index` and a given task, for evaluation (e.g. "detailed", "yes_no"): always the usual
+  /// phrasing, captions without noise. Only "ocr" and "name" get another picture, where that of `index` has no sign
+  /// or several objects. `language` must be one of the config's (or "en").
   Sample with_task(std::int64_t index, const std::string& task, const std::string& language) const;
 
  private:

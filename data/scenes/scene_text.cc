@@ -47,7 +47,7 @@ std::vector<Turn> SceneText::turns(const std::string& task,
                                    bool canonical) const {
   std::vector<Turn> turns;
   const auto ask = [&](const std::string& about, bool clean) {
-    return say(queries_.make(about, facts, random, clean), language, facts, random, canonical);
+    return say(queries_.make(about, language, facts, random, clean), language, facts, random, canonical);
   };
   if (task == "text") {
     static const std::vector<std::string> kinds = {

@@ -30,6 +30,8 @@ WrittenSample make_sample(const SceneSource& source, std::int64_t index) {
   WrittenSample written;
   const std::string key = key_of(index);
   const bool has_image = !sample.chat.images.empty();
+  written.record["id"] = key;
+  if (has_image) written.record["image"] = "images/" + key + ".png";
   Json conversations = Json::array();
   bool mark = has_image;  // the picture's place: before the first user content
   for (const Turn& turn : sample.chat.turns) {
@@ -37,9 +39,9 @@ WrittenSample make_sample(const SceneSource& source, std::int64_t index) {
     conversations.push_back({{"from", user ? "human" : "gpt"}, {"value", (mark && user ? "<image>\n" : "") + turn.content}});
     mark = mark && !user;
   }
-  written.record["id"] = key;
-  if (has_image) written.record["image"] = "images/" + key + ".png";
-  written.record["conversations"] = conversations;
+  // An answer without a question is a document, not a conversation.
+  if (sample.chat.turns.size() > 1) written.record["conversations"] = conversations;
+  else written.record["text"] = sample.chat.turns.at(0).content;
   written.record["task"] = sample.task;
   written.record["language"] = sample.language;
   written.truth = {{"id", key}, {"image", has_image ? Json("images/" + key + ".png") : Json(nullptr)}};

@@ -1,11 +1,12 @@
 #include "data/scenes/sprite_library.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cmath>
+#include <map>
 #include <mutex>
 #include <shared_mutex>
 #include <unordered_map>
+
+#include "base/error.h"
 
 namespace pocketvlm {
 namespace {
@@ -118,30 +119,40 @@ void blend_sprite(const Sprite& sprite, int x, int y, Image& image) {
 }
 
 struct SpriteLibrary::State {
-  std::vector<ObjectClass> classes;
   std::vector<std::vector<Sprite>> sources;  // [class][variant]
-  mutable std::shared_mutex mutex;
-  mutable std::unordered_map<std::uint64_t, std::shared_ptr<const Sprite>> sized;
-  mutable std::size_t sized_bytes = 0;
-};
+  std::shared_mutex mutex;
+  std::unordered_map<std::uint64_t, std::shared_ptr<const Sprite>> sized;
+  std::size_t sized_bytes = 0;
 
-SpriteLibrary::SpriteLibrary(const std::vector<ObjectClass>& classes, int max_side)
-    : state_(std::make_unique<State>()) {
-  state_->classes = classes;
-  std::vector<char32_t> glyphs;
-  for (const ObjectClass& object_class : classes) {
-    if (object_class.files.empty()) glyphs.push_back(object_class.glyph);
-  }
-  std::vector<Sprite> emoji;
-  if (!glyphs.empty()) emoji = load_emoji(glyphs);
-  std::size_t next_emoji = 0;
-  for (const ObjectClass& object_class : classes) {
-    std::vector<Sprite>& variants = state_->sources.emplace_back();
-    if (object_class.files.empty()) variants.push_back(std::move(emoji[next_emoji++]));
-    for (const std::string& file : object_class.files) {
-      variants.push_back(load_stamp(file, max_side));
+  State(const std::vector<ObjectClass>& classes, int max_side) {
+    std::vector<char32_t> glyphs;
+    for (const ObjectClass& object_class : classes) {
+      if (object_class.files.empty()) glyphs.push_back(object_class.glyph);
+    }
+    std::vector<Sprite> emoji;
+    if (!glyphs.empty()) emoji = load_emoji(glyphs);
+    std::size_t next_emoji = 0;
+    for (const ObjectClass& object_class : classes) {
+      std::vector<Sprite>& variants = sources.emplace_back();
+      if (object_class.files.empty()) variants.push_back(std::move(emoji[next_emoji++]));
+      for (const std::string& file : object_class.files) variants.push_back(load_stamp(file, max_side));
     }
   }
+};
+
+SpriteLibrary::SpriteLibrary(const std::vector<ObjectClass>& classes, int max_side) {
+  static std::mutex mutex;
+  static std::map<std::string, std::weak_ptr<State>> libraries;
+  // Emoji come in one size; stamps are reduced to what is needed.
+  std::string key;
+  for (const ObjectClass& object_class : classes) {
+    key += object_class.name + (object_class.files.empty() ? ";" : fmt::format(":{};", max_side));
+  }
+  const std::lock_guard lock(mutex);
+  state_ = libraries[key].lock();
+  if (state_) return;
+  state_ = std::make_shared<State>(classes, max_side);
+  libraries[key] = state_;
 }
 
 SpriteLibrary::~SpriteLibrary() = default;

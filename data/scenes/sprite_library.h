@@ -38,7 +38,8 @@ std::vector<Sprite> load_emoji(const std::vector<char32_t>& code_points);
 /// `file` is relative to the stamps folder. Throws Error naming file and Debian package.
 Sprite load_stamp(const std::string& file, int max_side);
 
-/// All sprites of the classes in use, at any size; sizes once made are kept (up to a bound). Thread-safe.
+/// All sprites of the classes in use, at any size; sizes once made are kept (up to a bound). Libraries of the same
+/// classes share them: a recipe opens many streams of one world. Thread-safe.
 class SpriteLibrary {
  public:
   /// `max_side`: the longest side that will be drawn, in pixels.
@@ -52,7 +53,7 @@ class SpriteLibrary {
 
  private:
   struct State;
-  std::unique_ptr<State> state_;
+  std::shared_ptr<State> state_;
 };
 
 }  // namespace pocketvlm
