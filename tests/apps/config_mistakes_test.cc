@@ -37,7 +37,7 @@ INSTANTIATE_TEST_SUITE_P(
     ConfigMistakes,
     testing::Values(
         Mistake{"sed=1", ": unknown key \"sed\"", "did you mean \"seed\"?"},
-        Mistake{"seed=-1", ".seed", "must be 0"},
+        Mistake{"seed=-1", ".seed", "-1 is out of range"},
         Mistake{"seed=1.5", ".seed", "expected integer"},
         Mistake{"name=", ".name", "not empty"},
         Mistake{"name=a/b", ".name", "folder name"},
