@@ -165,9 +165,12 @@ TEST(Stage, FourAccumulatedPacksEqualOneOfAllTheirSamples) {
   StageConfig config = test::tiny_stage("accumulated");
   config.accumulation = 4;
   config.steps = 3;
+  config.log_every = 1;
   config.seed = 5;
   LoadedModel accumulated = test::tiny_model(1);
   run(config, accumulated);
+
+  const std::vector<Json> lines = test::read_lines(folder("accumulated") + "/metrics.jsonl");
 
   LoadedModel whole = test::tiny_model(1);
   LoaderConfig data = config.data;
@@ -182,12 +185,16 @@ TEST(Stage, FourAccumulatedPacksEqualOneOfAllTheirSamples) {
     const PackedBatch pack = joined(packs);
     double weight = 0;
     for (const float target : pack.loss_weights) weight += target;
-    whole.model->loss_sum(to_batch(pack)).backward();
-    optimizer.step(1.0 / weight);
+    const torch::Tensor loss = whole.model->loss_sum(to_batch(pack));
+    loss.backward();
+    const double grad_norm = optimizer.step(1.0 / weight);
+    const Json& line = lines.at(static_cast<std::size_t>(step));
+    EXPECT_NEAR(line["loss"].get<double>(), loss.item<double>() / weight, 1e-6 * loss.item<double>() / weight);
+    EXPECT_NEAR(line["grad_norm"].get<double>(), grad_norm, 1e-5 * grad_norm);
   }
   const auto expected = test::copy_weights(whole);
   for (const auto& [name, weight] : test::copy_weights(accumulated)) {
-    // Adam turns tiny gradients into whole steps, so a few entries may differ by more than rounding of the sum.
+    // Adam turns tiny gradients into whole steps, so single entries may differ by more than rounding of the sum.
     EXPECT_LT((weight - expected.at(name)).abs().mean().item<double>(), 1e-6) << name;
   }
 }
@@ -230,6 +237,14 @@ TEST(Stage, IsLoadedNotRunWhenItIsFinished) {
   config.optimizer.learning_rate = 1e-4;
   const std::string error = test::error_of([&] { run(config, again); });
   EXPECT_NE(error.find("optimizer/learning_rate"), std::string::npos) << error;
+}
+
+TEST(Stage, SaysWhenTheDeviceItNeedsIsMissing) {
+  if (torch::hasCUDA()) GTEST_SKIP() << "this machine has a CUDA device";
+  LoadedModel model = test::tiny_model(1);
+  StageConfig config = test::tiny_stage("no-device");
+  config.device = "cuda";
+  EXPECT_NE(test::error_of([&] { run(config, model); }).find("no CUDA device is usable"), std::string::npos);
 }
 
 TEST(Stage, SkipsCountsAndListsDamagedSamples) {
