@@ -9,100 +9,16 @@
 #include <optional>
 #include <set>
 
-#include "data/preprocess/utf8.h"
 #include "data/scenes/object_classes.h"
+#include "rlaif/sentences.h"
 
 namespace pocketvlm {
 namespace {
 
-bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '\f' || c == '\v'; }
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 
-std::string lower_ascii(std::string_view text) {
-  std::string lower(text);
-  for (char& c : lower) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  }
-  return lower;
-}
-
-std::string_view trimmed(std::string_view text, std::string_view marks = " \t\r\n\f\v") {
-  while (!text.empty() && marks.find(text.front()) != std::string_view::npos) text.remove_prefix(1);
-  while (!text.empty() && marks.find(text.back()) != std::string_view::npos) text.remove_suffix(1);
-  return text;
-}
-
-std::string single_spaced(std::string_view text) {
-  std::string out;
-  for (const char c : trimmed(text)) {
-    if (!is_space(c)) out.push_back(c);
-    else if (!out.empty() && out.back() != ' ') out.push_back(' ');
-  }
-  return out;
-}
-
-// Letters or digits of any script; ASCII punctuation, general punctuation and CJK punctuation say nothing.
-bool says_something(std::string_view text) {
-  while (!text.empty()) {
-    const Utf8Char character = read_utf8(text);
-    const std::uint32_t code = character.code_point;
-    if (code < 0x80) {
-      if (is_letter(text.front()) || is_digit(text.front())) return true;
-    } else if (code != 0xFFFD && code > 0xBF && !(code >= 0x2000 && code <= 0x206F) &&
-               !(code >= 0x3000 && code <= 0x303F) && !(code >= 0xFF00 && code <= 0xFF0F)) {
-      return true;
-    }
-    text.remove_prefix(static_cast<std::size_t>(character.size));
-  }
-  return false;
-}
-
-// "- ", "* ", "\u2022 ", "3. ", "3) " at the start of a line.
-std::string_view without_list_mark(std::string_view line) {
-  line = trimmed(line);
-  for (const std::string_view mark : {"- ", "* ", "+ ", "\xE2\x80\xA2"}) {
-    if (line.starts_with(mark)) return trimmed(line.substr(mark.size()));
-  }
-  std::size_t digits = 0;
-  while (digits < line.size() && is_digit(line[digits])) ++digits;
-  if (digits > 0 && digits <= 3 && digits + 1 < line.size() && (line[digits] == '.' || line[digits] == ')') &&
-      is_space(line[digits + 1])) {
-    return trimmed(line.substr(digits + 1));
-  }
-  return line;
-}
-
-constexpr std::array<std::string_view, 9> kAbbreviations = {
-    "mr", "mrs", "ms", "dr", "st", "vs", "e.g", "i.e", "approx"};
-
-// The point at `place` of `line` belongs to a number ("3.5"), an abbreviation ("Mr. Smith") or initials ("U.S.A").
-bool is_inner_point(std::string_view line, std::size_t place) {
-  const bool last = place + 1 >= line.size();
-  if (last) return false;
-  const char next = line[place + 1];
-  if (place > 0 && is_digit(line[place - 1]) && is_digit(next)) return true;
-  std::size_t begin = place;
-  while (begin > 0 && (is_letter(line[begin - 1]) || line[begin - 1] == '.')) --begin;
-  const std::string word = lower_ascii(line.substr(begin, place - begin));
-  if (word.size() == 1 && is_letter(next)) return true;
-  // "no." ends a sentence unless a number follows.
-  if (word == "no") return place + 2 < line.size() && is_digit(line[place + 2]);
-  return std::find(kAbbreviations.begin(), kAbbreviations.end(), word) != kAbbreviations.end();
-}
-
-std::size_t sentence_end_size(std::string_view line, std::size_t place) {
-  const char c = line[place];
-  if (c == '!' || c == '?' || c == ';') return 1;
-  if (c == '.') return is_inner_point(line, place) ? 0 : 1;
-  for (const std::string_view mark : {"\xE3\x80\x82", "\xEF\xBC\x81", "\xEF\xBC\x9F", "\xEF\xBC\x9B", "\xE0\xA5\xA4"}) {
-    if (line.substr(place).starts_with(mark)) return mark.size();
-  }
-  return 0;
-}
-
-// What may stand before the things that a description names; stripped again and again. The bool says whether it
-// announces things that exist, so that bare nouns may follow.
+// What may stand before the things that a description names; stripped again and again. The bool
+// says whether it announces things that exist, so that bare nouns may follow.
 struct Opening {
   std::string_view text;
   bool announces;
@@ -137,6 +53,12 @@ constexpr Opening kOpenings[] = {
     {"a picture of ", true},
     {"an image of ", true},
     {"a photo of ", true},
+    {"a picture with ", true},
+    {"an image with ", true},
+    {"a photo with ", true},
+    {"a picture showing ", true},
+    {"an image showing ", true},
+    {"a photo showing ", true},
     {"i can see ", true},
     {"you can see ", true},
     {"we can see ", true},
@@ -172,26 +94,47 @@ Remainder without_openings(std::string_view text) {
 const std::vector<std::string>& places() {
   static const std::vector<std::string> all = [] {
     std::vector<std::string> list;
-    const std::vector<std::string> spots = {"top left",   "top right",    "bottom left",   "bottom right", "upper left",
-                                            "upper right", "lower left",  "lower right",   "left",         "right",
-                                            "top",        "bottom",       "center",        "centre",       "middle",
-                                            "foreground", "background"};
+    const std::vector<std::string> spots = {"top left",
+                                            "top right",
+                                            "bottom left",
+                                            "bottom right",
+                                            "upper left",
+                                            "upper right",
+                                            "lower left",
+                                            "lower right",
+                                            "left",
+                                            "right",
+                                            "top",
+                                            "bottom",
+                                            "center",
+                                            "centre",
+                                            "middle",
+                                            "foreground",
+                                            "background"};
     for (const std::string& spot : spots) {
       for (const char* preposition : {"on", "at", "in", "to"}) {
         list.push_back(fmt::format("{} the {}", preposition, spot));
-        for (const char* tail : {"side", "corner"}) list.push_back(fmt::format("{} the {} {}", preposition, spot, tail));
+        for (const char* tail : {"side", "corner"})
+          list.push_back(fmt::format("{} the {} {}", preposition, spot, tail));
       }
     }
     // Longest first: "at the top left corner" before "at the top left".
-    std::stable_sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.size() > b.size(); });
+    std::stable_sort(
+        list.begin(), list.end(), [](const auto& a, const auto& b) { return a.size() > b.size(); });
     return list;
   }();
   return all;
 }
 
 std::string_view without_picture(std::string_view text) {
-  for (const std::string_view tail : {" in the picture", " in the image", " in the photo", " of the picture", " of the image",
-                                      " of the photo", " in this picture", " in this image"}) {
+  for (const std::string_view tail : {" in the picture",
+                                      " in the image",
+                                      " in the photo",
+                                      " of the picture",
+                                      " of the image",
+                                      " of the photo",
+                                      " in this picture",
+                                      " in this image"}) {
     if (text.ends_with(tail)) return trimmed(text.substr(0, text.size() - tail.size()));
   }
   return text;
@@ -201,7 +144,8 @@ std::string_view without_picture(std::string_view text) {
 std::string take_last_place(std::string_view& text) {
   text = without_picture(text);
   for (const std::string& place : places()) {
-    if (text.size() > place.size() && text.ends_with(place) && text[text.size() - place.size() - 1] == ' ') {
+    if (text.size() > place.size() && text.ends_with(place) &&
+        text[text.size() - place.size() - 1] == ' ') {
       text = trimmed(text.substr(0, text.size() - place.size()), " ,");
       return place;
     }
@@ -228,20 +172,24 @@ std::string take_first_place(std::string_view& text) {
   return "";
 }
 
-// Words that no plain name of a thing holds: with one of them the text says more than that something is there.
+// Words that no plain name of a thing holds: with one of them the text says more than that
+// something is there.
 const std::set<std::string, std::less<>>& words_of_sentences() {
   static const std::set<std::string, std::less<>> words = {
-      "is",      "are",     "was",     "were",     "be",       "been",   "has",    "have",    "had",     "can",
-      "could",   "will",    "would",   "may",      "might",    "do",     "does",   "did",     "on",      "in",
-      "at",      "under",   "near",    "by",       "to",       "from",   "behind", "beside",  "next",    "above",
-      "below",   "over",    "between", "around",   "inside",   "outside", "that",  "which",   "who",     "it",
-      "its",     "he",      "she",     "they",     "his",      "her",    "their",  "this",    "these",   "those",
-      "there",   "here",    "not",     "no",       "never",    "without", "none",  "nothing", "nobody",  "very",
-      "sits",    "sitting", "stands",  "standing", "lies",     "lying",  "wears",  "wearing", "holds",   "holding",
-      "looks",   "looking", "walks",   "walking",  "runs",     "running", "rides", "riding",  "eats",    "eating",
-      "plays",   "playing", "flies",   "flying",   "says",     "saying", "reads",  "shows",   "showing", "seems",
-      "because", "while",   "when",    "where",    "if",       "but",    "or",     "than",    "as",      "only",
-      "i",       "you",     "we",      "what",     "how",      "why",    "yes",    "maybe",   "perhaps", "probably"};
+      "is",      "are",     "was",     "were",    "be",      "been",    "has",    "have",
+      "had",     "can",     "could",   "will",    "would",   "may",     "might",  "do",
+      "does",    "did",     "on",      "in",      "at",      "under",   "near",   "by",
+      "to",      "from",    "behind",  "beside",  "next",    "above",   "below",  "over",
+      "between", "around",  "inside",  "outside", "that",    "which",   "who",    "it",
+      "its",     "he",      "she",     "they",    "his",     "her",     "their",  "this",
+      "these",   "those",   "there",   "here",    "not",     "no",      "never",  "without",
+      "none",    "nothing", "nobody",  "very",    "sits",    "sitting", "stands", "standing",
+      "lies",    "lying",   "wears",   "wearing", "holds",   "holding", "looks",  "looking",
+      "walks",   "walking", "runs",    "running", "rides",   "riding",  "eats",   "eating",
+      "plays",   "playing", "flies",   "flying",  "says",    "saying",  "reads",  "shows",
+      "showing", "seems",   "because", "while",   "when",    "where",   "if",     "but",
+      "or",      "than",    "as",      "only",    "i",       "you",     "we",     "what",
+      "how",     "why",     "yes",     "maybe",   "perhaps", "probably"};
   return words;
 }
 
@@ -256,19 +204,36 @@ std::vector<std::string> words_of(std::string_view text) {
 }
 
 struct Thing {
-  std::string name;   // singular
-  std::string many;   // "two cats", "several cats" as written; empty for one
-  bool counted = false;  // `many` says how many
-  bool definite = false; // "the cat"
+  std::string name;       // singular
+  std::string many;       // "two cats", "several cats" as written; empty for one
+  bool counted = false;   // `many` says how many
+  bool definite = false;  // "the cat"
   bool has_article = false;
   std::string place;
 };
 
 bool is_number(std::string_view word) {
-  static const std::set<std::string, std::less<>> words = {
-      "two",    "three",    "four",     "five",    "six",     "seven",     "eight",    "nine",    "ten",   "eleven",
-      "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"};
-  return words.count(word) != 0 || (word != "1" && !word.empty() && std::all_of(word.begin(), word.end(), is_digit));
+  static const std::set<std::string, std::less<>> words = {"two",
+                                                           "three",
+                                                           "four",
+                                                           "five",
+                                                           "six",
+                                                           "seven",
+                                                           "eight",
+                                                           "nine",
+                                                           "ten",
+                                                           "eleven",
+                                                           "twelve",
+                                                           "thirteen",
+                                                           "fourteen",
+                                                           "fifteen",
+                                                           "sixteen",
+                                                           "seventeen",
+                                                           "eighteen",
+                                                           "nineteen",
+                                                           "twenty"};
+  return words.count(word) != 0 ||
+         (word != "1" && !word.empty() && std::all_of(word.begin(), word.end(), is_digit));
 }
 
 bool is_vague_number(std::string_view word) {
@@ -284,13 +249,15 @@ std::optional<Thing> read_thing(std::string_view text) {
   const bool vague = is_vague_number(first);
   thing.counted = is_number(first);
   thing.definite = first == "the";
-  const bool single = first == "a" || first == "an" || first == "one" || first == "1" || first == "another" || thing.definite;
+  const bool single = first == "a" || first == "an" || first == "one" || first == "1" ||
+                      first == "another" || thing.definite;
   thing.has_article = vague || thing.counted || single;
   if (thing.has_article) words.erase(words.begin());
   if (words.empty()) return std::nullopt;
   for (const std::string& word : words) {
     // A second article means that two names run into each other: not a name one can ask for.
-    if (words_of_sentences().count(word) != 0 || !says_something(word) || word == "a" || word == "an" || word == "the") {
+    if (words_of_sentences().count(word) != 0 || !says_something(word) || word == "a" ||
+        word == "an" || word == "the") {
       return std::nullopt;
     }
   }
@@ -307,7 +274,8 @@ std::optional<Thing> read_thing(std::string_view text) {
 std::vector<std::string_view> list_items(std::string_view text) {
   std::vector<std::string_view> items;
   const auto joint_at = [&](std::size_t place) -> std::size_t {
-    for (const std::string_view joint : {", and ", " and ", " as well as ", " together with ", " along with ", ", "}) {
+    for (const std::string_view joint :
+         {", and ", " and ", " as well as ", " together with ", " along with ", ", "}) {
       if (text.substr(place).starts_with(joint)) return joint.size();
     }
     for (const std::string_view joint : {" with a ", " with an ", " next to a ", " next to an "}) {
@@ -334,8 +302,9 @@ std::vector<std::string_view> list_items(std::string_view text) {
 void add_thing_claims(const Thing& thing, std::vector<Claim>& claims) {
   const auto add = [&](const char* verb, const std::string& what, const std::string& place) {
     const std::string fact = fmt::format("there {} {}", verb, what);
-    claims.push_back({place.empty() ? fact : fmt::format("{} {}", fact, place),
-                      fmt::format("{} there {} {}?", verb, what, place.empty() ? "in the picture" : place)});
+    claims.push_back(
+        {place.empty() ? fact : fmt::format("{} {}", fact, place),
+         fmt::format("{} there {} {}?", verb, what, place.empty() ? "in the picture" : place)});
   };
   const std::string one = article_of(thing.name) + " " + thing.name;
   add("is", one, "");
@@ -394,7 +363,8 @@ std::optional<std::vector<Thing>> read_things(std::string_view sentence) {
     all_short &= words_of(thing->name).size() <= 2;
     things.push_back(std::move(*thing));
   }
-  // Bare words are things after "there is", and in a list such as "cat, dog"; "cat sleeps" is a sentence.
+  // Bare words are things after "there is", and in a list such as "cat, dog"; "cat sleeps" is a
+  // sentence.
   const bool is_list = all_have_articles || rest.announced || (items.size() > 1 && all_short);
   return is_list ? std::optional(things) : std::nullopt;
 }
@@ -406,15 +376,22 @@ std::string singular_of(const std::string& name) {
   const std::string before = space == std::string::npos ? "" : name.substr(0, space + 1);
   const std::string word = name.substr(before.size());
   static const std::map<std::string, std::string> irregular = {
-      {"men", "man"},       {"women", "woman"},   {"children", "child"}, {"people", "person"}, {"mice", "mouse"},
-      {"geese", "goose"},   {"teeth", "tooth"},   {"feet", "foot"},      {"wolves", "wolf"},   {"leaves", "leaf"},
-      {"knives", "knife"},  {"loaves", "loaf"},   {"shelves", "shelf"},  {"scarves", "scarf"}, {"shoes", "shoe"},
-      {"toes", "toe"},      {"canoes", "canoe"},  {"cookies", "cookie"}, {"ties", "tie"},      {"pies", "pie"},
-      {"movies", "movie"},  {"cacti", "cactus"},  {"glasses", "glasses"}, {"scissors", "scissors"}};
-  const auto cut = [&](std::size_t letters, const char* ending) { return before + word.substr(0, word.size() - letters) + ending; };
-  if (const auto found = irregular.find(word); found != irregular.end()) return before + found->second;
+      {"men", "man"},       {"women", "woman"},     {"children", "child"},
+      {"people", "person"}, {"mice", "mouse"},      {"geese", "goose"},
+      {"teeth", "tooth"},   {"feet", "foot"},       {"wolves", "wolf"},
+      {"leaves", "leaf"},   {"knives", "knife"},    {"loaves", "loaf"},
+      {"shelves", "shelf"}, {"scarves", "scarf"},   {"shoes", "shoe"},
+      {"toes", "toe"},      {"canoes", "canoe"},    {"cookies", "cookie"},
+      {"ties", "tie"},      {"pies", "pie"},        {"movies", "movie"},
+      {"cacti", "cactus"},  {"glasses", "glasses"}, {"scissors", "scissors"}};
+  const auto cut = [&](std::size_t letters, const char* ending) {
+    return before + word.substr(0, word.size() - letters) + ending;
+  };
+  if (const auto found = irregular.find(word); found != irregular.end())
+    return before + found->second;
   if (word.ends_with("men") && word.size() > 4) return cut(3, "man");  // snowmen
-  if (!word.ends_with("s") || word.ends_with("ss") || word.ends_with("us") || word.size() < 3) return name;
+  if (!word.ends_with("s") || word.ends_with("ss") || word.ends_with("us") || word.size() < 3)
+    return name;
   if (word.ends_with("ies")) return cut(3, "y");
   for (const char* ending : {"sses", "shes", "ches", "xes", "zes", "oes"}) {
     if (word.ends_with(ending)) return cut(2, "");
@@ -422,27 +399,6 @@ std::string singular_of(const std::string& name) {
   // buses, octopuses; but houses.
   if (word.ends_with("uses") && !word.ends_with("ouses")) return cut(2, "");
   return cut(1, "");
-}
-
-std::vector<std::string> split_sentences(std::string_view text) {
-  std::vector<std::string> sentences;
-  const auto add = [&](std::string_view sentence) {
-    if (says_something(sentence)) sentences.push_back(single_spaced(sentence));
-  };
-  while (!text.empty()) {
-    const std::size_t feed = text.find('\n');
-    const std::string_view line = without_list_mark(text.substr(0, feed));
-    std::size_t begin = 0;
-    for (std::size_t place = 0; place < line.size();) {
-      const std::size_t end = sentence_end_size(line, place);
-      if (end != 0) add(line.substr(begin, place - begin));
-      place += end != 0 ? end : 1;
-      if (end != 0) begin = place;
-    }
-    add(line.substr(std::min(begin, line.size())));
-    text = feed == std::string_view::npos ? std::string_view{} : text.substr(feed + 1);
-  }
-  return sentences;
 }
 
 std::vector<Claim> split_claims(std::string_view answer) {

@@ -13,22 +13,21 @@ struct Claim {
   bool operator==(const Claim&) const = default;
 };
 
-/// Divides an answer into atomic claims by rules (rlaifv.md section 1.1 does it with two fine-tuned language models). Nothing
-/// is cut, and claim and question stay together, so the two cannot get out of step.
+/// Divides an answer into atomic claims by rules (rlaifv.md section 1.1 does it with two fine-tuned
+/// language models). Nothing is cut, and claim and question stay together, so the two cannot get
+/// out of step.
 ///   "There is a cat on the left."   there is a cat; there is a cat on the left
 ///   "a cat and a dog"               there is a cat; there is a dog
-///   "There are two cats on the left."   there is a cat; there is a cat on the left; there are two cats on the left
-///   "The sign says STOP."           asked as "does the sign say STOP?"
-///   any other sentence              the sentence itself, asked as "is it true that ...?"
-/// Object claims ask "is there a cat in the picture?" and "is there a cat on the left?", the wording of the judge's training
-/// data. A claim that an answer repeats counts once. Text without letters or digits states nothing.
+///   "There are two cats on the left."   there is a cat; there is a cat on the left; there are two
+///   cats on the left "The sign says STOP."           asked as "does the sign say STOP?" any other
+///   sentence              the sentence itself, asked as "is it true that ...?"
+/// Object claims ask "is there a cat in the picture?" and "is there a cat on the left?", the
+/// wording of the judge's training data. A claim that an answer repeats counts once. Text without
+/// letters or digits states nothing.
 std::vector<Claim> split_claims(std::string_view answer);
 
-/// English singular of a plural; the last word changes. Undoes plural_of (data/scenes/object_classes.h).
+/// English singular of a plural; the last word changes. Undoes plural_of
+/// (data/scenes/object_classes.h).
 std::string singular_of(const std::string& name);
-
-/// The sentences of a text, trimmed, with runs of white space made one space and list marks removed. Ends: . ! ? ; and line
-/// breaks, and their full-width and Devanagari forms; not the points of numbers and of common abbreviations.
-std::vector<std::string> split_sentences(std::string_view text);
 
 }  // namespace pocketvlm

@@ -26,7 +26,8 @@ JsonlLog::JsonlLog(std::string path) : path_(std::move(path)) {
       row = parse_json(std::string_view(bytes).substr(begin, end - begin), where);
       PV_CHECK(row.is_object(), "{}: not a JSON object", where);
     } catch (const Error& error) {
-      // After a power cut blocks can reach the disk out of order; only the last line may suffer from that.
+      // After a power cut blocks can reach the disk out of order; only the last line may suffer
+      // from that.
       if (end + 1 == bytes.size()) break;
       fail("{}; delete the file to make it again", error.what());
     }

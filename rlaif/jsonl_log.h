@@ -9,14 +9,17 @@
 
 namespace pocketvlm {
 
-/// Told after each stretch of work: the stage, and how much of it is done. What the process shows, and where tests stop it.
+/// Told after each stretch of work: the stage, and how much of it is done. What the process shows,
+/// and where tests stop it.
 using RoundObserver = std::function<void(const std::string& stage, std::int64_t done)>;
 
-/// An append-only file of JSON lines that outlives a kill at any byte: opening it reads the whole lines and cuts off a torn
-/// last one; every append is on the disk when it returns. One writer at a time.
+/// An append-only file of JSON lines that outlives a kill at any byte: opening it reads the whole
+/// lines and cuts off a torn last one; every append is on the disk when it returns. One writer at a
+/// time.
 class JsonlLog {
  public:
-  /// Opens or creates the file. A line that is no JSON object is an Error naming file and line, unless it is the last.
+  /// Opens or creates the file. A line that is no JSON object is an Error naming file and line,
+  /// unless it is the last.
   explicit JsonlLog(std::string path);
   ~JsonlLog();
   JsonlLog(const JsonlLog&) = delete;
@@ -25,8 +28,9 @@ class JsonlLog {
   const std::vector<Json>& rows() const { return rows_; }
   const std::string& path() const { return path_; }
 
-  /// Keeps the first `count` rows and cuts the file behind them: a half-done group is made again as a whole, so that the
-  /// composition of a batch, and with it the last bit of its results, does not depend on where the process was killed.
+  /// Keeps the first `count` rows and cuts the file behind them: a half-done group is made again as
+  /// a whole, so that the composition of a batch, and with it the last bit of its results, does not
+  /// depend on where the process was killed.
   void keep(std::size_t count);
 
   void append(const std::vector<Json>& rows);

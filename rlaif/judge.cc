@@ -10,8 +10,9 @@
 namespace pocketvlm {
 namespace {
 
-// The first token that an assistant would write to say `word`, in the template's own context: "yes" after a line feed, after
-// a space or after a special token are different ids, and the wrong one silently has no probability.
+// The first token that an assistant would write to say `word`, in the template's own context: "yes"
+// after a line feed, after a space or after a special token are different ids, and the wrong one
+// silently has no probability.
 std::int32_t first_answer_id(const PromptEncoder& encoder, const std::string& word) {
   Chat chat;
   chat.turns = {{"user", "is it?"}, {"assistant", word}};
@@ -33,13 +34,16 @@ YesNoIds yes_no_ids(const PromptEncoder& encoder) {
   for (const char* word : {"no", "No"}) add(ids.no, word);
   for (const std::int32_t id : ids.yes) {
     PV_CHECK(std::find(ids.no.begin(), ids.no.end(), id) == ids.no.end(),
-             "the judge's tokenizer writes \"yes\" and \"no\" with the same first piece (id {}); train it on yes/no answers",
+             "the judge's tokenizer writes \"yes\" and \"no\" with the same first piece (id {}); "
+             "train it on yes/no answers",
              id);
   }
   return ids;
 }
 
-CheckpointJudge::CheckpointJudge(const std::string& folder, const std::string& compute_dtype, const std::string& device)
+CheckpointJudge::CheckpointJudge(const std::string& folder,
+                                 const std::string& compute_dtype,
+                                 const std::string& device)
     : folder_(folder),
       judge_(load_model(folder)),
       dtype_(compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32),
@@ -48,7 +52,8 @@ CheckpointJudge::CheckpointJudge(const std::string& folder, const std::string& c
   judge_.model->to(torch::Device(device));
 }
 
-std::vector<Verdict> CheckpointJudge::verdicts(const Image& image, const std::vector<std::string>& questions) {
+std::vector<Verdict> CheckpointJudge::verdicts(const Image& image,
+                                               const std::vector<std::string>& questions) {
   std::vector<Verdict> verdicts(questions.size());
   std::vector<EncodedChat> prompts;
   for (std::size_t i = 0; i < questions.size(); ++i) {
@@ -56,13 +61,15 @@ std::vector<Verdict> CheckpointJudge::verdicts(const Image& image, const std::ve
     chat.turns.push_back({"user", questions[i]});
     chat.images.push_back(image);
     EncodedChat prompt = judge_.encoder->encode(chat, true);
-    verdicts[i].asked = static_cast<std::int64_t>(prompt.ids.size()) < judge_.config.language.max_positions;
+    verdicts[i].asked =
+        static_cast<std::int64_t>(prompt.ids.size()) < judge_.config.language.max_positions;
     if (verdicts[i].asked) prompts.push_back(std::move(prompt));
   }
   std::vector<std::int32_t> candidates = ids_.yes;
   candidates.insert(candidates.end(), ids_.no.begin(), ids_.no.end());
   const ComputeDtype compute(dtype_);
-  const std::vector<std::vector<double>> answers = first_token_log_probs(judge_.model, prompts, candidates);
+  const std::vector<std::vector<double>> answers =
+      first_token_log_probs(judge_.model, prompts, candidates);
   auto answer = answers.begin();
   for (Verdict& verdict : verdicts) {
     if (!verdict.asked) continue;

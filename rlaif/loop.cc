@@ -32,8 +32,8 @@ class ThreadCount {
   int before_;
 };
 
-/// Seconds of each stage in seconds.json, summed over the processes that worked on it. A killed process counts up to the end of
-/// its last whole stage.
+/// Seconds of each stage in seconds.json, summed over the processes that worked on it. A killed
+/// process counts up to the end of its last whole stage.
 class StageClock {
  public:
   explicit StageClock(std::string path) : path_(std::move(path)), seconds_(Json::object()) {
@@ -56,11 +56,13 @@ class StageClock {
 
 void write_jsonl(const std::string& path, const std::vector<Json>& rows) {
   std::string lines;
-  for (const Json& row : rows) lines += row.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  for (const Json& row : rows)
+    lines += row.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   write_file_atomic(path, lines);
 }
 
-/// What decides the results. Threads change last bits only; where the models lie does not matter, their weights do.
+/// What decides the results. Threads change last bits only; where the models lie does not matter,
+/// their weights do.
 Json deciding_fields(const RlaifConfig& config) {
   Json json = config_to_json(config);
   for (const char* name : {"name", "policy", "judge", "threads"}) json.erase(name);
@@ -69,9 +71,13 @@ Json deciding_fields(const RlaifConfig& config) {
 }
 
 /// A folder holds one round: continuing it with other settings or other models is refused.
-void check_same_round(const RlaifConfig& config, const std::string& policy_hash, const std::string& judge_hash, const std::string& folder) {
+void check_same_round(const RlaifConfig& config,
+                      const std::string& policy_hash,
+                      const std::string& judge_hash,
+                      const std::string& folder) {
   const std::string path = folder + "/inputs.json";
-  const Json now = {{"policy", policy_hash}, {"judge", judge_hash}, {"config", deciding_fields(config)}};
+  const Json now = {
+      {"policy", policy_hash}, {"judge", judge_hash}, {"config", deciding_fields(config)}};
   if (!std::filesystem::exists(path)) {
     write_json(path, now);
     write_json(folder + "/config.json", config_to_json(config));
@@ -79,12 +85,14 @@ void check_same_round(const RlaifConfig& config, const std::string& policy_hash,
   }
   const Json changes = Json::diff(read_json(path), now);
   PV_CHECK(changes.empty(),
-           "{}: holds a round with other inputs (\"{}\" differs); delete the folder, or choose another one",
+           "{}: holds a round with other inputs (\"{}\" differs); delete the folder, or choose "
+           "another one",
            folder,
            changes[0]["path"].get<std::string>().substr(1));
 }
 
-std::vector<PromptClaims> split_answers(const std::vector<PromptAnswers>& prompts, const std::string& path) {
+std::vector<PromptClaims> split_answers(const std::vector<PromptAnswers>& prompts,
+                                        const std::string& path) {
   std::vector<PromptClaims> all;
   std::vector<Json> rows;
   for (const PromptAnswers& prompt : prompts) {
@@ -92,8 +100,12 @@ std::vector<PromptClaims> split_answers(const std::vector<PromptAnswers>& prompt
     for (const Answer& answer : prompt.answers) {
       claims.answers.push_back(split_claims(answer.text));
       Json list = Json::array();
-      for (const Claim& claim : claims.answers.back()) list.push_back({{"claim", claim.text}, {"question", claim.question}});
-      rows.push_back({{"prompt_id", prompt.id}, {"index", prompt.index}, {"sample", answer.sample}, {"claims", list}});
+      for (const Claim& claim : claims.answers.back())
+        list.push_back({{"claim", claim.text}, {"question", claim.question}});
+      rows.push_back({{"prompt_id", prompt.id},
+                      {"index", prompt.index},
+                      {"sample", answer.sample},
+                      {"claims", list}});
     }
     all.push_back(std::move(claims));
   }
@@ -143,7 +155,9 @@ Json rollout_figures(const std::vector<PromptAnswers>& prompts) {
   std::int64_t words = 0;
   std::int64_t finished = 0;
   for (const PromptAnswers& prompt : prompts) {
-    if (!prompt.skipped.empty()) skipped.push_back({{"index", prompt.index}, {"prompt_id", prompt.id}, {"reason", prompt.skipped}});
+    if (!prompt.skipped.empty())
+      skipped.push_back(
+          {{"index", prompt.index}, {"prompt_id", prompt.id}, {"reason", prompt.skipped}});
     for (const Answer& answer : prompt.answers) {
       ++answers;
       tokens += static_cast<std::int64_t>(answer.ids.size());
@@ -151,7 +165,9 @@ Json rollout_figures(const std::vector<PromptAnswers>& prompts) {
       finished += answer.finished ? 1 : 0;
     }
   }
-  const auto mean = [&](std::int64_t sum) { return answers == 0 ? 0.0 : static_cast<double>(sum) / static_cast<double>(answers); };
+  const auto mean = [&](std::int64_t sum) {
+    return answers == 0 ? 0.0 : static_cast<double>(sum) / static_cast<double>(answers);
+  };
   return {{"prompts", prompts.size()},
           {"skipped", skipped},
           {"answers", answers},
@@ -161,12 +177,14 @@ Json rollout_figures(const std::vector<PromptAnswers>& prompts) {
           {"mean_words", mean(words)}};
 }
 
-Json claim_figures(const std::vector<PromptClaims>& prompts, const std::vector<ScoredPrompt>& scored) {
+Json claim_figures(const std::vector<PromptClaims>& prompts,
+                   const std::vector<ScoredPrompt>& scored) {
   std::int64_t claims = 0;
   std::int64_t rejected = 0;
   std::int64_t answers = 0;
   std::int64_t questions = 0;
-  for (const PromptClaims& prompt : prompts) questions += static_cast<std::int64_t>(prompt.questions().size());
+  for (const PromptClaims& prompt : prompts)
+    questions += static_cast<std::int64_t>(prompt.questions().size());
   for (const ScoredPrompt& prompt : scored) {
     for (const ScoredAnswer& answer : prompt.answers) {
       ++answers;
@@ -202,11 +220,14 @@ Json run_rlaif(const RlaifConfig& config,
   const std::string result_path = folder + "/result.json";
   if (std::filesystem::exists(result_path)) return read_json(result_path);
 
+  // Patterns that match nothing are told now, not after an hour of sampling.
+  set_trainable(*policy.model, config.preference.trainable);
   const Pictures pictures(config.prompts, config.num_prompts);
   policy.model->to(torch::Device(config.device));
   clock.lap("load");
   JsonlLog rollouts(folder + "/rollouts.jsonl");
-  const std::vector<PromptAnswers> answers = sample_answers(config, policy, policy_hash, pictures, rollouts, observer);
+  const std::vector<PromptAnswers> answers =
+      sample_answers(config, policy, policy_hash, pictures, rollouts, observer);
   clock.lap("rollout");
 
   const std::vector<PromptClaims> claims = split_answers(answers, folder + "/claims.jsonl");
@@ -214,22 +235,36 @@ Json run_rlaif(const RlaifConfig& config,
 
   JudgeAgreement agreement;
   JsonlLog verdict_log(folder + "/verdicts.jsonl");
-  const std::vector<VerdictTable> verdicts = judge_claims(
-      config, judge, claims, answers, policy_hash, pictures, scene_vocabulary(config.prompts.scenes), verdict_log, agreement, observer);
+  const std::vector<VerdictTable> verdicts = judge_claims(config,
+                                                          judge,
+                                                          claims,
+                                                          answers,
+                                                          policy_hash,
+                                                          pictures,
+                                                          scene_vocabulary(config.prompts.scenes),
+                                                          verdict_log,
+                                                          agreement,
+                                                          observer);
   clock.lap("judge");
 
-  const std::vector<ScoredPrompt> scored = score_answers(config, answers, claims, verdicts, folder + "/scores.jsonl");
+  const std::vector<ScoredPrompt> scored =
+      score_answers(config, answers, claims, verdicts, folder + "/scores.jsonl");
   PairReport report;
-  const std::vector<PreferencePair> pairs = build_pairs(scored, config.instruction, config.pairs, config.seed, report);
+  const std::vector<PreferencePair> pairs =
+      build_pairs(scored, config.instruction, config.pairs, config.seed, report);
   std::vector<Json> rows;
   for (const PreferencePair& pair : pairs) rows.push_back(pair.to_json());
   write_jsonl(folder + "/pairs.jsonl", rows);
   clock.lap("pairs");
-  spdlog::info("{}: {} pairs of {} answers to {} pictures", folder, report.pairs, report.answers, report.prompts);
+  spdlog::info("{}: {} pairs of {} answers to {} pictures",
+               folder,
+               report.pairs,
+               report.answers,
+               report.prompts);
 
   const PictureReader picture = [&](std::int64_t index) { return pictures.at(index).image; };
-  const PreferenceResult trained =
-      train_preferences(config.preference, policy, pairs, picture, config.seed, config.device, folder, observer);
+  const PreferenceResult trained = train_preferences(
+      config.preference, policy, pairs, picture, config.seed, config.device, folder, observer);
   save_model(policy.model, policy_folder + "/tokenizer.model", folder + "/checkpoint");
   clock.lap("preference");
 

@@ -32,29 +32,38 @@ std::vector<PreferencePair> pairs_of(const ScoredPrompt& prompt,
                                      PairReport& report) {
   std::vector<const ScoredAnswer*> usable;
   for (const ScoredAnswer& answer : prompt.answers) {
-    if (!answer.finished) ++report.dropped_answers["cut at max_new_tokens"];
-    else if (answer.claims == 0) ++report.dropped_answers["no claims"];
-    else usable.push_back(&answer);
+    if (!answer.finished)
+      ++report.dropped_answers["cut at max_new_tokens"];
+    else if (answer.claims == 0)
+      ++report.dropped_answers["no claims"];
+    else
+      usable.push_back(&answer);
   }
-  std::vector<std::pair<const ScoredAnswer*, const ScoredAnswer*>> candidates;  // (chosen, rejected)
+  std::vector<std::pair<const ScoredAnswer*, const ScoredAnswer*>>
+      candidates;  // (chosen, rejected)
   for (std::size_t i = 0; i < usable.size(); ++i) {
     for (std::size_t j = i + 1; j < usable.size(); ++j) {
       ++report.combinations;
       const ScoredAnswer& a = *usable[i];
       const ScoredAnswer& b = *usable[j];
-      if (a.text == b.text) ++report.dropped_pairs["equal texts"];
-      else if (!differs_enough(a, b, config)) ++report.dropped_pairs["scores too close"];
-      else if (a.score(config) > b.score(config)) candidates.emplace_back(&a, &b);
-      else candidates.emplace_back(&b, &a);
+      if (a.text == b.text)
+        ++report.dropped_pairs["equal texts"];
+      else if (!differs_enough(a, b, config))
+        ++report.dropped_pairs["scores too close"];
+      else if (a.score(config) > b.score(config))
+        candidates.emplace_back(&a, &b);
+      else
+        candidates.emplace_back(&b, &a);
     }
   }
   Random random({seed, kPairStream, static_cast<std::uint64_t>(prompt.index)});
   random.shuffle(candidates);
   std::vector<PreferencePair> pairs;
   for (const auto& [chosen, rejected] : candidates) {
-    const bool repeated = std::any_of(pairs.begin(), pairs.end(), [&, c = chosen, r = rejected](const PreferencePair& pair) {
-      return pair.chosen == c->text && pair.rejected == r->text;
-    });
+    const bool repeated = std::any_of(
+        pairs.begin(), pairs.end(), [&, c = chosen, r = rejected](const PreferencePair& pair) {
+          return pair.chosen == c->text && pair.rejected == r->text;
+        });
     if (repeated) {
       ++report.dropped_pairs["same words as a drawn pair"];
     } else if (static_cast<std::int64_t>(pairs.size()) >= config.max_pairs_per_prompt) {
@@ -123,12 +132,15 @@ std::int64_t count_words(const std::string& text) {
 }
 
 bool is_too_short(const PreferencePair& pair, double r) {
-  return is_too_short(count_words(pair.chosen), count_words(pair.rejected), static_cast<int>(std::lround(r * kThresholds)));
+  return is_too_short(count_words(pair.chosen),
+                      count_words(pair.rejected),
+                      static_cast<int>(std::lround(r * kThresholds)));
 }
 
 double length_threshold(const std::vector<PreferencePair>& pairs) {
   std::vector<std::pair<std::int64_t, std::int64_t>> words;
-  for (const PreferencePair& pair : pairs) words.emplace_back(count_words(pair.chosen), count_words(pair.rejected));
+  for (const PreferencePair& pair : pairs)
+    words.emplace_back(count_words(pair.chosen), count_words(pair.rejected));
   int best = kThresholds - 1;
   double best_gap = -1;
   for (int step = 0; step < kThresholds; ++step) {
@@ -140,7 +152,8 @@ double length_threshold(const std::vector<PreferencePair>& pairs) {
       rejected += words_rejected;
     }
     if (rejected == 0) continue;  // nothing is left under this threshold
-    const double gap = std::abs(static_cast<double>(chosen - rejected)) / static_cast<double>(rejected);
+    const double gap =
+        std::abs(static_cast<double>(chosen - rejected)) / static_cast<double>(rejected);
     if (best_gap >= 0 && gap >= best_gap) continue;
     best = step;
     best_gap = gap;
@@ -157,7 +170,8 @@ std::vector<PreferencePair> build_pairs(const std::vector<ScoredPrompt>& prompts
   for (const ScoredPrompt& prompt : prompts) {
     ++report.prompts;
     report.answers += static_cast<std::int64_t>(prompt.answers.size());
-    for (PreferencePair& pair : pairs_of(prompt, question, config, seed, report)) pairs.push_back(std::move(pair));
+    for (PreferencePair& pair : pairs_of(prompt, question, config, seed, report))
+      pairs.push_back(std::move(pair));
   }
   if (config.length_control && !pairs.empty()) {
     report.length_threshold = length_threshold(pairs);

@@ -15,8 +15,8 @@ struct ScoredAnswer {
   std::string text;
   std::int64_t sample = 0;
   std::int64_t claims = 0;
-  std::int64_t rejected = 0;   // claims the judge did not accept
-  bool finished = true;        // ended by itself, not at the limit of tokens
+  std::int64_t rejected = 0;  // claims the judge did not accept
+  bool finished = true;       // ended by itself, not at the limit of tokens
 
   /// -(rejected claims), or -(rejected / claims).
   double score(const PairConfig& config) const;
@@ -25,7 +25,7 @@ struct ScoredAnswer {
 /// The answers to one question about one picture.
 struct ScoredPrompt {
   std::string id;
-  std::int64_t index = 0;      // of the picture in its source; selects the random stream
+  std::int64_t index = 0;  // of the picture in its source; selects the random stream
   std::vector<ScoredAnswer> answers;
 };
 
@@ -59,18 +59,20 @@ struct PairReport {
 /// Words are what white space separates.
 std::int64_t count_words(const std::string& text);
 
-/// RLAIF-V's one-sided, corpus-level length control (rlaifv.md section 1.3): for r in {0, 0.02, ..., 0.98} drop the pairs with
-/// (words_rejected - words_chosen) / words_rejected > r, and take the r that makes |mean words chosen - mean words rejected| /
-/// mean words rejected smallest; the smallest such r among equals. Returns r.
+/// RLAIF-V's one-sided, corpus-level length control (rlaifv.md section 1.3): for r in {0, 0.02,
+/// ..., 0.98} drop the pairs with (words_rejected - words_chosen) / words_rejected > r, and take
+/// the r that makes |mean words chosen - mean words rejected| / mean words rejected smallest; the
+/// smallest such r among equals. Returns r.
 double length_threshold(const std::vector<PreferencePair>& pairs);
 
 /// True when the length control with threshold `r` drops the pair.
 bool is_too_short(const PreferencePair& pair, double r);
 
-/// From scores to pairs: of all combinations of a prompt's answers whose scores differ enough, at most
-/// `max_pairs_per_prompt` drawn by the seed, then length control. Left out and counted: answers without claims or cut at the
-/// token limit, ties, pairs of equal texts, and pairs already drawn in the same words.
-/// Under the score "rate", answers differ enough when the difference is worth `min_difference` claims of the longer one.
+/// From scores to pairs: of all combinations of a prompt's answers whose scores differ enough, at
+/// most `max_pairs_per_prompt` drawn by the seed, then length control. Left out and counted:
+/// answers without claims or cut at the token limit, ties, pairs of equal texts, and pairs already
+/// drawn in the same words. Under the score "rate", answers differ enough when the difference is
+/// worth `min_difference` claims of the longer one.
 std::vector<PreferencePair> build_pairs(const std::vector<ScoredPrompt>& prompts,
                                         const std::string& question,
                                         const PairConfig& config,

@@ -15,13 +15,17 @@ torch::Tensor pair_losses(const PairLogProbs& pairs, const PreferenceConfig& con
   if (config.loss == "sigmoid") return -at::log_sigmoid(config.beta * (chosen - rejected));
   if (config.loss == "hinge") return at::relu(1.0 - config.beta * (chosen - rejected));
   if (config.loss == "ipo") {
-    PV_CHECK(config.beta > 0, "preference.beta is 0; the loss ipo divides by it: give a positive beta");
-    return (chosen / pairs.chosen_tokens - rejected / pairs.rejected_tokens - 0.5 / config.beta).square();
+    PV_CHECK(config.beta > 0,
+             "preference.beta is 0; the loss ipo divides by it: give a positive beta");
+    return (chosen / pairs.chosen_tokens - rejected / pairs.rejected_tokens - 0.5 / config.beta)
+        .square();
   }
   fail("preference.loss: unknown loss \"{}\"", config.loss);
 }
 
-torch::Tensor mean_negative_log_prob(const PairLogProbs& pairs) { return -pairs.policy_chosen / pairs.chosen_tokens; }
+torch::Tensor mean_negative_log_prob(const PairLogProbs& pairs) {
+  return -pairs.policy_chosen / pairs.chosen_tokens;
+}
 
 }  // namespace
 
@@ -37,7 +41,9 @@ std::map<std::string, double> preference_metric_sums(const PairLogProbs& pairs,
   const at::NoGradGuard no_grad;
   const torch::Tensor chosen = config.beta * (pairs.policy_chosen - pairs.reference_chosen);
   const torch::Tensor rejected = config.beta * (pairs.policy_rejected - pairs.reference_rejected);
-  const auto sum = [](const torch::Tensor& values) { return values.to(torch::kFloat64).sum().item<double>(); };
+  const auto sum = [](const torch::Tensor& values) {
+    return values.to(torch::kFloat64).sum().item<double>();
+  };
   return {{"loss", sum(losses)},
           {"rewards/chosen", sum(chosen)},
           {"rewards/rejected", sum(rejected)},

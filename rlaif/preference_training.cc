@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/stack.h>
 
 #include <chrono>
 #include <cmath>
@@ -17,10 +16,9 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "base/random.h"
-#include "rlaif/content_key.h"
 #include "rlaif/jsonl_log.h"
 #include "rlaif/preference_loss.h"
-#include "rlaif/shared_pack.h"
+#include "rlaif/reference.h"
 #include "trainer/optimizer.h"
 #include "trainer/training_state.h"
 
@@ -31,30 +29,9 @@ constexpr std::uint64_t kOrderStream = 0x6F726465;
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
-
-EncodedSample encode_answer(const PreferencePair& pair, const std::string& answer, const Image& image, const PromptEncoder& encoder) {
-  Chat chat;
-  chat.turns = {{"user", pair.question}, {"assistant", answer}};
-  chat.images.push_back(image);
-  EncodedSample sample;
-  sample.id = pair.prompt_id;
-  sample.task = "preference";
-  sample.chat = encoder.encode(chat, false);
-  return sample;
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
 }
-
-struct Reference {
-  float chosen = 0, rejected = 0;
-  std::int64_t chosen_tokens = 0, rejected_tokens = 0;
-  std::string dropped;  // reason, empty when the pair can be trained on
-};
-
-// A pack with the pairs that are in it.
-struct PairPack {
-  PackedBatch batch;
-  std::vector<std::size_t> pairs;
-};
 
 /// One running preference training. `run` reads like its life.
 class PreferenceRun {
@@ -79,14 +56,19 @@ class PreferenceRun {
 
   PreferenceResult run() {
     prepare_model();
-    compute_reference();
+    JsonlLog log(folder_ + "/reference.jsonl");
+    references_ = reference_log_probs(config_, policy_, pairs_, picture_, device_, log, observer_);
     for (std::size_t i = 0; i < pairs_.size(); ++i) {
-      if (references_[i].dropped.empty()) usable_.push_back(i);
-      else ++result_.dropped[references_[i].dropped];
+      if (references_[i].dropped.empty())
+        usable_.push_back(i);
+      else
+        ++result_.dropped[references_[i].dropped];
     }
     result_.pairs = static_cast<std::int64_t>(usable_.size());
-    if (usable_.empty()) spdlog::warn("{}: no pairs to learn from; the policy is left as it is", folder_);
-    else train();
+    if (usable_.empty())
+      spdlog::warn("{}: no pairs to learn from; the policy is left as it is", folder_);
+    else
+      train();
     return finish();
   }
 
@@ -98,7 +80,6 @@ class PreferenceRun {
   void prepare_model() {
     const std::vector<std::string> names = set_trainable(*policy_.model, config_.trainable);
     trainable_.insert(names.begin(), names.end());
-    reference_hash_ = weights_hash(*policy_.model, {"*"});
     state_.frozen_hashes = hash_frozen();
     state_.threads = at::get_num_threads();
     policy_.model->to(device_);
@@ -110,131 +91,15 @@ class PreferenceRun {
   std::map<std::string, std::string> hash_frozen() const {
     std::map<std::string, std::string> hashes;
     for (const auto& item : policy_.model->named_parameters()) {
-      if (trainable_.count(item.key()) == 0) hashes[item.key()] = weights_hash(*policy_.model, {item.key()});
+      if (trainable_.count(item.key()) == 0)
+        hashes[item.key()] = weights_hash(*policy_.model, {item.key()});
     }
     return hashes;
-  }
-
-  std::string key_of(const PreferencePair& pair, const Image& image) const {
-    return content_key({reference_hash_,
-                        config_.compute_dtype,
-                        config_to_json(policy_.encoder->prompt()).dump() + config_to_json(policy_.encoder->image()).dump(),
-                        pair.question,
-                        pair.chosen,
-                        pair.rejected,
-                        {reinterpret_cast<const char*>(image.rgb.data()), image.rgb.size()}});
-  }
-
-  // A pair whose texts or picture cannot be encoded, or that is too long for the model, is left out, never cut.
-  std::optional<EncodedPair> encode(std::size_t index, const Image& image, std::string& reason) const {
-    try {
-      EncodedPair pair = encode_pair(pairs_[index], image, *policy_.encoder);
-      const std::int64_t longest = std::max(pair.chosen.num_tokens(), pair.rejected.num_tokens());
-      if (longest <= policy_.config.language.max_positions) return pair;
-      reason = "longer than language.max_positions";
-    } catch (const Error& error) {
-      reason = error.what();
-    }
-    return std::nullopt;
-  }
-
-  // The pairs of one optimizer step, or of one stretch of the reference, ready to run. Reads no state that changes.
-  std::vector<PairPack> make_packs(const std::vector<std::size_t>& indices) const {
-    std::vector<EncodedPair> encoded;
-    for (const std::size_t index : indices) {
-      encoded.push_back(encode_pair(pairs_[index], picture_(pairs_[index].index), *policy_.encoder));
-    }
-    std::vector<PairPack> packs;
-    auto next = indices.begin();
-    for (PackedBatch& batch : pack_pairs(std::move(encoded), config_.pack_tokens)) {
-      const auto count = static_cast<std::ptrdiff_t>(batch.segment_lengths.size() / 2);
-      packs.push_back({std::move(batch), {next, next + count}});
-      next += count;
-    }
-    return packs;
   }
 
   torch::Tensor pack_log_probs(const PackedBatch& batch) {
     const ComputeDtype guard(config_.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
     return segment_log_probs(policy_.model, batch, device_).view({-1, 2});
-  }
-
-  // By stretches of batch_pairs; a stretch that is not whole in the file is made again whole.
-  void compute_reference() {
-    JsonlLog log(folder_ + "/reference.jsonl");
-    const auto stretch = static_cast<std::size_t>(config_.batch_pairs);
-    const std::size_t done = read_references(log, stretch);
-    const at::NoGradGuard no_grad;
-    const CachedWeights cached;
-    policy_.model->eval();
-    Progress progress("reference: pairs", static_cast<std::int64_t>(pairs_.size()), static_cast<std::int64_t>(done));
-    for (std::size_t begin = done; begin < pairs_.size(); begin += stretch) {
-      const std::size_t end = std::min(pairs_.size(), begin + stretch);
-      std::vector<std::size_t> fitting;
-      std::vector<std::string> keys;
-      for (std::size_t i = begin; i < end; ++i) {
-        const Image image = picture_(pairs_[i].index);
-        keys.push_back(key_of(pairs_[i], image));
-        references_.emplace_back();
-        if (encode(i, image, references_.back().dropped)) fitting.push_back(i);
-      }
-      for (const PairPack& pack : make_packs(fitting)) {
-        const torch::Tensor values = pack_log_probs(pack.batch).to(torch::kCPU).contiguous();
-        const std::vector<std::int64_t> tokens = targets_per_segment(pack.batch);
-        for (std::size_t row = 0; row < pack.pairs.size(); ++row) {
-          references_[pack.pairs[row]] = {values.data_ptr<float>()[2 * row],
-                                          values.data_ptr<float>()[2 * row + 1],
-                                          tokens[2 * row],
-                                          tokens[2 * row + 1],
-                                          ""};
-        }
-      }
-      std::vector<Json> rows;
-      for (std::size_t i = begin; i < end; ++i) rows.push_back(to_row(keys[i - begin], references_[i]));
-      log.append(rows);
-      progress.update(static_cast<std::int64_t>(end));
-      if (observer_) observer_("reference", static_cast<std::int64_t>(end));
-    }
-    progress.finish();
-  }
-
-  static Json to_row(const std::string& key, const Reference& reference) {
-    if (!reference.dropped.empty()) return {{"key", key}, {"dropped", reference.dropped}};
-    return {{"key", key},
-            {"chosen_logps", reference.chosen},
-            {"rejected_logps", reference.rejected},
-            {"chosen_tokens", reference.chosen_tokens},
-            {"rejected_tokens", reference.rejected_tokens}};
-  }
-
-  // Rows that were made from the same weights, texts and pictures; from the first other one on, everything is made again.
-  std::size_t read_references(JsonlLog& log, std::size_t stretch) {
-    std::size_t same = 0;
-    const std::vector<Json>& rows = log.rows();
-    try {
-      for (; same < std::min(rows.size(), pairs_.size()); ++same) {
-        const Json& row = rows[same];
-        const PreferencePair& pair = pairs_[same];
-        if (row.at("key").get<std::string>() != key_of(pair, picture_(pair.index))) break;
-        Reference reference;
-        if (row.contains("dropped")) {
-          reference.dropped = row.at("dropped").get<std::string>();
-        } else {
-          reference = {row.at("chosen_logps").get<float>(),
-                       row.at("rejected_logps").get<float>(),
-                       row.at("chosen_tokens").get<std::int64_t>(),
-                       row.at("rejected_tokens").get<std::int64_t>(),
-                       ""};
-        }
-        references_.push_back(std::move(reference));
-      }
-    } catch (const Json::exception& error) {
-      fail("{}:{}: {}; delete the file to make it again", log.path(), same + 1, error.what());
-    }
-    if (same < pairs_.size()) same -= same % stretch;
-    references_.resize(same);
-    if (same < rows.size()) log.keep(same);
-    return same;
   }
 
   void train() {
@@ -248,9 +113,12 @@ class PreferenceRun {
       const std::vector<PairPack> packs = next.get();
       next = prepare_step(steps_done() + 1, steps);
       const auto now = step(packs);
-      progress.update(steps_done(), fmt::format("loss {:.4f}  margin {:.3f}", now.at("loss"), now.at("rewards/margins")));
+      progress.update(
+          steps_done(),
+          fmt::format("loss {:.4f}  margin {:.3f}", now.at("loss"), now.at("rewards/margins")));
       const bool due = config_.checkpoint_every > 0 && steps_done() % config_.checkpoint_every == 0;
-      if (due || steps_done() == steps) save_training_state(state_folder(), state_, weights_, optimizer_->state());
+      if (due || steps_done() == steps)
+        save_training_state(state_folder(), state_, weights_, optimizer_->state());
       if (observer_) observer_("preference", steps_done());
     }
     progress.finish();
@@ -270,11 +138,13 @@ class PreferenceRun {
                "{}: was begun with other frozen weights; delete the folder to start again",
                folder_);
       if (saved->state.threads != state_.threads) {
-        spdlog::warn("{}: begun with {} threads, continues with {}: the last bits of the result will differ from those of an "
-                     "uninterrupted run",
-                     folder_,
-                     saved->state.threads,
-                     state_.threads);
+        spdlog::warn(
+            "{}: begun with {} threads, continues with {}: the last bits of the result will differ "
+            "from those of an "
+            "uninterrupted run",
+            folder_,
+            saved->state.threads,
+            state_.threads);
       }
       restore(*saved);
       spdlog::info("{}: continues after step {}", folder_, steps_done());
@@ -292,8 +162,10 @@ class PreferenceRun {
     const std::map<std::string, torch::Tensor> tensors(saved.weights.begin(), saved.weights.end());
     for (auto& [name, weight] : weights_) {
       const auto found = tensors.find(name);
-      PV_CHECK(tensors.size() == weights_.size() && found != tensors.end() && found->second.sizes() == weight.sizes(),
-               "{}: state of another model: {} is missing or has another shape; delete the folder to start again",
+      PV_CHECK(tensors.size() == weights_.size() && found != tensors.end() &&
+                   found->second.sizes() == weight.sizes(),
+               "{}: state of another model: {} is missing or has another shape; delete the folder "
+               "to start again",
                state_folder(),
                name);
       weight.copy_(found->second);
@@ -307,7 +179,10 @@ class PreferenceRun {
   // Drawing, slicing and tokenizing run beside the step before.
   std::future<std::vector<PairPack>> prepare_step(std::int64_t step, std::int64_t steps) const {
     if (step >= steps) return {};
-    return std::async(std::launch::async, [this, step] { return make_packs(pairs_of_step(step)); });
+    return std::async(std::launch::async, [this, step] {
+      return make_packs(
+          pairs_, pairs_of_step(step), picture_, *policy_.encoder, config_.pack_tokens);
+    });
   }
 
   std::vector<std::size_t> pairs_of_step(std::int64_t step) const {
@@ -332,7 +207,9 @@ class PreferenceRun {
       values[2].push_back(static_cast<float>(reference.chosen_tokens));
       values[3].push_back(static_cast<float>(reference.rejected_tokens));
     }
-    const auto tensor = [&](int i) { return torch::tensor(values[i], torch::kFloat32).to(device_); };
+    const auto tensor = [&](int i) {
+      return torch::tensor(values[i], torch::kFloat32).to(device_);
+    };
     return {policy.select(1, 0), policy.select(1, 1), tensor(0), tensor(1), tensor(2), tensor(3)};
   }
 
@@ -346,14 +223,16 @@ class PreferenceRun {
       const PairLogProbs log_probs = log_probs_of(pack);
       const torch::Tensor losses = preference_losses(log_probs, config_);
       losses.sum().backward();
-      for (const auto& [name, sum] : preference_metric_sums(log_probs, losses, config_)) metrics[name] += sum;
+      for (const auto& [name, sum] : preference_metric_sums(log_probs, losses, config_))
+        metrics[name] += sum;
       num_pairs += static_cast<double>(pack.pairs.size());
       now.tokens += pack.batch.num_tokens();
       now.images += static_cast<std::int64_t>(pack.pairs.size());
     }
     for (auto& [name, value] : metrics) value /= num_pairs;
     PV_CHECK(std::isfinite(metrics.at("loss")),
-             "{}: the loss of step {} is {}; nothing was updated. Lower preference.optimizer.learning_rate; {} holds the last "
+             "{}: the loss of step {} is {}; nothing was updated. Lower "
+             "preference.optimizer.learning_rate; {} holds the last "
              "good state",
              folder_,
              steps_done() + 1,
@@ -383,7 +262,10 @@ class PreferenceRun {
   PreferenceResult finish() {
     policy_.model->to(torch::kCPU);
     for (const auto& [name, hash] : hash_frozen()) {
-      PV_CHECK(state_.frozen_hashes.at(name) == hash, "{}: the frozen tensor {} changed during preference training", folder_, name);
+      PV_CHECK(state_.frozen_hashes.at(name) == hash,
+               "{}: the frozen tensor {} changed during preference training",
+               folder_,
+               name);
     }
     for (const auto& item : policy_.model->named_parameters()) {
       const std::string component = item.key().substr(0, item.key().find('.'));
@@ -412,7 +294,6 @@ class PreferenceRun {
   JsonlLog metrics_;
   std::set<std::string> trainable_;
   NamedTensors weights_;
-  std::string reference_hash_;
   std::vector<Reference> references_;  // one a pair
   std::vector<std::size_t> usable_;    // pairs that can be trained on
   std::optional<AdamW> optimizer_;
@@ -421,32 +302,6 @@ class PreferenceRun {
 };
 
 }  // namespace
-
-EncodedPair encode_pair(const PreferencePair& pair, const Image& image, const PromptEncoder& encoder) {
-  return {encode_answer(pair, pair.chosen, image, encoder), encode_answer(pair, pair.rejected, image, encoder)};
-}
-
-std::vector<PackedBatch> pack_pairs(std::vector<EncodedPair> pairs, std::int64_t pack_tokens) {
-  std::vector<PackedBatch> packs;
-  for (EncodedPair& pair : pairs) {
-    const std::int64_t tokens = pair.chosen.num_tokens() + pair.rejected.num_tokens();
-    if (packs.empty() || packs.back().num_tokens() + tokens > pack_tokens) packs.emplace_back();
-    PackedBatch& pack = packs.back();
-    const std::size_t first = pack.visual_rows.size();
-    append_sample(pair.chosen, pack);
-    const auto num_rows = static_cast<std::int64_t>(pack.visual_rows.size() - first);
-    append_sharing_picture(std::move(pair.rejected), num_rows > 0 ? pack.visual_rows[first] : 0, num_rows, pack);
-  }
-  return packs;
-}
-
-torch::Tensor segment_log_probs(VisionLanguageModel& model, const PackedBatch& pack, torch::Device device) {
-  const Batch batch = to_batch(pack, device);
-  const torch::Tensor log_probs = model->target_log_probs(batch, model->hidden_states(batch));
-  std::vector<torch::Tensor> sums;
-  for (const torch::Tensor& segment : log_probs.split_with_sizes(targets_per_segment(pack))) sums.push_back(segment.sum());
-  return at::stack(sums);
-}
 
 Json PreferenceResult::to_json() const {
   StageResult stage;

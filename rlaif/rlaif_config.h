@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/config.h"
+#include "base/error.h"
 #include "data/source_config.h"
 #include "trainer/stage_config.h"
 
@@ -31,10 +32,19 @@ struct PairConfig {
   bool length_control = true;
   std::string score = "count";
   void visit_fields(auto&& field) {
-    field("min_difference", min_difference, "pairs differ by at least this many rejected claims", at_least(1));
-    field("max_pairs_per_prompt", max_pairs_per_prompt, "drawn at random, seeded", in_range(1, 1000));
-    field("length_control", length_control, "drop pairs whose rejected answer is much longer (one-sided, corpus level)");
-    field("score", score, "count: -(rejected claims), as published; rate: -(rejected / claims)", one_of({"count", "rate"}));
+    field("min_difference",
+          min_difference,
+          "pairs differ by at least this many rejected claims",
+          at_least(1));
+    field(
+        "max_pairs_per_prompt", max_pairs_per_prompt, "drawn at random, seeded", in_range(1, 1000));
+    field("length_control",
+          length_control,
+          "drop pairs whose rejected answer is much longer (one-sided, corpus level)");
+    field("score",
+          score,
+          "count: -(rejected claims), as published; rate: -(rejected / claims)",
+          one_of({"count", "rate"}));
   }
 };
 
@@ -51,30 +61,44 @@ struct PreferenceConfig {
   int64_t checkpoint_every = 20;
   void visit_fields(auto&& field) {
     field("loss", loss, "sigmoid (DPO), ipo, hinge", one_of({"sigmoid", "ipo", "hinge"}));
-    field("beta", beta, "strength of the pull to the reference", at_least(0));
-    field("sft_weight", sft_weight, "weight of the chosen answer's mean-token NLL (RPO style)", at_least(0));
+    field("beta", beta, "strength of the pull to the reference; above 0", at_least(0));
+    field("sft_weight",
+          sft_weight,
+          "weight of the chosen answer's mean-token NLL (RPO style)",
+          at_least(0));
     field("epochs", epochs, "passes over the pairs", in_range(1, 10000));
     field("batch_pairs", batch_pairs, "pairs an optimizer step", in_range(1, 1 << 20));
     field("optimizer", optimizer, "AdamW");
     field("trainable", trainable, "name patterns that learn");
     field("compute_dtype", compute_dtype, "dtype of matrix products", one_of({"bf16", "f32"}));
-    field("pack_tokens", pack_tokens, "tokens of one forward, at most (one pair always fits); a step's pairs are divided into packs",
+    field("pack_tokens",
+          pack_tokens,
+          "tokens of one forward, at most (one pair always fits); a step's pairs are divided into "
+          "packs",
           in_range(1, 1 << 24));
-    field("checkpoint_every", checkpoint_every, "optimizer steps between resumable states; 0: only at the end", at_least(0));
+    field("checkpoint_every",
+          checkpoint_every,
+          "optimizer steps between resumable states; 0: only at the end",
+          at_least(0));
+  }
+  void validate(const std::string& path) const {
+    PV_CHECK(beta > 0,
+             "{}.beta: 0 takes the pairs out of the loss; give a positive number such as 0.1",
+             path);
   }
 };
 
 struct RlaifConfig {
   std::string name = "rlaif";
-  std::string policy;                 // checkpoint folder, or stage name inside a recipe
+  std::string policy;  // checkpoint folder, or stage name inside a recipe
   std::string judge;
-  SourceConfig prompts;               // pictures; the question is `instruction`
+  SourceConfig prompts;  // pictures; the question is `instruction`
   int64_t num_prompts = 200;
   std::string instruction = "describe the picture in detail.";
   RolloutConfig rollout;
   PairConfig pairs;
   PreferenceConfig preference;
-  int64_t batch = 16;                 // prompts a rollout batch
+  int64_t batch = 12;                 // of 10 answers: what the generator decodes together
   std::string compute_dtype = "f32";  // of sampling and judging
   std::string device = "cpu";
   uint64_t seed = 0;
@@ -91,7 +115,10 @@ struct RlaifConfig {
     field("pairs", pairs, "from scores to pairs");
     field("preference", preference, "DPO");
     field("batch", batch, "prompts worked on together, and written together", in_range(1, 4096));
-    field("compute_dtype", compute_dtype, "dtype of matrix products when sampling and judging", one_of({"bf16", "f32"}));
+    field("compute_dtype",
+          compute_dtype,
+          "dtype of matrix products when sampling and judging",
+          one_of({"bf16", "f32"}));
     field("device", device, "cpu or cuda", one_of({"cpu", "cuda"}));
     field("seed", seed, "of sampling and of pair choice");
     field("threads", threads, "0: all cores", in_range(0, 1024));

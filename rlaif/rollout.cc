@@ -37,8 +37,12 @@ std::vector<Json> to_rows(const PromptAnswers& prompt) {
   return rows;
 }
 
-// Reads the prompt that starts at `row` and moves `row` behind it; nothing when its rows are not all there.
-std::optional<PromptAnswers> read_prompt(const JsonlLog& log, std::int64_t index, std::int64_t samples, std::size_t& row) {
+// Reads the prompt that starts at `row` and moves `row` behind it; nothing when its rows are not
+// all there.
+std::optional<PromptAnswers> read_prompt(const JsonlLog& log,
+                                         std::int64_t index,
+                                         std::int64_t samples,
+                                         std::size_t& row) {
   const std::vector<Json>& rows = log.rows();
   PromptAnswers prompt;
   std::size_t next = row;
@@ -68,7 +72,9 @@ std::optional<PromptAnswers> read_prompt(const JsonlLog& log, std::int64_t index
 }
 
 // The groups of prompts that the log holds whole; what is behind them is cut off.
-std::vector<PromptAnswers> read_whole_groups(const RlaifConfig& config, const Pictures& pictures, JsonlLog& log) {
+std::vector<PromptAnswers> read_whole_groups(const RlaifConfig& config,
+                                             const Pictures& pictures,
+                                             JsonlLog& log) {
   std::vector<PromptAnswers> done;
   std::vector<PromptAnswers> group;
   std::size_t row = 0;
@@ -97,7 +103,8 @@ SamplingConfig sampling_of(const RlaifConfig& config) {
   return sampling;
 }
 
-// A prompt as tokens; or why it cannot be asked: such a prompt is left out, counted and listed, and the round goes on.
+// A prompt as tokens; or why it cannot be asked: such a prompt is left out, counted and listed, and
+// the round goes on.
 struct EncodedPrompt {
   PromptAnswers answers;  // still empty
   EncodedChat chat;
@@ -146,7 +153,9 @@ std::future<std::vector<EncodedPrompt>> encode_group(const RlaifConfig& config,
   });
 }
 
-std::vector<PromptAnswers> answer_group(const RlaifConfig& config, LoadedModel& policy, std::vector<EncodedPrompt> group) {
+std::vector<PromptAnswers> answer_group(const RlaifConfig& config,
+                                        LoadedModel& policy,
+                                        std::vector<EncodedPrompt> group) {
   std::vector<EncodedChat> chats;
   std::vector<std::uint64_t> keys;
   for (EncodedPrompt& prompt : group) {
@@ -155,12 +164,14 @@ std::vector<PromptAnswers> answer_group(const RlaifConfig& config, LoadedModel& 
     keys.push_back(static_cast<std::uint64_t>(prompt.answers.index));
   }
   const std::vector<Generation> generations =
-      chats.empty() ? std::vector<Generation>{}
-                    : generate_batch(policy.model, *policy.encoder, chats, sampling_of(config), keys);
+      chats.empty()
+          ? std::vector<Generation>{}
+          : generate_batch(policy.model, *policy.encoder, chats, sampling_of(config), keys);
   std::vector<PromptAnswers> answered;
   auto next = generations.begin();
   for (EncodedPrompt& prompt : group) {
-    for (std::int64_t i = 0; prompt.answers.skipped.empty() && i < config.rollout.samples; ++i, ++next) {
+    for (std::int64_t i = 0; prompt.answers.skipped.empty() && i < config.rollout.samples;
+         ++i, ++next) {
       prompt.answers.answers.push_back({i, next->text, next->ids, next->stopped});
     }
     answered.push_back(std::move(prompt.answers));
@@ -170,7 +181,8 @@ std::vector<PromptAnswers> answer_group(const RlaifConfig& config, LoadedModel& 
 
 }  // namespace
 
-Pictures::Pictures(const SourceConfig& config, std::int64_t count) : source_(open_source(config)), count_(count) {
+Pictures::Pictures(const SourceConfig& config, std::int64_t count)
+    : source_(open_source(config)), count_(count) {
   PV_CHECK(count <= source_->size(),
            "num_prompts is {}, but the source {} has {} samples; lower num_prompts or add pictures",
            count,
@@ -188,12 +200,15 @@ Picture Pictures::at(std::int64_t index) const {
   return {std::move(sample.id), std::move(sample.chat.images.front()), std::move(sample.truth)};
 }
 
-std::string rollout_key(const RlaifConfig& config, const std::string& policy_hash, const Picture& picture) {
+std::string rollout_key(const RlaifConfig& config,
+                        const std::string& policy_hash,
+                        const Picture& picture) {
   const Image& image = picture.image;
-  return content_key({policy_hash,
-                      config_to_json(config.rollout).dump(),
-                      fmt::format("{} {} {} {}", config.instruction, config.seed, image.width, image.height),
-                      {reinterpret_cast<const char*>(image.rgb.data()), image.rgb.size()}});
+  return content_key(
+      {policy_hash,
+       config_to_json(config.rollout).dump(),
+       fmt::format("{} {} {} {}", config.instruction, config.seed, image.width, image.height),
+       {reinterpret_cast<const char*>(image.rgb.data()), image.rgb.size()}});
 }
 
 std::vector<PromptAnswers> sample_answers(const RlaifConfig& config,
@@ -222,7 +237,8 @@ std::vector<PromptAnswers> sample_answers(const RlaifConfig& config,
     if (observer) observer("rollout", static_cast<std::int64_t>(prompts.size()));
   }
   progress.finish();
-  const auto answered = std::find_if(prompts.begin(), prompts.end(), [](const PromptAnswers& p) { return p.skipped.empty(); });
+  const auto answered = std::find_if(
+      prompts.begin(), prompts.end(), [](const PromptAnswers& p) { return p.skipped.empty(); });
   PV_CHECK(answered != prompts.end(),
            "{}: none of {} prompts could be answered; the first: {}",
            log.path(),

@@ -50,12 +50,14 @@ struct PromptAnswers {
 };
 
 /// What an answer depends on; equal keys mean the same answers.
-std::string rollout_key(const RlaifConfig& config, const std::string& policy_hash, const Picture& picture);
+std::string rollout_key(const RlaifConfig& config,
+                        const std::string& policy_hash,
+                        const Picture& picture);
 
-/// `rollout.samples` answers to each prompt, all under the same decoding settings (rlaifv.md: deconfounded): one vision
-/// encoding and one prefill a prompt, one random stream per (seed, prompt, sample). `batch` prompts are decoded together and
-/// their rows appended to `log` together; groups that are there already are not made again.
-/// Throws Error when no prompt could be answered.
+/// `rollout.samples` answers to each prompt, all under the same decoding settings (rlaifv.md:
+/// deconfounded): one vision encoding and one prefill a prompt, one random stream per (seed,
+/// prompt, sample). `batch` prompts are decoded together and their rows appended to `log` together;
+/// groups that are there already are not made again. Throws Error when no prompt could be answered.
 std::vector<PromptAnswers> sample_answers(const RlaifConfig& config,
                                           LoadedModel& policy,
                                           const std::string& policy_hash,

@@ -6,7 +6,10 @@
 
 namespace pocketvlm {
 
-void append_sharing_picture(EncodedSample sample, std::int64_t first_row, std::int64_t num_rows, PackedBatch& batch) {
+void append_sharing_picture(EncodedSample sample,
+                            std::int64_t first_row,
+                            std::int64_t num_rows,
+                            PackedBatch& batch) {
   const std::vector<std::int32_t> positions = std::exchange(sample.chat.visual_positions, {});
   PV_CHECK(static_cast<std::int64_t>(positions.size()) == num_rows,
            "{}: {} visual tokens cannot show a picture of {}",

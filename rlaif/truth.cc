@@ -16,10 +16,22 @@ struct Spot {
   int cell;
 };
 // Two words before one: "on the top left" is not "left".
-constexpr std::array<Spot, 17> kSpots = {{{"top left", 0},    {"upper left", 0},  {"top right", 2},   {"upper right", 2},
-                                          {"bottom left", 6}, {"lower left", 6},  {"bottom right", 8}, {"lower right", 8},
-                                          {"top", 1},         {"left", 3},        {"center", 4},      {"centre", 4},
-                                          {"middle", 4},      {"right", 5},       {"bottom", 7},      {"foreground", -1},
+constexpr std::array<Spot, 17> kSpots = {{{"top left", 0},
+                                          {"upper left", 0},
+                                          {"top right", 2},
+                                          {"upper right", 2},
+                                          {"bottom left", 6},
+                                          {"lower left", 6},
+                                          {"bottom right", 8},
+                                          {"lower right", 8},
+                                          {"top", 1},
+                                          {"left", 3},
+                                          {"center", 4},
+                                          {"centre", 4},
+                                          {"middle", 4},
+                                          {"right", 5},
+                                          {"bottom", 7},
+                                          {"foreground", -1},
                                           {"background", -1}}};
 
 bool take_prefix(std::string_view& text, std::string_view prefix) {
@@ -57,7 +69,8 @@ std::optional<int> take_place(std::string_view& text) {
 // The class that a name as a whole stands for, singular or plural.
 std::optional<std::string> class_of(std::string_view name, const ObjectVocabulary& vocabulary) {
   const std::vector<ObjectVocabulary::Mention> mentions = vocabulary.find(std::string(name));
-  if (mentions.size() != 1 || mentions[0].begin != 0 || mentions[0].end != name.size()) return std::nullopt;
+  if (mentions.size() != 1 || mentions[0].begin != 0 || mentions[0].end != name.size())
+    return std::nullopt;
   return vocabulary.names()[static_cast<std::size_t>(mentions[0].class_index)];
 }
 
@@ -77,11 +90,24 @@ std::int64_t count_at(const std::string& name, int cell, const Json& truth, int 
 }
 
 std::optional<std::int64_t> number_of(std::string_view word) {
-  static constexpr std::array<std::string_view, 13> kWords = {"zero", "one", "two",   "three", "four",   "five",  "six",
-                                                              "seven", "eight", "nine", "ten",  "eleven", "twelve"};
+  static constexpr std::array<std::string_view, 13> kWords = {"zero",
+                                                              "one",
+                                                              "two",
+                                                              "three",
+                                                              "four",
+                                                              "five",
+                                                              "six",
+                                                              "seven",
+                                                              "eight",
+                                                              "nine",
+                                                              "ten",
+                                                              "eleven",
+                                                              "twelve"};
   const auto found = std::find(kWords.begin(), kWords.end(), word);
   if (found != kWords.end()) return found - kWords.begin();
-  if (word.empty() || word.size() > 4 || word.find_first_not_of("0123456789") != std::string_view::npos) return std::nullopt;
+  if (word.empty() || word.size() > 4 ||
+      word.find_first_not_of("0123456789") != std::string_view::npos)
+    return std::nullopt;
   return std::stoll(std::string(word));
 }
 
@@ -106,7 +132,8 @@ std::optional<bool> truth_of(const std::string& question,
     exactly = number_of(rest.substr(0, space));
     if (!exactly || space == std::string_view::npos) return std::nullopt;
     rest.remove_prefix(space + 1);
-  } else if (!take_prefix(rest, "is there a ") && !take_prefix(rest, "is there an ") && !take_prefix(rest, "is the ")) {
+  } else if (!take_prefix(rest, "is there a ") && !take_prefix(rest, "is there an ") &&
+             !take_prefix(rest, "is the ")) {
     return std::nullopt;
   }
   const std::optional<int> cell = take_place(rest);

@@ -30,8 +30,8 @@ Json to_row(const PromptClaims& prompt, const JudgedQuestion& judged) {
   return row;
 }
 
-// The rows of a prompt's questions from `row` on; nothing when they are not all there. Rows of other questions mean that the
-// claims were split otherwise: they count as missing.
+// The rows of a prompt's questions from `row` on; nothing when they are not all there. Rows of
+// other questions mean that the claims were split otherwise: they count as missing.
 std::optional<std::vector<JudgedQuestion>> read_prompt(const JsonlLog& log,
                                                        const PromptClaims& prompt,
                                                        const std::vector<std::string>& questions,
@@ -41,12 +41,15 @@ std::optional<std::vector<JudgedQuestion>> read_prompt(const JsonlLog& log,
     for (const std::string& question : questions) {
       if (row == log.rows().size()) return std::nullopt;
       const Json& json = log.rows()[row];
-      if (json.at("index").get<std::int64_t>() != prompt.index || json.at("question").get<std::string>() != question) {
+      if (json.at("index").get<std::int64_t>() != prompt.index ||
+          json.at("question").get<std::string>() != question) {
         return std::nullopt;
       }
       JudgedQuestion read;
       read.question = question;
-      read.verdict = {json.at("p_yes").get<double>(), json.at("p_no").get<double>(), !json.contains("too_long")};
+      read.verdict = {json.at("p_yes").get<double>(),
+                      json.at("p_no").get<double>(),
+                      !json.contains("too_long")};
       if (json.contains("truth")) read.truth = json.at("truth").get<bool>();
       judged.push_back(std::move(read));
       ++row;
@@ -66,7 +69,8 @@ std::vector<JudgedQuestion> judge_prompt(const RlaifConfig& config,
                                          const ObjectVocabulary& vocabulary) {
   const Picture picture = pictures.at(answers.index);
   PV_CHECK(rollout_key(config, policy_hash, picture) == answers.key,
-           "picture {} (\"{}\") is not the one that was sampled from; delete the folder of the round to start again",
+           "picture {} (\"{}\") is not the one that was sampled from; delete the folder of the "
+           "round to start again",
            answers.index,
            picture.id);
   const std::vector<Verdict> verdicts = judge.verdicts(picture.image, questions);
@@ -77,9 +81,11 @@ std::vector<JudgedQuestion> judge_prompt(const RlaifConfig& config,
            questions.size());
   std::vector<JudgedQuestion> judged;
   for (std::size_t i = 0; i < questions.size(); ++i) {
-    judged.push_back({questions[i],
-                      verdicts[i],
-                      truth_of(questions[i], picture.truth, picture.image.width, picture.image.height, vocabulary)});
+    judged.push_back(
+        {questions[i],
+         verdicts[i],
+         truth_of(
+             questions[i], picture.truth, picture.image.width, picture.image.height, vocabulary)});
   }
   return judged;
 }
@@ -91,13 +97,16 @@ void count(const JudgedQuestion& judged, JudgeAgreement& agreement, double& cove
     return;
   }
   coverage += judged.verdict.coverage();
-  agreement.mean_coverage = coverage / static_cast<double>(agreement.questions - agreement.too_long);
+  agreement.mean_coverage =
+      coverage / static_cast<double>(agreement.questions - agreement.too_long);
   const bool accepted = judged.verdict.accepted();
   agreement.accepted += accepted ? 1 : 0;
   if (!judged.truth) return;
   ++agreement.known;
-  if (*judged.truth) ++(accepted ? agreement.accepted_true : agreement.rejected_true);
-  else ++(accepted ? agreement.accepted_false : agreement.rejected_false);
+  if (*judged.truth)
+    ++(accepted ? agreement.accepted_true : agreement.rejected_true);
+  else
+    ++(accepted ? agreement.accepted_false : agreement.rejected_false);
 }
 
 }  // namespace
@@ -115,7 +124,8 @@ std::vector<std::string> PromptClaims::questions() const {
 
 Json JudgeAgreement::to_json() const {
   const auto share = [](std::int64_t part, std::int64_t whole) {
-    return whole == 0 ? Json(nullptr) : Json(static_cast<double>(part) / static_cast<double>(whole));
+    return whole == 0 ? Json(nullptr)
+                      : Json(static_cast<double>(part) / static_cast<double>(whole));
   };
   return {{"questions", questions},
           {"too_long", too_long},
@@ -152,13 +162,16 @@ std::vector<VerdictTable> judge_claims(const RlaifConfig& config,
     }
   };
   const auto check_coverage = [&] {
-    PV_CHECK(agreement.questions == agreement.too_long || agreement.mean_coverage >= kLowestCoverage,
-             "judge {}: on {} questions its first word was yes or no with a probability of {:.3f} on average, which is no "
-             "basis for a verdict (at least {}); train it on yes/no answers, with the chat template of its config.json",
-             judge.name(),
-             agreement.questions,
-             agreement.mean_coverage,
-             kLowestCoverage);
+    PV_CHECK(
+        agreement.questions == agreement.too_long || agreement.mean_coverage >= kLowestCoverage,
+        "judge {}: on {} questions its first word was yes or no with a probability of {:.3f} on "
+        "average, which is no "
+        "basis for a verdict (at least {}); train it on yes/no answers, with the chat template of "
+        "its config.json",
+        judge.name(),
+        agreement.questions,
+        agreement.mean_coverage,
+        kLowestCoverage);
   };
 
   // What the log holds, prompt by prompt; the rest is cut off.
@@ -173,13 +186,16 @@ std::vector<VerdictTable> judge_claims(const RlaifConfig& config,
   }
   if (row < log.rows().size()) log.keep(row);
 
-  Progress progress("judge: pictures", static_cast<std::int64_t>(prompts.size()), static_cast<std::int64_t>(next));
+  Progress progress("judge: pictures",
+                    static_cast<std::int64_t>(prompts.size()),
+                    static_cast<std::int64_t>(next));
   std::vector<Json> rows;
   for (; next < prompts.size(); ++next) {
     const std::vector<std::string> questions = prompts[next].questions();
     std::vector<JudgedQuestion> judged;
     if (!questions.empty()) {
-      judged = judge_prompt(config, judge, answers[next], questions, policy_hash, pictures, vocabulary);
+      judged =
+          judge_prompt(config, judge, answers[next], questions, policy_hash, pictures, vocabulary);
     }
     for (const JudgedQuestion& question : judged) rows.push_back(to_row(prompts[next], question));
     take(judged);

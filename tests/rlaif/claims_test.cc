@@ -1,9 +1,11 @@
 #include "rlaif/claims.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "data/scenes/object_classes.h"
 #include "data/scenes/scene_text.h"
+#include "rlaif/sentences.h"
 
 namespace pocketvlm {
 namespace {
@@ -44,8 +46,11 @@ TEST(Claims, KeepNamesOfSeveralWords) {
 
 TEST(Claims, CountOnTopOfNaming) {
   EXPECT_EQ(questions_of("There are two cats on the left."),
-            List({"is there a cat in the picture?", "is there a cat on the left?", "are there two cats on the left?"}));
-  EXPECT_EQ(questions_of("three dogs"), List({"is there a dog in the picture?", "are there three dogs in the picture?"}));
+            List({"is there a cat in the picture?",
+                  "is there a cat on the left?",
+                  "are there two cats on the left?"}));
+  EXPECT_EQ(questions_of("three dogs"),
+            List({"is there a dog in the picture?", "are there three dogs in the picture?"}));
   EXPECT_EQ(questions_of("There are several dogs."), List({"is there a dog in the picture?"}));
 }
 
@@ -54,30 +59,37 @@ TEST(Claims, FollowPlacesInFront) {
   EXPECT_EQ(questions_of("On the left there is a cat."), expected);
   EXPECT_EQ(questions_of("On the left of the picture is a cat."), expected);
   EXPECT_EQ(questions_of("A cat is on the left."), expected);
-  EXPECT_EQ(questions_of("The cat is on the left."), List({"is there a cat in the picture?", "is the cat on the left?"}));
+  EXPECT_EQ(questions_of("The cat is on the left."),
+            List({"is there a cat in the picture?", "is the cat on the left?"}));
 }
 
 TEST(Claims, KeepWhatIsWritten) {
   EXPECT_EQ(questions_of("There is a sign at the top. The sign says STOP."),
-            List({"is there a sign in the picture?", "is there a sign at the top?", "does the sign say STOP?"}));
+            List({"is there a sign in the picture?",
+                  "is there a sign at the top?",
+                  "does the sign say STOP?"}));
 }
 
 TEST(Claims, FallBackToTheSentence) {
-  EXPECT_EQ(split_claims("A man rides his horse."),
-            (std::vector<Claim>{{"A man rides his horse", "is it true that a man rides his horse?"}}));
+  EXPECT_EQ(
+      split_claims("A man rides his horse."),
+      (std::vector<Claim>{{"A man rides his horse", "is it true that a man rides his horse?"}}));
   EXPECT_EQ(questions_of("There is no dog."), List({"is it true that there is no dog?"}));
-  EXPECT_EQ(questions_of("There is nothing in the picture."), List({"is it true that there is nothing in the picture?"}));
+  EXPECT_EQ(questions_of("There is nothing in the picture."),
+            List({"is it true that there is nothing in the picture?"}));
   EXPECT_EQ(questions_of("There is a a cat"), List({"is it true that there is a a cat?"}));
   EXPECT_EQ(questions_of("There is a"), List({"is it true that there is a?"}));
   EXPECT_EQ(questions_of("cat sleeps"), List({"is it true that cat sleeps?"}));
 }
 
 TEST(Claims, CountOnceWhenRepeated) {
-  EXPECT_EQ(questions_of("There is a cat. There is a cat. a cat"), List({"is there a cat in the picture?"}));
+  EXPECT_EQ(questions_of("There is a cat. There is a cat. a cat"),
+            List({"is there a cat in the picture?"}));
 }
 
 TEST(Claims, AreNoneInTextThatSaysNothing) {
-  for (const char* text : {"", " \n\t ", "...", "?!", "- \n* ", "\xE3\x80\x82\xE3\x80\x82", "\xFF\xFE"}) {
+  for (const char* text :
+       {"", " \n\t ", "...", "?!", "- \n* ", "\xE3\x80\x82\xE3\x80\x82", "\xFF\xFE"}) {
     EXPECT_TRUE(split_claims(text).empty()) << text;
   }
 }
@@ -92,8 +104,10 @@ TEST(Claims, SurviveOtherScriptsAndBrokenText) {
 }
 
 TEST(Claims, SkipListMarksAndKeepNumbers) {
-  EXPECT_EQ(split_sentences("1. A cat\n2) A dog!\n- It costs 3.5 dollars, e.g. a lot. Mr. Smith pays; no. 5 wins"),
-            List({"A cat", "A dog", "It costs 3.5 dollars, e.g. a lot", "Mr. Smith pays", "no. 5 wins"}));
+  EXPECT_EQ(
+      split_sentences(
+          "1. A cat\n2) A dog!\n- It costs 3.5 dollars, e.g. a lot. Mr. Smith pays; no. 5 wins"),
+      List({"A cat", "A dog", "It costs 3.5 dollars, e.g. a lot", "Mr. Smith pays", "no. 5 wins"}));
   EXPECT_EQ(split_sentences("on the left.There is"), List({"on the left", "There is"}));
 }
 
@@ -105,7 +119,8 @@ TEST(Claims, NothingIsCutAtThreeHundredWords) {
   EXPECT_EQ(claims.back().question, "is there a thing199 on the left?");
 }
 
-// The judge learns its questions from the embedded world; asking in other words would ask it what it never saw.
+// The judge learns its questions from the embedded world; asking in other words would ask it what
+// it never saw.
 TEST(Claims, AskInTheWordsOfTheTrainingData) {
   for (const char* sprites : {"emoji", "stamps"}) {
     const std::vector<ObjectClass>& classes = curated_classes(sprites);
@@ -126,6 +141,18 @@ TEST(Claims, AskInTheWordsOfTheTrainingData) {
         };
         EXPECT_EQ(questions_of(say(Query::kDetailed).answer),
                   List({say(Query::kExists).question, say(Query::kExistsAt).question}));
+        // All phrasings of captions, also "a photo with two cats".
+        for (int draw = 0; draw < 8; ++draw) {
+          Query caption;
+          caption.kind = Query::kCaption;
+          caption.items = {{static_cast<int>(i), 1 + draw % 2}};
+          List questions = {say(Query::kExists).question};
+          if (draw % 2 == 1)
+            questions.push_back(
+                fmt::format("are there two {} in the picture?", plural_of(classes[i].name)));
+          EXPECT_EQ(questions_of(say_in_english(caption, facts, classes, random, false).answer),
+                    questions);
+        }
         facts.groups[0].count = 2;
         EXPECT_EQ(questions_of(say(Query::kDetailed).answer)[0], say(Query::kExists).question);
       }

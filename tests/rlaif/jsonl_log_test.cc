@@ -19,7 +19,9 @@ std::string fresh(const std::string& name) {
   return path;
 }
 
-void write(const std::string& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
+void write(const std::string& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
 
 TEST(JsonlLog, ContinuesWhereItWasCutAtAnyByte) {
   const std::string path = fresh("cut.jsonl");
@@ -30,7 +32,9 @@ TEST(JsonlLog, ContinuesWhereItWasCutAtAnyByte) {
     {
       JsonlLog log(path);
       lines = log.rows().size();
-      EXPECT_EQ(lines, static_cast<std::size_t>(std::count(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size), '\n')));
+      EXPECT_EQ(lines,
+                static_cast<std::size_t>(std::count(
+                    whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size), '\n')));
       log.append({{{"n", 4}}});
     }
     const JsonlLog again(path);

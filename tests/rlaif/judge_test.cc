@@ -11,10 +11,11 @@ namespace {
 TEST(Judge, SaysTheSameOfManyQuestionsAsOfEachAlone) {
   CheckpointJudge judge(test::tiny_judge_folder(), "f32", "cpu");
   const Image image = test::tiny_pictures()(0);
-  const std::vector<std::string> questions = {"is there a cat in the picture?",
-                                              "is there a dog on the left?",
-                                              "is it true that a very long sentence with many words is here?",
-                                              "is there an apple in the picture?"};
+  const std::vector<std::string> questions = {
+      "is there a cat in the picture?",
+      "is there a dog on the left?",
+      "is it true that a very long sentence with many words is here?",
+      "is there an apple in the picture?"};
   const std::vector<Verdict> together = judge.verdicts(image, questions);
   ASSERT_EQ(together.size(), questions.size());
   for (std::size_t i = 0; i < questions.size(); ++i) {
@@ -33,7 +34,8 @@ TEST(Judge, RejectsQuestionsThatAreTooLongForIt) {
   CheckpointJudge judge(test::tiny_judge_folder(), "f32", "cpu");
   std::string question = "is it true that";
   for (int i = 0; i < 300; ++i) question += " cat";
-  const auto verdicts = judge.verdicts(test::tiny_pictures()(0), {question, "is there a cat in the picture?"});
+  const auto verdicts =
+      judge.verdicts(test::tiny_pictures()(0), {question, "is there a cat in the picture?"});
   EXPECT_FALSE(verdicts[0].asked);
   EXPECT_FALSE(verdicts[0].accepted());
   EXPECT_TRUE(verdicts[1].asked);
@@ -82,7 +84,9 @@ class JudgedClaims : public testing::Test {
     for (std::int64_t i = 0; i < config_.num_prompts; ++i) {
       const Picture picture = pictures_.at(i);
       answers_.push_back({i, picture.id, rollout_key(config_, "policy", picture), "", {{}, {}}});
-      claims_.push_back({i, picture.id, {split_claims("There is a cat."), split_claims("There is a dog. a cat")}});
+      claims_.push_back({i,
+                         picture.id,
+                         {split_claims("There is a cat."), split_claims("There is a dog. a cat")}});
     }
   }
 

@@ -16,7 +16,11 @@ namespace {
 std::string folder_of(const std::string& name) { return test::test_folder() + "/" + name; }
 
 Json run(const std::string& name, const RoundObserver& observer = {}) {
-  return run_rlaif(test::tiny_round(), test::tiny_policy_folder(), test::tiny_judge_folder(), folder_of(name), observer);
+  return run_rlaif(test::tiny_round(),
+                   test::tiny_policy_folder(),
+                   test::tiny_judge_folder(),
+                   folder_of(name),
+                   observer);
 }
 
 void run_until_killed(const std::string& name, const std::string& stage, std::int64_t done) {
@@ -26,26 +30,41 @@ void run_until_killed(const std::string& name, const std::string& stage, std::in
 }
 
 const std::vector<std::string>& decided_files() {
-  static const std::vector<std::string> files = {"rollouts.jsonl", "claims.jsonl", "verdicts.jsonl",
-                                                 "scores.jsonl",   "pairs.jsonl",  "reference.jsonl",
+  static const std::vector<std::string> files = {"rollouts.jsonl",
+                                                 "claims.jsonl",
+                                                 "verdicts.jsonl",
+                                                 "scores.jsonl",
+                                                 "pairs.jsonl",
+                                                 "reference.jsonl",
                                                  "checkpoint/model.safetensors"};
   return files;
 }
 
 TEST(Round, KilledInEveryStageEndsWithTheSameBits) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  for (const auto& [stage, done] : std::vector<std::pair<std::string, std::int64_t>>{
-           {"rollout", 6}, {"judge", 3}, {"judge", 8}, {"reference", 4}, {"preference", 1}, {"preference", 3}}) {
-    EXPECT_EXIT(run_until_killed("killed", stage, done), testing::KilledBySignal(SIGKILL), "") << stage;
+  for (const auto& [stage, done] :
+       std::vector<std::pair<std::string, std::int64_t>>{{"rollout", 6},
+                                                         {"judge", 3},
+                                                         {"judge", 8},
+                                                         {"reference", 4},
+                                                         {"preference", 1},
+                                                         {"preference", 3}}) {
+    EXPECT_EXIT(run_until_killed("killed", stage, done), testing::KilledBySignal(SIGKILL), "")
+        << stage;
     // What a kill in the middle of a write leaves.
-    if (stage == "rollout") std::ofstream(folder_of("killed") + "/rollouts.jsonl", std::ios::app) << "{\"prompt_id\": \"sc";
-    if (stage == "judge") std::ofstream(folder_of("killed") + "/verdicts.jsonl", std::ios::app) << "{\"prompt";
+    if (stage == "rollout")
+      std::ofstream(folder_of("killed") + "/rollouts.jsonl", std::ios::app)
+          << "{\"prompt_id\": \"sc";
+    if (stage == "judge")
+      std::ofstream(folder_of("killed") + "/verdicts.jsonl", std::ios::app) << "{\"prompt";
   }
   EXPECT_FALSE(std::filesystem::exists(folder_of("killed") + "/result.json"));
   run("killed");
   run("whole");
   for (const std::string& file : decided_files()) {
-    EXPECT_EQ(read_file(folder_of("killed") + "/" + file), read_file(folder_of("whole") + "/" + file)) << file;
+    EXPECT_EQ(read_file(folder_of("killed") + "/" + file),
+              read_file(folder_of("whole") + "/" + file))
+        << file;
   }
   EXPECT_NE(read_file(folder_of("whole") + "/checkpoint/model.safetensors"),
             read_file(test::tiny_policy_folder() + "/model.safetensors"));
@@ -68,16 +87,20 @@ TEST(Round, ReportsWhatItDid) {
   std::map<std::pair<std::string, std::string>, bool> accepted;
   for (const Json& row : test::read_lines(folder_of("whole") + "/verdicts.jsonl")) {
     accepted[{row.at("prompt_id"), row.at("question")}] = row.at("accepted").get<bool>();
-    EXPECT_EQ(row.at("accepted").get<bool>(), row.at("p_yes").get<double>() > row.at("p_no").get<double>());
+    EXPECT_EQ(row.at("accepted").get<bool>(),
+              row.at("p_yes").get<double>() > row.at("p_no").get<double>());
   }
   std::map<std::pair<std::string, int>, double> scores;
   for (const Json& row : test::read_lines(folder_of("whole") + "/claims.jsonl")) {
     double& score = scores[{row.at("prompt_id"), row.at("sample")}];
-    for (const Json& claim : row.at("claims")) score -= accepted.at({row.at("prompt_id"), claim.at("question")}) ? 0 : 1;
+    for (const Json& claim : row.at("claims"))
+      score -= accepted.at({row.at("prompt_id"), claim.at("question")}) ? 0 : 1;
   }
   for (const Json& pair : test::read_lines(folder_of("whole") + "/pairs.jsonl")) {
-    EXPECT_EQ(pair.at("chosen_score").get<double>(), (scores.at({pair.at("prompt_id"), pair.at("chosen_sample")})));
-    EXPECT_EQ(pair.at("rejected_score").get<double>(), (scores.at({pair.at("prompt_id"), pair.at("rejected_sample")})));
+    EXPECT_EQ(pair.at("chosen_score").get<double>(),
+              (scores.at({pair.at("prompt_id"), pair.at("chosen_sample")})));
+    EXPECT_EQ(pair.at("rejected_score").get<double>(),
+              (scores.at({pair.at("prompt_id"), pair.at("rejected_sample")})));
     EXPECT_GT(pair.at("chosen_score").get<double>(), pair.at("rejected_score").get<double>());
   }
 }
@@ -85,7 +108,9 @@ TEST(Round, ReportsWhatItDid) {
 TEST(Round, IsNotRunTwice) {
   run("whole");
   const auto before = std::filesystem::last_write_time(folder_of("whole") + "/rollouts.jsonl");
-  EXPECT_EQ(run("whole", [](const std::string&, std::int64_t) { FAIL(); }).at("rollout").at("answers"), 40);
+  EXPECT_EQ(
+      run("whole", [](const std::string&, std::int64_t) { FAIL(); }).at("rollout").at("answers"),
+      40);
   EXPECT_EQ(std::filesystem::last_write_time(folder_of("whole") + "/rollouts.jsonl"), before);
 }
 
@@ -105,7 +130,10 @@ TEST(Round, RefusesAFolderOfAnotherRound) {
 
 TEST(Round, NamesAJudgeThatDoesNotAnswerYesOrNo) {
   const std::string error = test::error_of([] {
-    run_rlaif(test::tiny_round(), test::tiny_policy_folder(), test::tiny_policy_folder(), folder_of("mute"));
+    run_rlaif(test::tiny_round(),
+              test::tiny_policy_folder(),
+              test::tiny_policy_folder(),
+              folder_of("mute"));
   });
   EXPECT_NE(error.find("judge " + test::tiny_policy_folder()), std::string::npos) << error;
   EXPECT_NE(error.find("train it on yes/no answers"), std::string::npos) << error;

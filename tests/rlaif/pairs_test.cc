@@ -54,7 +54,8 @@ TEST(Pairs, AreAtMostTwoAPromptOfAllCombinations) {
       drawn.insert(pair.chosen + " > " + pair.rejected);
     }
     PairReport again;
-    EXPECT_EQ(build_pairs({prompt}, "", without_length_control(), seed, again)[0].chosen, pairs[0].chosen);
+    EXPECT_EQ(build_pairs({prompt}, "", without_length_control(), seed, again)[0].chosen,
+              pairs[0].chosen);
   }
   EXPECT_EQ(drawn.size(), 45u);  // every combination has its chance
 }
@@ -93,7 +94,8 @@ TEST(Pairs, NeedTheSmallestDifference) {
 }
 
 TEST(Pairs, ByRateForgiveLongAnswers) {
-  // One of two claims against two of ten: the count prefers the short answer, the rate the long one.
+  // One of two claims against two of ten: the count prefers the short answer, the rate the long
+  // one.
   const ScoredPrompt prompt{"p", 0, {{"short", 0, 2, 1}, {"long", 1, 10, 2}}};
   PairConfig config = without_length_control();
   PairReport report;
@@ -110,8 +112,9 @@ TEST(Pairs, ByRateForgiveLongAnswers) {
 }
 
 TEST(LengthControl, DropsPairsWhoseChosenAnswerIsMuchShorter) {
-  // Without control: means 20 and 30, gap 1/3. Dropping 10 vs 20 (r >= 0.5 is needed to keep it): means 25 and 35, gap 2/7.
-  // Dropping 20 vs 40, too: mean 30 and 30, gap 0, reached at every r below 0.5; the smallest is 0.
+  // Without control: means 20 and 30, gap 1/3. Dropping 10 vs 20 (r >= 0.5 is needed to keep it):
+  // means 25 and 35, gap 2/7. Dropping 20 vs 40, too: mean 30 and 30, gap 0, reached at every r
+  // below 0.5; the smallest is 0.
   const std::vector<PreferencePair> pairs = {pair_of(10, 20), pair_of(20, 40), pair_of(30, 30)};
   EXPECT_EQ(length_threshold(pairs), 0);
   EXPECT_TRUE(is_too_short(pairs[0], 0.48));
@@ -120,7 +123,8 @@ TEST(LengthControl, DropsPairsWhoseChosenAnswerIsMuchShorter) {
 }
 
 TEST(LengthControl, IsOneSidedAndBalancesTheMeans) {
-  // (8 - 10): chosen longer, never dropped. Thresholds that matter: 10 of 12 (r < 1/6), 10 of 20 (r < 1/2).
+  // (8 - 10): chosen longer, never dropped. Thresholds that matter: 10 of 12 (r < 1/6), 10 of 20 (r
+  // < 1/2).
   //   r in [0, 0.16]     {10 vs 8}                      means 10, 8     gap 0.25
   //   r in [0.18, 0.48]  {10 vs 8, 10 vs 12}            means 10, 10    gap 0
   //   r in [0.5, 0.98]   {10 vs 8, 10 vs 12, 10 vs 20}  means 10, 13.3  gap 0.25

@@ -9,9 +9,11 @@ namespace pocketvlm {
 namespace {
 
 struct Case {
-  double policy_chosen, policy_rejected, reference_chosen, reference_rejected, chosen_tokens, rejected_tokens;
+  double policy_chosen, policy_rejected, reference_chosen, reference_rejected, chosen_tokens,
+      rejected_tokens;
 };
-const std::vector<Case> kCases = {{-10, -12, -11, -11.5, 8, 10}, {-30, -20, -25, -24, 12, 9}, {-5, -5, -5, -5, 3, 3}};
+const std::vector<Case> kCases = {
+    {-10, -12, -11, -11.5, 8, 10}, {-30, -20, -25, -24, 12, 9}, {-5, -5, -5, -5, 3, 3}};
 
 torch::Tensor column(double Case::*field, bool learns = false) {
   std::vector<float> values;
@@ -38,7 +40,8 @@ std::pair<double, double> by_hand(const Case& c, const PreferenceConfig& config)
   const double nll = -c.policy_chosen / c.chosen_tokens * config.sft_weight;
   const double nll_slope = -config.sft_weight / c.chosen_tokens;
   if (config.loss == "sigmoid") {
-    return {-std::log(sigmoid(beta * (chosen - rejected))) + nll, -beta * sigmoid(-beta * (chosen - rejected)) + nll_slope};
+    return {-std::log(sigmoid(beta * (chosen - rejected))) + nll,
+            -beta * sigmoid(-beta * (chosen - rejected)) + nll_slope};
   }
   if (config.loss == "hinge") {
     const double slack = 1 - beta * (chosen - rejected);
@@ -78,7 +81,8 @@ TEST(PreferenceLoss, OfEqualModelsIsLogTwo) {
   pairs.policy_chosen = pairs.reference_chosen;
   pairs.policy_rejected = pairs.reference_rejected;
   const torch::Tensor losses = preference_losses(pairs, PreferenceConfig{});
-  for (int64_t i = 0; i < losses.size(0); ++i) EXPECT_FLOAT_EQ(losses[i].item<float>(), std::log(2.0F));
+  for (int64_t i = 0; i < losses.size(0); ++i)
+    EXPECT_FLOAT_EQ(losses[i].item<float>(), std::log(2.0F));
 }
 
 TEST(Metrics, AreSumsNamedAsInTrl) {

@@ -23,11 +23,18 @@ std::string fresh(const std::string& name) {
   return folder;
 }
 
-PreferenceResult train(const PreferenceConfig& config, LoadedModel& model, int pairs, const std::string& folder) {
-  return train_preferences(config, model, test::tiny_pairs(pairs), test::tiny_pictures(), 1, "cpu", folder);
+PreferenceResult train(const PreferenceConfig& config,
+                       LoadedModel& model,
+                       int pairs,
+                       const std::string& folder) {
+  return train_preferences(
+      config, model, test::tiny_pairs(pairs), test::tiny_pictures(), 1, "cpu", folder);
 }
 
-EncodedSample alone(const LoadedModel& model, const PreferencePair& pair, bool chosen, const Image& image) {
+EncodedSample alone(const LoadedModel& model,
+                    const PreferencePair& pair,
+                    bool chosen,
+                    const Image& image) {
   EncodedPair encoded = encode_pair(pair, image, *model.encoder);
   return chosen ? std::move(encoded.chosen) : std::move(encoded.rejected);
 }
@@ -35,19 +42,22 @@ EncodedSample alone(const LoadedModel& model, const PreferencePair& pair, bool c
 std::map<std::string, torch::Tensor> take_gradients(LoadedModel& model) {
   std::map<std::string, torch::Tensor> gradients;
   for (auto& item : model.model->named_parameters()) {
-    gradients[item.key()] = item.value().grad().defined() ? item.value().grad().clone() : torch::Tensor();
+    gradients[item.key()] =
+        item.value().grad().defined() ? item.value().grad().clone() : torch::Tensor();
     item.value().mutable_grad().reset();
   }
   return gradients;
 }
 
-// Values and gradients: the visual tokens that two answers share must not be counted once only, nor twice.
+// Values and gradients: the visual tokens that two answers share must not be counted once only, nor
+// twice.
 TEST(SharedPicture, GivesWhatSeparateSequencesGive) {
   LoadedModel model = test::tiny_model(2);
   const std::vector<PreferencePair> pairs = test::tiny_pairs(5);
   const PictureReader picture = test::tiny_pictures();
   std::vector<EncodedPair> encoded;
-  for (const PreferencePair& pair : pairs) encoded.push_back(encode_pair(pair, picture(pair.index), *model.encoder));
+  for (const PreferencePair& pair : pairs)
+    encoded.push_back(encode_pair(pair, picture(pair.index), *model.encoder));
   const std::vector<PackedBatch> packs = pack_pairs(std::move(encoded), 200);
   EXPECT_GT(packs.size(), 1u);
   // Unequal weights, so that an exchange of answers cannot go unseen.
@@ -134,7 +144,9 @@ TEST(PreferenceTraining, BeginsAtLogTwoWithTheCachedReference) {
   LoadedModel other = test::tiny_model(4);
   PackedBatch pack;
   append_sample(alone(other, pairs[0], true, picture(0)), pack);
-  EXPECT_GT(std::abs(rows[0].at("chosen_logps").get<double>() - segment_log_probs(other.model, pack, torch::kCPU)[0].item<double>()), 1e-2);
+  EXPECT_GT(std::abs(rows[0].at("chosen_logps").get<double>() -
+                     segment_log_probs(other.model, pack, torch::kCPU)[0].item<double>()),
+            1e-2);
 }
 
 TEST(PreferenceTraining, LearnsWhatIsPreferred) {
@@ -165,8 +177,8 @@ TEST(PreferenceTraining, LeavesOutPairsThatDoNotFit) {
   LoadedModel model = test::tiny_model(2);
   std::vector<PreferencePair> pairs = test::tiny_pairs(3);
   for (int i = 0; i < 200; ++i) pairs[1].rejected += " There is a cat.";
-  const PreferenceResult result =
-      train_preferences(tiny_preference(), model, pairs, test::tiny_pictures(), 1, "cpu", fresh("dpo-long"));
+  const PreferenceResult result = train_preferences(
+      tiny_preference(), model, pairs, test::tiny_pictures(), 1, "cpu", fresh("dpo-long"));
   EXPECT_EQ(result.pairs, 2);
   ASSERT_EQ(result.dropped.size(), 1u);
   EXPECT_EQ(result.dropped.at("longer than language.max_positions"), 1);
@@ -176,7 +188,8 @@ TEST(PreferenceTraining, WithoutPairsLeavesThePolicyAsItIs) {
   LoadedModel model = test::tiny_model(2);
   const auto before = test::copy_weights(model);
   EXPECT_EQ(train(tiny_preference(), model, 0, fresh("dpo-none")).steps, 0);
-  for (const auto& [name, weight] : test::copy_weights(model)) EXPECT_TRUE(test::same_bits(weight, before.at(name)));
+  for (const auto& [name, weight] : test::copy_weights(model))
+    EXPECT_TRUE(test::same_bits(weight, before.at(name)));
 }
 
 TEST(PreferenceTraining, DividesAStepIntoPacksWithoutChangingIt) {

@@ -62,7 +62,8 @@ TEST_F(Rollout, ContinuesBehindTheLastWholeGroup) {
   const std::string bytes = read_file(whole);
   for (const double part : {0.1, 0.45, 0.8, 0.999}) {
     const std::string cut = fresh("torn.jsonl");
-    std::ofstream(cut, std::ios::binary) << bytes.substr(0, static_cast<std::size_t>(part * static_cast<double>(bytes.size())));
+    std::ofstream(cut, std::ios::binary)
+        << bytes.substr(0, static_cast<std::size_t>(part * static_cast<double>(bytes.size())));
     const auto prompts = sample(cut);
     EXPECT_EQ(prompts.size(), 8u);
     EXPECT_EQ(read_file(cut), bytes);

@@ -62,9 +62,12 @@ RlaifConfig tiny_round() {
 }
 
 std::vector<PreferencePair> tiny_pairs(int count) {
-  const std::vector<std::string> chosen = {"There is a cat on the left.", "There is a car at the top.", "a tree and an apple"};
+  const std::vector<std::string> chosen = {
+      "There is a cat on the left.", "There is a car at the top.", "a tree and an apple"};
   const std::vector<std::string> rejected = {
-      "There is a dog.", "There is a cat at the top right. There is a tree on the right.", "two cars"};
+      "There is a dog.",
+      "There is a cat at the top right. There is a tree on the right.",
+      "two cars"};
   std::vector<PreferencePair> pairs;
   for (int i = 0; i < count; ++i) {
     PreferencePair pair;

@@ -12,8 +12,8 @@ namespace pocketvlm::test {
 /// Scenes of one or two objects of eight classes on 56 x 56 pixels.
 ScenesConfig tiny_scenes(const std::string& task);
 
-/// Checkpoint folders of a policy that writes "There is a ..." and of a judge that answers yes or no; trained once a process,
-/// for seconds: their form is right, what they say is a guess.
+/// Checkpoint folders of a policy that writes "There is a ..." and of a judge that answers yes or
+/// no; trained once a process, for seconds: their form is right, what they say is a guess.
 const std::string& tiny_policy_folder();
 const std::string& tiny_judge_folder();
 

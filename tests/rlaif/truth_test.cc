@@ -7,11 +7,14 @@ namespace {
 
 class Truth : public testing::Test {
  protected:
-  std::optional<bool> ask(const std::string& question) const { return truth_of(question, truth_, 90, 90, vocabulary_); }
+  std::optional<bool> ask(const std::string& question) const {
+    return truth_of(question, truth_, 90, 90, vocabulary_);
+  }
 
   ObjectVocabulary vocabulary_{{"cat", "dog", "ice cream"}, {{"cat", {"kitten"}}}};
   Json truth_ = {{"objects",
-                  {{{"name", "cat"}, {"box", {0, 30, 30, 30}}}, {{"name", "cat"}, {"box", {5, 35, 20, 20}}},
+                  {{{"name", "cat"}, {"box", {0, 30, 30, 30}}},
+                   {{"name", "cat"}, {"box", {5, 35, 20, 20}}},
                    {{"name", "ice cream"}, {"box", {60, 0, 30, 30}}}}},
                  {"sign", "STOP"}};
 };

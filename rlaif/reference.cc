@@ -1,0 +1,170 @@
+#include "rlaif/reference.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "rlaif/content_key.h"
+#include "rlaif/shared_pack.h"
+
+namespace pocketvlm {
+namespace {
+
+class ReferenceRun {
+ public:
+  ReferenceRun(const PreferenceConfig& config,
+               LoadedModel& model,
+               const std::vector<PreferencePair>& pairs,
+               const PictureReader& picture,
+               torch::Device device)
+      : config_(config),
+        model_(model),
+        pairs_(pairs),
+        picture_(picture),
+        device_(device),
+        hash_(weights_hash(*model.model, {"*"})) {}
+
+  // By stretches of batch_pairs; a stretch that is not whole in the file is made again whole.
+  std::vector<Reference> run(JsonlLog& log, const RoundObserver& observer) {
+    const auto stretch = static_cast<std::size_t>(config_.batch_pairs);
+    std::vector<Reference> references = read(log, stretch);
+    Progress progress("reference: pairs",
+                      static_cast<std::int64_t>(pairs_.size()),
+                      static_cast<std::int64_t>(references.size()));
+    while (references.size() < pairs_.size()) {
+      const std::size_t begin = references.size();
+      const std::size_t end = std::min(pairs_.size(), begin + stretch);
+      std::vector<Json> rows;
+      for (Reference& reference : compute(begin, end, rows))
+        references.push_back(std::move(reference));
+      log.append(rows);
+      progress.update(static_cast<std::int64_t>(end));
+      if (observer) observer("reference", static_cast<std::int64_t>(end));
+    }
+    progress.finish();
+    return references;
+  }
+
+ private:
+  std::string key_of(const PreferencePair& pair, const Image& image) const {
+    const PromptEncoder& encoder = *model_.encoder;
+    return content_key(
+        {hash_,
+         config_.compute_dtype,
+         config_to_json(encoder.prompt()).dump() + config_to_json(encoder.image()).dump(),
+         pair.question,
+         pair.chosen,
+         pair.rejected,
+         {reinterpret_cast<const char*>(image.rgb.data()), image.rgb.size()}});
+  }
+
+  // Why a pair cannot be trained on; empty when it can.
+  std::string obstacle(const PreferencePair& pair, const Image& image) const {
+    try {
+      const EncodedPair encoded = encode_pair(pair, image, *model_.encoder);
+      const std::int64_t longest =
+          std::max(encoded.chosen.num_tokens(), encoded.rejected.num_tokens());
+      return longest <= model_.config.language.max_positions ? ""
+                                                             : "longer than language.max_positions";
+    } catch (const Error& error) {
+      return error.what();
+    }
+  }
+
+  std::vector<Reference> compute(std::size_t begin, std::size_t end, std::vector<Json>& rows) {
+    std::vector<Reference> references(end - begin);
+    std::vector<std::size_t> fitting;
+    std::vector<std::string> keys;
+    for (std::size_t i = begin; i < end; ++i) {
+      const Image image = picture_(pairs_[i].index);
+      keys.push_back(key_of(pairs_[i], image));
+      references[i - begin].dropped = obstacle(pairs_[i], image);
+      if (references[i - begin].dropped.empty()) fitting.push_back(i);
+    }
+    const at::NoGradGuard no_grad;
+    const CachedWeights cached;
+    const ComputeDtype guard(config_.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
+    for (const PairPack& pack :
+         make_packs(pairs_, fitting, picture_, *model_.encoder, config_.pack_tokens)) {
+      const torch::Tensor sums =
+          segment_log_probs(model_.model, pack.batch, device_).to(torch::kCPU).contiguous();
+      const float* value = sums.data_ptr<float>();
+      const std::vector<std::int64_t> tokens = targets_per_segment(pack.batch);
+      for (std::size_t row = 0; row < pack.pairs.size(); ++row) {
+        references[pack.pairs[row] - begin] = {
+            value[2 * row], value[2 * row + 1], tokens[2 * row], tokens[2 * row + 1], ""};
+      }
+    }
+    for (std::size_t i = 0; i < references.size(); ++i)
+      rows.push_back(to_row(keys[i], references[i]));
+    return references;
+  }
+
+  static Json to_row(const std::string& key, const Reference& reference) {
+    if (!reference.dropped.empty()) return {{"key", key}, {"dropped", reference.dropped}};
+    return {{"key", key},
+            {"chosen_logps", reference.chosen},
+            {"rejected_logps", reference.rejected},
+            {"chosen_tokens", reference.chosen_tokens},
+            {"rejected_tokens", reference.rejected_tokens}};
+  }
+
+  // Rows that were made from the same weights, texts and pictures; from the first other one on,
+  // everything is made again.
+  std::vector<Reference> read(JsonlLog& log, std::size_t stretch) const {
+    std::vector<Reference> references;
+    const std::vector<Json>& rows = log.rows();
+    try {
+      while (references.size() < std::min(rows.size(), pairs_.size())) {
+        const Json& row = rows[references.size()];
+        const PreferencePair& pair = pairs_[references.size()];
+        if (row.at("key").get<std::string>() != key_of(pair, picture_(pair.index))) break;
+        Reference reference;
+        if (row.contains("dropped")) {
+          reference.dropped = row.at("dropped").get<std::string>();
+        } else {
+          reference = {row.at("chosen_logps").get<float>(),
+                       row.at("rejected_logps").get<float>(),
+                       row.at("chosen_tokens").get<std::int64_t>(),
+                       row.at("rejected_tokens").get<std::int64_t>(),
+                       ""};
+        }
+        references.push_back(std::move(reference));
+      }
+    } catch (const Json::exception& error) {
+      fail("{}:{}: {}; delete the file to make it again",
+           log.path(),
+           references.size() + 1,
+           error.what());
+    }
+    if (references.size() < pairs_.size())
+      references.resize(references.size() - references.size() % stretch);
+    if (references.size() < rows.size()) log.keep(references.size());
+    return references;
+  }
+
+  const PreferenceConfig& config_;
+  LoadedModel& model_;
+  const std::vector<PreferencePair>& pairs_;
+  const PictureReader& picture_;
+  torch::Device device_;
+  std::string hash_;
+};
+
+}  // namespace
+
+std::vector<Reference> reference_log_probs(const PreferenceConfig& config,
+                                           LoadedModel& reference,
+                                           const std::vector<PreferencePair>& pairs,
+                                           const PictureReader& picture,
+                                           torch::Device device,
+                                           JsonlLog& log,
+                                           const RoundObserver& observer) {
+  reference.model->eval();
+  return ReferenceRun(config, reference, pairs, picture, device).run(log, observer);
+}
+
+}  // namespace pocketvlm
