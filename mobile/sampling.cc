@@ -63,6 +63,9 @@ std::int32_t sample_token(std::span<const float> logits,
                sampling.min_p >= 0.0 && sampling.min_p <= 1.0 && sampling.repetition_penalty > 0.0,
            "sampling: temperature and top_k must not be negative, top_p and min_p lie in 0 .. 1, the repetition penalty is "
            "positive");
+  if (sampling.temperature == 0.0 && sampling.repetition_penalty == 1.0) {
+    return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  }
   std::vector<Candidate> candidates;
   candidates.reserve(logits.size());
   for (std::size_t i = 0; i < logits.size(); ++i) candidates.push_back({logits[i], static_cast<std::int32_t>(i)});

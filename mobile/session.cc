@@ -47,10 +47,10 @@ std::string_view without_unfinished(std::string_view text) {
 struct Session::State {
   State(const std::string& model_path, const std::string& mmproj_path, const SessionOptions& options)
       : language_file(model_path),
+        params(read_language_params(language_file)),
         tokenizer(Tokenizer::load(model_path)),
         pool(options.threads),
         compute{pool, choose_kernels(options.kernels)},
-        params(read_language_params(language_file)),
         decoder(language_file, params) {
     if (!mmproj_path.empty()) bind_vision(mmproj_path);
     const GgufFile* mmproj = mmproj_file ? &*mmproj_file : nullptr;
@@ -260,10 +260,10 @@ struct Session::State {
 
   GgufFile language_file;
   std::optional<GgufFile> mmproj_file;
+  MobileLanguageParams params;
   Tokenizer tokenizer;
   ThreadPool pool;
   Compute compute;
-  MobileLanguageParams params;
   MobileDecoder decoder;
   std::optional<MobileVisionEncoder> vision;
   std::optional<MobileProjector> projector;
