@@ -201,7 +201,7 @@ Outcome PackedLoader::State::read(const Job& job) const {
       skip("no answer: no token of the sample is to be learned");
     }
   } catch (const DamagedSample& e) {
-    skip(e.reason() + ": " + e.detail());
+    outcome.skipped = SkippedSample{e.file(), e.place(), e.reason() + ": " + e.detail()};
   } catch (const Error& e) {
     skip(e.what());
   }

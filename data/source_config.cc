@@ -1,7 +1,9 @@
 #include "data/source_config.h"
 
 #include <cmath>
+#include <utility>
 
+#include "data/concatenated_source.h"
 #include "data/conversations.h"
 #include "data/scenes/scene_source.h"
 #include "data/tar.h"
@@ -27,20 +29,33 @@ void SourceConfig::validate(const std::string& where) const {
            kind);
 }
 
+namespace {
+
+std::unique_ptr<SampleSource> open_file(const std::string& kind,
+                                        const std::string& path,
+                                        const DecodeOptions& decode) {
+  if (kind == "conversations") return std::make_unique<ConversationSource>(path, decode);
+  if (kind == "tar") return std::make_unique<TarSource>(path, decode);
+  if (kind == "text") return std::make_unique<TextSource>(path);
+  fail("source.kind: \"{}\" is not one of scenes, conversations, tar, text", kind);
+}
+
+/// One file, or all that a pattern matches.
+std::unique_ptr<SampleSource> open_files(const SourceConfig& config, const DecodeOptions& decode) {
+  std::vector<std::unique_ptr<SampleSource>> parts;
+  for (const std::string& file : matching_files(config.path)) {
+    parts.push_back(open_file(config.kind, file, decode));
+  }
+  if (parts.size() == 1) return std::move(parts.front());
+  return std::make_unique<ConcatenatedSource>(config.path, std::move(parts));
+}
+
+}  // namespace
+
 std::unique_ptr<SampleSource> open_source(const SourceConfig& config, const DecodeOptions& decode) {
   config.validate("source");
-  std::unique_ptr<SampleSource> source;
-  if (config.kind == "scenes") {
-    source = std::make_unique<SceneSource>(config.scenes, config.seed);
-  } else if (config.kind == "conversations") {
-    source = std::make_unique<ConversationSource>(config.path, decode);
-  } else if (config.kind == "tar") {
-    source = std::make_unique<TarSource>(config.path, decode);
-  } else if (config.kind == "text") {
-    source = std::make_unique<TextSource>(config.path);
-  } else {
-    fail("source.kind: \"{}\" is not one of scenes, conversations, tar, text", config.kind);
-  }
+  if (config.kind == "scenes") return std::make_unique<SceneSource>(config.scenes, config.seed);
+  std::unique_ptr<SampleSource> source = open_files(config, decode);
   PV_CHECK(source->size() > 0, "{}: holds no samples", source->name());
   return source;
 }

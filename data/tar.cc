@@ -117,7 +117,7 @@ Sample TarSource::at(std::int64_t index) const {
                               printable(shard_sample.key),
                               shard_sample.pictures.size()));
   }
-  Sample result = read_conversation(
+  return read_conversation(
       record,
       place,
       shard_sample.key,
@@ -132,7 +132,6 @@ Sample TarSource::at(std::int64_t index) const {
         return image;
       },
       implied);
-  return result;
 }
 
 }  // namespace pocketvlm

@@ -63,5 +63,30 @@ TEST(OpenSource, OpensEveryKindOfFileAndRefusesEmptyOnes) {
             std::string::npos);
 }
 
+TEST(OpenSource, APatternMeansAllShardsInOrderOfTheirNames) {
+  const TestFolder folder;
+  for (const char* name : {"b-2.txt", "b-1.txt", "other.txt", ".b-0.txt"}) {
+    folder.write(name, std::string(name) + " one\n\xff\n");
+  }
+  folder.write("b-3.txt", "");
+  SourceConfig config;
+  config.kind = "text";
+  config.path = folder.path("b-*.txt");
+  const auto source = open_source(config);
+  ASSERT_EQ(source->size(), 4);
+  EXPECT_EQ(source->at(0).chat.turns.at(0).content, "b-1.txt one");
+  EXPECT_EQ(source->at(2).chat.turns.at(0).content, "b-2.txt one");
+  EXPECT_EQ(source->name(), config.path);
+  EXPECT_EQ(source->place(3), folder.path("b-2.txt") + ": line 2");
+  EXPECT_NE(error_of([&] { source->at(3); }).find("b-2.txt: line 2: invalid UTF-8"),
+            std::string::npos);
+  EXPECT_NE(error_of([&] { source->at(4); }).find("no sample 4 of 4"), std::string::npos);
+  config.path = folder.path("c-*.txt");
+  EXPECT_NE(error_of([&] { open_source(config); }).find("no file has such a name"),
+            std::string::npos);
+  config.path = folder.path("absent/c-*.txt");
+  EXPECT_NE(error_of([&] { open_source(config); }).find("cannot be read"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace pocketvlm
