@@ -20,14 +20,18 @@ namespace {
 constexpr double kLowCoverage = 0.5;
 
 void add_object(EvalItem& item, const std::string& name) {
-  if (std::find(item.objects.begin(), item.objects.end(), name) == item.objects.end()) item.objects.push_back(name);
+  if (std::find(item.objects.begin(), item.objects.end(), name) == item.objects.end())
+    item.objects.push_back(name);
 }
 
-Chat question_about(const Image& image, const std::string& question) { return {{{"user", question}}, {image}}; }
+Chat question_about(const Image& image, const std::string& question) {
+  return {{{"user", question}}, {image}};
+}
 
 /// Chats as prompts, made by all threads: pictures are resized and cut here.
-std::vector<EncodedChat> encode_prompts(const PromptEncoder& encoder,
-                                        const std::vector<std::pair<const Image*, std::string>>& questions) {
+std::vector<EncodedChat> encode_prompts(
+    const PromptEncoder& encoder,
+    const std::vector<std::pair<const Image*, std::string>>& questions) {
   std::vector<EncodedChat> prompts(questions.size());
   at::parallel_for(0, static_cast<int64_t>(questions.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -57,11 +61,14 @@ struct AnswerIds {
         ids.push_back(id);
         is_yes.push_back(means_yes);
       } else {
-        PV_CHECK(is_yes[static_cast<std::size_t>(std::find(ids.begin(), ids.end(), id) - ids.begin())] == means_yes,
-                 "evaluation: \"{}\" and \"{}\" begin with the same token, so the first token cannot tell yes from no; use a "
-                 "vocabulary that knows these words",
-                 known->second,
-                 word);
+        PV_CHECK(
+            is_yes[static_cast<std::size_t>(std::find(ids.begin(), ids.end(), id) - ids.begin())] ==
+                means_yes,
+            "evaluation: \"{}\" and \"{}\" begin with the same token, so the first token cannot "
+            "tell yes from no; use a "
+            "vocabulary that knows these words",
+            known->second,
+            word);
       }
     }
   }
@@ -76,11 +83,15 @@ struct YesNoAnswers {
   double coverage = 0;  // sum of p(yes) + p(no)
 };
 
-YesNoAnswers ask_yes_no(LoadedModel& model, const std::vector<EncodedChat>& prompts, const AnswerIds& words) {
+YesNoAnswers ask_yes_no(LoadedModel& model,
+                        const std::vector<EncodedChat>& prompts,
+                        const AnswerIds& words) {
   YesNoAnswers answers;
-  for (const std::vector<double>& log_probs : first_token_log_probs(model.model, prompts, words.ids)) {
+  for (const std::vector<double>& log_probs :
+       first_token_log_probs(model.model, prompts, words.ids)) {
     double yes = 0, no = 0;
-    for (std::size_t i = 0; i < log_probs.size(); ++i) (words.is_yes[i] ? yes : no) += std::exp(log_probs[i]);
+    for (std::size_t i = 0; i < log_probs.size(); ++i)
+      (words.is_yes[i] ? yes : no) += std::exp(log_probs[i]);
     answers.said_yes.push_back(yes > no);
     answers.coverage += yes + no;
   }
@@ -94,10 +105,12 @@ std::vector<std::string> describe(LoadedModel& model,
   sampling.max_new_tokens = config.max_new_tokens;
   std::vector<std::string> answers;
   Progress progress("descriptions", static_cast<int64_t>(items.size()));
-  for (std::size_t begin = 0; begin < items.size(); begin += static_cast<std::size_t>(config.batch)) {
+  for (std::size_t begin = 0; begin < items.size();
+       begin += static_cast<std::size_t>(config.batch)) {
     const std::size_t end = std::min(items.size(), begin + static_cast<std::size_t>(config.batch));
     std::vector<std::pair<const Image*, std::string>> questions;
-    for (std::size_t i = begin; i < end; ++i) questions.emplace_back(&items[i].image, config.prompt);
+    for (std::size_t i = begin; i < end; ++i)
+      questions.emplace_back(&items[i].image, config.prompt);
     const auto prompts = encode_prompts(*model.encoder, questions);
     for (Generation& answer : generate_batch(model.model, *model.encoder, prompts, sampling)) {
       answers.push_back(std::move(answer.text));
@@ -128,17 +141,20 @@ void ask_pope(LoadedModel& model,
   double coverage = 0;
   int64_t asked = 0;
   Progress progress("yes/no questions", static_cast<int64_t>(items.size()));
-  for (std::size_t begin = 0; begin < items.size(); begin += static_cast<std::size_t>(config.batch)) {
+  for (std::size_t begin = 0; begin < items.size();
+       begin += static_cast<std::size_t>(config.batch)) {
     const std::size_t end = std::min(items.size(), begin + static_cast<std::size_t>(config.batch));
     // Each question about a picture is asked once, however many kinds it belongs to.
     std::map<std::pair<std::size_t, int>, std::size_t> places;
     std::vector<std::pair<const Image*, std::string>> texts;
     for (std::size_t i = begin; i < end; ++i) {
       const PopeQuestions& about = questions[i];
-      for (const auto* kind : {&about.positive, &about.random, &about.popular, &about.adversarial}) {
+      for (const auto* kind :
+           {&about.positive, &about.random, &about.popular, &about.adversarial}) {
         for (const int c : *kind) {
           if (!places.emplace(std::pair(i, c), texts.size()).second) continue;
-          texts.emplace_back(&items[i].image, presence_question(vocabulary.names()[static_cast<std::size_t>(c)]));
+          texts.emplace_back(&items[i].image,
+                             presence_question(vocabulary.names()[static_cast<std::size_t>(c)]));
         }
       }
     }
@@ -162,9 +178,11 @@ void ask_pope(LoadedModel& model,
   evaluation.pope_adversarial = adversarial.score();
   evaluation.yes_no_coverage = asked > 0 ? coverage / static_cast<double>(asked) : 0.0;
   if (asked > 0 && evaluation.yes_no_coverage < kLowCoverage) {
-    spdlog::warn("evaluation: yes and no get only {:.1f} % of the first token's probability; the yes/no figures mean little "
-                 "for this model",
-                 100 * evaluation.yes_no_coverage);
+    spdlog::warn(
+        "evaluation: yes and no get only {:.1f} % of the first token's probability; the yes/no "
+        "figures mean little "
+        "for this model",
+        100 * evaluation.yes_no_coverage);
   }
 }
 
@@ -189,7 +207,8 @@ std::vector<EvalItem> eval_items(const SceneSource& source, int64_t count) {
 std::vector<EvalItem> eval_items(const std::string& folder) {
   const std::string path = folder + "/truth.jsonl";
   PV_CHECK(std::filesystem::exists(path),
-           "{}: has no truth.jsonl, which says what each picture holds; make such a folder with `pocketvlm data scenes`",
+           "{}: has no truth.jsonl, which says what each picture holds; make such a folder with "
+           "`pocketvlm data scenes`",
            folder);
   std::istringstream lines(read_file(path));
   std::vector<EvalItem> items;
@@ -198,12 +217,14 @@ std::vector<EvalItem> eval_items(const std::string& folder) {
     if (line.empty()) continue;
     const std::string where = fmt::format("{}:{}", path, number);
     const Json truth = parse_json(line, where);
-    PV_CHECK(truth.is_object() && truth.contains("id") && truth["id"].is_string() && truth.contains("image") &&
-                 truth.contains("objects") && truth["objects"].is_array(),
+    PV_CHECK(truth.is_object() && truth.contains("id") && truth["id"].is_string() &&
+                 truth.contains("image") && truth.contains("objects") &&
+                 truth["objects"].is_array(),
              "{}: expected an object with \"id\", \"image\" and \"objects\"",
              where);
     if (truth["image"].is_null()) continue;  // a sample of text alone
-    PV_CHECK(truth["image"].is_string(), "{}: \"image\" must be a path relative to the folder", where);
+    PV_CHECK(
+        truth["image"].is_string(), "{}: \"image\" must be a path relative to the folder", where);
     EvalItem item;
     item.id = truth["id"].get<std::string>();
     for (const Json& object : truth["objects"]) {

@@ -31,7 +31,8 @@ int class_index(const std::string& object, const ObjectVocabulary& vocabulary) {
   if (exact != names.end()) return static_cast<int>(exact - names.begin());
   const auto mentions = vocabulary.find(object);  // a synonym
   PV_CHECK(mentions.size() == 1 && mentions[0].begin == 0 && mentions[0].end == object.size(),
-           "evaluation: the vocabulary does not know the object \"{}\"; use the class list that the pictures were made with",
+           "evaluation: the vocabulary does not know the object \"{}\"; use the class list that "
+           "the pictures were made with",
            object);
   return mentions[0].class_index;
 }
@@ -58,7 +59,8 @@ struct Occurrences {
   std::map<std::pair<int, int>, int64_t> together;
 };
 
-/// Takes the class with the largest count above `floor` out of `candidates`; -1 when there is none. Ties go to the first.
+/// Takes the class with the largest count above `floor` out of `candidates`; -1 when there is none.
+/// Ties go to the first.
 int take_largest(std::vector<int>& candidates, const auto& count, int64_t floor) {
   auto best = candidates.end();
   int64_t best_count = floor;
@@ -98,16 +100,22 @@ std::vector<std::vector<int>> class_indices(const std::vector<std::vector<std::s
 ChairScore score_answers(const std::vector<std::vector<int>>& present,
                          const std::vector<std::string>& answers,
                          const ObjectVocabulary& vocabulary) {
-  PV_CHECK(present.size() == answers.size(), "evaluation: {} pictures and {} answers", present.size(), answers.size());
-  int64_t mentions = 0, hallucinated = 0, bad_answers = 0, true_objects = 0, named_objects = 0, words = 0;
+  PV_CHECK(present.size() == answers.size(),
+           "evaluation: {} pictures and {} answers",
+           present.size(),
+           answers.size());
+  int64_t mentions = 0, hallucinated = 0, bad_answers = 0, true_objects = 0, named_objects = 0,
+          words = 0;
   for (std::size_t i = 0; i < answers.size(); ++i) {
     const std::set<int> truth(present[i].begin(), present[i].end());
     std::set<int> named;
     int64_t wrong = 0;
     for (const ObjectVocabulary::Mention& mention : vocabulary.find(answers[i])) {
       ++mentions;
-      if (truth.count(mention.class_index) != 0) named.insert(mention.class_index);
-      else ++wrong;
+      if (truth.count(mention.class_index) != 0)
+        named.insert(mention.class_index);
+      else
+        ++wrong;
     }
     hallucinated += wrong;
     bad_answers += wrong > 0 ? 1 : 0;
@@ -132,10 +140,14 @@ Json YesNoScore::to_json() const {
 }
 
 YesNoScore score_yes_no(const std::vector<bool>& truth, const std::vector<bool>& said_yes) {
-  PV_CHECK(truth.size() == said_yes.size(), "evaluation: {} questions and {} answers", truth.size(), said_yes.size());
+  PV_CHECK(truth.size() == said_yes.size(),
+           "evaluation: {} questions and {} answers",
+           truth.size(),
+           said_yes.size());
   int64_t true_yes = 0, false_yes = 0, true_no = 0, false_no = 0;
   for (std::size_t i = 0; i < truth.size(); ++i) {
-    int64_t& cell = truth[i] ? (said_yes[i] ? true_yes : false_no) : (said_yes[i] ? false_yes : true_no);
+    int64_t& cell =
+        truth[i] ? (said_yes[i] ? true_yes : false_no) : (said_yes[i] ? false_yes : true_no);
     ++cell;
   }
   YesNoScore score;
@@ -159,8 +171,11 @@ std::vector<PopeQuestions> pope_questions(const std::vector<std::vector<int>>& p
     std::vector<int> all(static_cast<std::size_t>(num_classes));
     std::iota(all.begin(), all.end(), 0);
     std::vector<int> absent;
-    std::set_difference(
-        all.begin(), all.end(), present[picture].begin(), present[picture].end(), std::back_inserter(absent));
+    std::set_difference(all.begin(),
+                        all.end(),
+                        present[picture].begin(),
+                        present[picture].end(),
+                        std::back_inserter(absent));
 
     PopeQuestions questions;
     questions.positive = present[picture];
@@ -173,10 +188,12 @@ std::vector<PopeQuestions> pope_questions(const std::vector<std::vector<int>>& p
     while (questions.random.size() < count) questions.random.push_back(take_any(left, random));
     left = absent;
     const auto how_often = [&](int c) { return seen.alone[static_cast<std::size_t>(c)]; };
-    while (questions.popular.size() < count) questions.popular.push_back(take_largest(left, how_often, -1));
+    while (questions.popular.size() < count)
+      questions.popular.push_back(take_largest(left, how_often, -1));
     left = absent;
     for (const int positive : questions.positive) {
-      const int together = take_largest(left, [&](int c) { return seen.of_pair(positive, c); }, 0);
+      const int together = take_largest(
+          left, [&](int c) { return seen.of_pair(positive, c); }, 0);
       questions.adversarial.push_back(together >= 0 ? together : take_any(left, random));
     }
     result.push_back(std::move(questions));

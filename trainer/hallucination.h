@@ -10,7 +10,8 @@
 /// The arithmetic of CHAIR and POPE on known truth; LibTorch-free.
 namespace pocketvlm {
 
-/// Classes of the vocabulary that are in each picture. Throws Error for an object that the vocabulary does not know.
+/// Classes of the vocabulary that are in each picture. Throws Error for an object that the
+/// vocabulary does not know.
 std::vector<std::vector<int>> class_indices(const std::vector<std::vector<std::string>>& objects,
                                             const ObjectVocabulary& vocabulary);
 
@@ -34,16 +35,18 @@ struct YesNoScore {
 /// "yes" is the positive class; ratios without a denominator are 0.
 YesNoScore score_yes_no(const std::vector<bool>& truth, const std::vector<bool>& said_yes);
 
-/// Questions of POPE (Li et al. 2023) about one picture, by class index; as many negatives of each kind as positives.
+/// Questions of POPE (Li et al. 2023) about one picture, by class index; as many negatives of each
+/// kind as positives.
 struct PopeQuestions {
   std::vector<int> positive;
   std::vector<int> random;       // absent objects, drawn evenly
   std::vector<int> popular;      // the absent objects that most pictures have
-  std::vector<int> adversarial;  // for each positive the absent object seen most often with it; drawn when there is none
+  std::vector<int> adversarial;  // for each positive the absent object seen most often with it;
+                                 // drawn when there is none
 };
 
-/// At most `per_image` positives a picture. No negative is asked twice about one picture and kind. Ties go to the lower class
-/// index. Pictures without an object, or with all, have no question.
+/// At most `per_image` positives a picture. No negative is asked twice about one picture and kind.
+/// Ties go to the lower class index. Pictures without an object, or with all, have no question.
 std::vector<PopeQuestions> pope_questions(const std::vector<std::vector<int>>& present,
                                           int64_t num_classes,
                                           int64_t per_image,

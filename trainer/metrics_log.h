@@ -9,8 +9,8 @@
 
 namespace pocketvlm {
 
-/// Append-only JSON lines. An interrupted run cuts the file back to where its saved state stands, so that no line is lost or
-/// written twice.
+/// Append-only JSON lines. An interrupted run cuts the file back to where its saved state stands,
+/// so that no line is lost or written twice.
 class MetricsLog {
  public:
   /// Opens `path` and cuts it to `bytes`. Throws Error when it is shorter.

@@ -22,14 +22,19 @@ double schedule_factor(const OptimizerConfig& config, int64_t step, int64_t tota
   const double last = config.final_ratio;
   if (config.schedule == "constant") return 1.0;
   if (config.schedule == "wsd") {
-    const int64_t decay_steps = std::min(total_steps - config.warmup_steps, std::max<int64_t>(1, total_steps / 5));
+    const int64_t decay_steps =
+        std::min(total_steps - config.warmup_steps, std::max<int64_t>(1, total_steps / 5));
     const int64_t into_decay = step - (total_steps - decay_steps) + 1;
     if (into_decay <= 0) return 1.0;
-    return last + (1.0 - last) * (1.0 - static_cast<double>(into_decay) / static_cast<double>(decay_steps));
+    return last + (1.0 - last) *
+                      (1.0 - static_cast<double>(into_decay) / static_cast<double>(decay_steps));
   }
   const int64_t span = total_steps - 1 - config.warmup_steps;
   const double progress =
-      span > 0 ? std::min(1.0, static_cast<double>(step - config.warmup_steps) / static_cast<double>(span)) : 1.0;
+      span > 0
+          ? std::min(1.0,
+                     static_cast<double>(step - config.warmup_steps) / static_cast<double>(span))
+          : 1.0;
   if (config.schedule == "linear") return last + (1.0 - last) * (1.0 - progress);
   return last + (1.0 - last) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
 }
@@ -103,15 +108,19 @@ double AdamW::step(double scale) {
   std::vector<torch::Tensor> norms;
   for (const auto& group : groups_) {
     gradients.push_back(group->gradients());
-    for (torch::Tensor& norm : at::_foreach_norm(gradients.back())) norms.push_back(std::move(norm));
+    for (torch::Tensor& norm : at::_foreach_norm(gradients.back()))
+      norms.push_back(std::move(norm));
   }
-  const double norm = at::stack(norms).to(torch::kFloat64).square().sum().sqrt().item<double>() * std::abs(scale);
+  const double norm =
+      at::stack(norms).to(torch::kFloat64).square().sum().sqrt().item<double>() * std::abs(scale);
   PV_CHECK(std::isfinite(norm),
-           "optimizer step {}: the gradient norm is {}; nothing was updated. Lower optimizer.learning_rate, or look for "
+           "optimizer step {}: the gradient norm is {}; nothing was updated. Lower "
+           "optimizer.learning_rate, or look for "
            "damaged data",
            step_ + 1,
            norm);
-  const double factor = config_.clip_norm > 0 && norm > config_.clip_norm ? scale * config_.clip_norm / norm : scale;
+  const double factor =
+      config_.clip_norm > 0 && norm > config_.clip_norm ? scale * config_.clip_norm / norm : scale;
   const double rate = learning_rate();
   ++step_;
   for (std::size_t i = 0; i < groups_.size(); ++i) {
@@ -147,13 +156,15 @@ std::vector<std::pair<std::string, torch::Tensor>> AdamW::state() const {
   return result;
 }
 
-void AdamW::restore(const std::vector<std::pair<std::string, torch::Tensor>>& state, int64_t steps_done) {
+void AdamW::restore(const std::vector<std::pair<std::string, torch::Tensor>>& state,
+                    int64_t steps_done) {
   const torch::NoGradGuard no_grad;
   std::map<std::string, torch::Tensor> saved(state.begin(), state.end());
   for (auto& [name, moment] : this->state()) {
     const auto found = saved.find(name);
     PV_CHECK(found != saved.end(), "optimizer state: {} is missing", name);
-    PV_CHECK(found->second.sizes() == moment.sizes(), "optimizer state: {} has another shape", name);
+    PV_CHECK(
+        found->second.sizes() == moment.sizes(), "optimizer state: {} has another shape", name);
     moment.copy_(found->second);
     saved.erase(found);
   }

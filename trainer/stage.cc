@@ -57,14 +57,18 @@ void check_same_config(const StageConfig& config, const std::string& folder) {
   const Json then = deciding_fields(read_config<StageConfig>(read_json(path), path));
   const Json changes = Json::diff(then, now);
   if (changes.empty()) return;
-  fail("{}: holds results of another configuration (\"{}\" differs); delete the folder, or choose another one",
-       folder,
-       changes[0]["path"].get<std::string>().substr(1));
+  fail(
+      "{}: holds results of another configuration (\"{}\" differs); delete the folder, or choose "
+      "another one",
+      folder,
+      changes[0]["path"].get<std::string>().substr(1));
 }
 
 torch::Device device_of(const StageConfig& config) {
   if (config.device == "cpu") return torch::kCPU;
-  PV_CHECK(at::hasCUDA(), "stage {}: device is \"cuda\", but no CUDA device is usable; set it to \"cpu\"", config.name);
+  PV_CHECK(at::hasCUDA(),
+           "stage {}: device is \"cuda\", but no CUDA device is usable; set it to \"cpu\"",
+           config.name);
   return torch::kCUDA;
 }
 
@@ -125,7 +129,8 @@ class StageRun {
       if (trainable_.count(item.key()) != 0) weights_.emplace_back(item.key(), item.value());
     }
     if (is_contrastive()) {
-      heads_ = ContrastiveHeads(model_.config.language.vocab, model_.config.vision.hidden, config_.seed);
+      heads_ =
+          ContrastiveHeads(model_.config.language.vocab, model_.config.vision.hidden, config_.seed);
       heads_->to(device_);
       for (const auto& item : heads_->named_parameters()) {
         weights_.emplace_back(kContrastivePrefix + item.key(), item.value());
@@ -137,7 +142,8 @@ class StageRun {
   std::map<std::string, std::string> hash_frozen() const {
     std::map<std::string, std::string> hashes;
     for (const auto& item : model_.model->named_parameters()) {
-      if (trainable_.count(item.key()) == 0) hashes[item.key()] = weights_hash(*model_.model, {item.key()});
+      if (trainable_.count(item.key()) == 0)
+        hashes[item.key()] = weights_hash(*model_.model, {item.key()});
     }
     return hashes;
   }
@@ -159,11 +165,13 @@ class StageRun {
              "{}: was begun with other frozen weights; delete the folder to start again",
              folder_);
     if (saved.state.threads != state_.threads) {
-      spdlog::warn("{}: begun with {} threads, continues with {}: the last bits of the result will differ from those of an "
-                   "uninterrupted run",
-                   config_.name,
-                   saved.state.threads,
-                   state_.threads);
+      spdlog::warn(
+          "{}: begun with {} threads, continues with {}: the last bits of the result will differ "
+          "from those of an "
+          "uninterrupted run",
+          config_.name,
+          saved.state.threads,
+          state_.threads);
     }
     const torch::NoGradGuard no_grad;
     std::map<std::string, torch::Tensor> tensors(saved.weights.begin(), saved.weights.end());
@@ -192,19 +200,25 @@ class StageRun {
     std::string samples;
     for (int64_t i = 0; i < config_.accumulation; ++i) {
       const PackedBatch packed = loader_.next();
-      if (!packed.sample_ids.empty()) samples += (i > 0 ? ", " : "") + packed.sample_ids.front() + " ...";
+      if (!packed.sample_ids.empty())
+        samples += (i > 0 ? ", " : "") + packed.sample_ids.front() + " ...";
       now.tokens += packed.num_tokens();
       for (const int64_t slices : packed.segment_slices) now.images += slices > 0 ? 1 : 0;
       loss += accumulate_gradients(packed, weight);
     }
-    PV_CHECK(weight > 0, "stage {}: step {} has no target to learn from (samples {})", config_.name, steps_done() + 1, samples);
+    PV_CHECK(weight > 0,
+             "stage {}: step {} has no target to learn from (samples {})",
+             config_.name,
+             steps_done() + 1,
+             samples);
     now.loss = loss.item<double>() / weight;
     PV_CHECK(std::isfinite(now.loss),
-             "stage {}: the loss of step {} is {} (samples {}); nothing was updated. Lower optimizer.learning_rate, or look at "
+             "stage {}: the loss of step {} is {} (samples {}); nothing was updated. Lower "
+             "optimizer.learning_rate, or look at "
              "these samples; {} holds the last good state",
              config_.name,
              steps_done() + 1,
-             now.loss,
+             std::abs(now.loss),  // the sign of a NaN says nothing
              samples,
              state_folder());
     const double learning_rate = optimizer_->learning_rate();
@@ -213,14 +227,16 @@ class StageRun {
     record(now, learning_rate, grad_norm);
   }
 
-  /// Forward and backward of one pack. Returns the summed loss; adds what it is to be divided by to `weight`.
+  /// Forward and backward of one pack. Returns the summed loss; adds what it is to be divided by to
+  /// `weight`.
   torch::Tensor accumulate_gradients(const PackedBatch& packed, double& weight) {
     const ComputeDtype guard(config_.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
     torch::Tensor loss;
     if (is_contrastive()) {
       const ContrastiveBatch batch = to_contrastive_batch(packed, device_);
       weight += static_cast<double>(batch.num_images());
-      const torch::Tensor features = model_.model->vision_encoder->forward(batch.patches, batch.grids);
+      const torch::Tensor features =
+          model_.model->vision_encoder->forward(batch.patches, batch.grids);
       loss = sigmoid_contrastive_loss(heads_->image_features(features, batch.patches_per_image),
                                       heads_->text_features(batch.text_ids, batch.text_offsets),
                                       heads_->log_temperature,
@@ -276,7 +292,8 @@ class StageRun {
     std::set<std::vector<std::string>> known(result.begin(), result.end());
     for (const SkippedSample& sample : loader_.skipped()) {
       std::vector<std::string> entry = {sample.source, sample.place, sample.reason};
-      if (result.size() < kMaxListedSkipped && known.insert(entry).second) result.push_back(std::move(entry));
+      if (result.size() < kMaxListedSkipped && known.insert(entry).second)
+        result.push_back(std::move(entry));
     }
     return result;
   }
@@ -309,10 +326,11 @@ class StageRun {
   std::vector<ComponentRow> component_table() const {
     const std::map<std::string, std::string> hashes = hash_frozen();
     for (const auto& [name, hash] : hashes) {
-      PV_CHECK(state_.frozen_hashes.at(name) == hash,
-               "stage {}: the frozen tensor {} changed during the stage; its checkpoint is not written",
-               config_.name,
-               name);
+      PV_CHECK(
+          state_.frozen_hashes.at(name) == hash,
+          "stage {}: the frozen tensor {} changed during the stage; its checkpoint is not written",
+          config_.name,
+          name);
     }
     std::vector<ComponentRow> rows;
     for (const auto& item : model_.model->named_parameters()) {
@@ -349,7 +367,8 @@ class StageRun {
   PromptEncoder encoder_;
   PackedLoader loader_;
   std::set<std::string> trainable_;
-  NamedTensors weights_;  // what learns: trainable parameters, and the heads of the contrastive objective
+  NamedTensors
+      weights_;  // what learns: trainable parameters, and the heads of the contrastive objective
   ContrastiveHeads heads_{nullptr};
   std::optional<AdamW> optimizer_;
   std::optional<MetricsLog> metrics_;

@@ -24,7 +24,8 @@ bool is_vision_pattern(const std::string& pattern) { return pattern.rfind(kVisio
 void validate_contrastive(const StageConfig& config, const std::string& path) {
   for (std::size_t i = 0; i < config.trainable.size(); ++i) {
     PV_CHECK(is_vision_pattern(config.trainable[i]),
-             "{}.trainable[{}]: \"{}\" has no effect: the contrastive objective trains the vision encoder alone; "
+             "{}.trainable[{}]: \"{}\" has no effect: the contrastive objective trains the vision "
+             "encoder alone; "
              "write [\"vision_encoder.*\"]",
              path,
              i,
@@ -32,7 +33,8 @@ void validate_contrastive(const StageConfig& config, const std::string& path) {
   }
   for (std::size_t i = 0; i < config.data.sources.size(); ++i) {
     PV_CHECK(!is_text_only(config.data.sources[i]),
-             "{}.data.sources[{}]: text without pictures cannot be used by the contrastive objective; remove it",
+             "{}.data.sources[{}]: text without pictures cannot be used by the contrastive "
+             "objective; remove it",
              path,
              i);
   }
@@ -43,7 +45,8 @@ void validate_language(const StageConfig& config, const std::string& path) {
   if (std::any_of(sources.begin(), sources.end(), has_pictures)) return;
   for (std::size_t i = 0; i < config.trainable.size(); ++i) {
     PV_CHECK(config.trainable[i].rfind("language", 0) == 0,
-             "{}.trainable[{}]: \"{}\" would train parts that see no data: no source has pictures; write "
+             "{}.trainable[{}]: \"{}\" would train parts that see no data: no source has pictures; "
+             "write "
              "[\"language.*\"]",
              path,
              i,
@@ -70,15 +73,18 @@ void StageConfig::validate(const std::string& path) const {
            path,
            name);
   PV_CHECK(!data.sources.empty(), "{}.data.sources: no source of data; give at least one", path);
-  PV_CHECK(!trainable.empty(), "{}.trainable: no pattern, so nothing would learn; e.g. [\"projector.*\"]", path);
+  PV_CHECK(!trainable.empty(),
+           "{}.trainable: no pattern, so nothing would learn; e.g. [\"projector.*\"]",
+           path);
   for (std::size_t i = 0; i < trainable.size(); ++i) {
     PV_CHECK(!trainable[i].empty(), "{}.trainable[{}]: the pattern is empty", path, i);
   }
-  PV_CHECK(optimizer.warmup_steps <= steps,
-           "{}.optimizer.warmup_steps: {} steps of warm-up exceed the {} steps of the stage; lower it",
-           path,
-           optimizer.warmup_steps,
-           steps);
+  PV_CHECK(
+      optimizer.warmup_steps <= steps,
+      "{}.optimizer.warmup_steps: {} steps of warm-up exceed the {} steps of the stage; lower it",
+      path,
+      optimizer.warmup_steps,
+      steps);
   if (objective == "contrastive") {
     validate_contrastive(*this, path);
   } else {
@@ -90,11 +96,13 @@ ImageConfig stage_image(const StageInput& input, ImageConfig image) {
   if (input.image_mode) image.mode = *input.image_mode;
   const bool slices = image.mode == "slices";
   PV_CHECK(slices || (!input.scale_resolution && !input.max_slices),
-           "input: scale_resolution and max_slices have no effect with image mode \"{}\"; remove them, or set "
+           "input: scale_resolution and max_slices have no effect with image mode \"{}\"; remove "
+           "them, or set "
            "input.image_mode to \"slices\"",
            image.mode);
-  PV_CHECK(!slices || !input.image_size,
-           "input.image_size: no effect with image mode \"slices\"; set input.scale_resolution instead");
+  PV_CHECK(
+      !slices || !input.image_size,
+      "input.image_size: no effect with image mode \"slices\"; set input.scale_resolution instead");
   if (input.image_size) image.image_size = *input.image_size;
   if (input.scale_resolution) image.scale_resolution = *input.scale_resolution;
   if (input.max_slices) image.max_slices = *input.max_slices;

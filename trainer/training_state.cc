@@ -41,8 +41,12 @@ TensorToWrite to_write(const std::string& name, const torch::Tensor& tensor) {
 }
 
 torch::Tensor to_tensor(const TensorView& view, const std::string& where) {
-  PV_CHECK(view.dtype == "F32" || view.dtype == "U8", "{}: dtype {} is not expected here", where, view.dtype);
-  torch::Tensor tensor = torch::empty(view.shape, view.dtype == "F32" ? torch::kFloat32 : torch::kUInt8);
+  PV_CHECK(view.dtype == "F32" || view.dtype == "U8",
+           "{}: dtype {} is not expected here",
+           where,
+           view.dtype);
+  torch::Tensor tensor =
+      torch::empty(view.shape, view.dtype == "F32" ? torch::kFloat32 : torch::kUInt8);
   std::memcpy(tensor.mutable_data_ptr(), view.bytes.data(), view.bytes.size());
   return tensor;
 }
@@ -66,7 +70,8 @@ void save_training_state(const std::string& folder,
   for (const auto& [name, tensor] : moments) tensors.push_back(to_write(kMoments + name, tensor));
   tensors.push_back(to_write(kRandomState, random_state()));
   // A file name among the skipped samples need not be UTF-8.
-  const std::string text = config_to_json(state).dump(-1, ' ', false, Json::error_handler_t::replace);
+  const std::string text =
+      config_to_json(state).dump(-1, ' ', false, Json::error_handler_t::replace);
   write_safetensors(state_file(folder), tensors, {{"state", text}});
 }
 
@@ -75,7 +80,9 @@ std::optional<SavedTraining> load_training_state(const std::string& folder) {
   if (!std::filesystem::exists(path)) return std::nullopt;
   const SafetensorsFile file(path);
   const auto text = file.metadata().find("state");
-  PV_CHECK(text != file.metadata().end(), "{}: no \"state\" in its metadata; delete the folder to start again", path);
+  PV_CHECK(text != file.metadata().end(),
+           "{}: no \"state\" in its metadata; delete the folder to start again",
+           path);
   SavedTraining saved;
   saved.state = read_config<TrainingState>(parse_json(text->second, path), path);
   for (const auto& [name, view] : file.tensors()) {

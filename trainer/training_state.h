@@ -18,7 +18,7 @@ using NamedTensors = std::vector<std::pair<std::string, torch::Tensor>>;
 /// Sums over steps; means and rates are made of them when they are shown.
 struct StepTotals {
   int64_t steps = 0;
-  double loss = 0;      // sum of the steps' mean losses
+  double loss = 0;  // sum of the steps' mean losses
   int64_t tokens = 0;
   int64_t images = 0;
   double seconds = 0;
@@ -35,11 +35,11 @@ struct StepTotals {
 
 /// Everything beside tensors that an interrupted stage needs to end with the same bits.
 struct TrainingState {
-  int64_t threads = 0;           // another number of threads adds in another order: other last bits
-  StepTotals total;              // total.steps: optimizer steps done
-  StepTotals window;             // since the last line of metrics
-  StepTotals first, last;        // first and last tenth of the stage
-  int64_t metrics_bytes = 0;     // metrics.jsonl is cut to this length
+  int64_t threads = 0;        // another number of threads adds in another order: other last bits
+  StepTotals total;           // total.steps: optimizer steps done
+  StepTotals window;          // since the last line of metrics
+  StepTotals first, last;     // first and last tenth of the stage
+  int64_t metrics_bytes = 0;  // metrics.jsonl is cut to this length
   LoaderState loader;
   std::vector<std::vector<std::string>> skipped;     // source, place, reason
   std::map<std::string, std::string> frozen_hashes;  // by parameter, when the stage began
@@ -69,7 +69,8 @@ void save_training_state(const std::string& folder,
                          const NamedTensors& weights,
                          const NamedTensors& moments);
 
-/// Reads it back and restores LibTorch's random generator; nothing when the folder has no state. Throws Error for a damaged file.
+/// Reads it back and restores LibTorch's random generator; nothing when the folder has no state.
+/// Throws Error for a damaged file.
 std::optional<SavedTraining> load_training_state(const std::string& folder);
 
 }  // namespace pocketvlm

@@ -9,10 +9,12 @@
 namespace pocketvlm {
 namespace {
 
-/// Pack of four segments: a picture of two slices, text alone, a picture, a picture with the first one's text.
+/// Pack of four segments: a picture of two slices, text alone, a picture, a picture with the first
+/// one's text.
 PackedBatch made_up_pack() {
   PackedBatch pack;
-  const auto add = [&](const std::vector<int64_t>& labels, const std::vector<std::array<int64_t, 2>>& grids) {
+  const auto add = [&](const std::vector<int64_t>& labels,
+                       const std::vector<std::array<int64_t, 2>>& grids) {
     for (const int64_t label : labels) {
       pack.input_ids.push_back(1);
       pack.labels.push_back(label);
@@ -20,7 +22,8 @@ PackedBatch made_up_pack() {
     }
     for (const auto& grid : grids) {
       pack.grids.push_back(grid);
-      for (int64_t i = 0; i < grid[0] * grid[1] * 2; ++i) pack.patches.push_back(static_cast<float>(pack.patches.size()));
+      for (int64_t i = 0; i < grid[0] * grid[1] * 2; ++i)
+        pack.patches.push_back(static_cast<float>(pack.patches.size()));
     }
     pack.segment_lengths.push_back(static_cast<int64_t>(labels.size()));
     pack.segment_slices.push_back(static_cast<int64_t>(grids.size()));
@@ -52,15 +55,21 @@ TEST(ContrastiveBatch, RefusesAPackWithoutPictures) {
   pack.labels = {2, -100};
   pack.segment_lengths = {2};
   pack.segment_slices = {0};
-  EXPECT_NE(test::error_of([&] { to_contrastive_batch(pack); }).find("no picture with a text"), std::string::npos);
+  EXPECT_NE(test::error_of([&] { to_contrastive_batch(pack); }).find("no picture with a text"),
+            std::string::npos);
 }
 
-double plain_loss(const torch::Tensor& x, const torch::Tensor& y, double log_temperature, double bias, const torch::Tensor& same) {
+double plain_loss(const torch::Tensor& x,
+                  const torch::Tensor& y,
+                  double log_temperature,
+                  double bias,
+                  const torch::Tensor& same) {
   double loss = 0;
   for (int64_t i = 0; i < x.size(0); ++i) {
     for (int64_t j = 0; j < y.size(0); ++j) {
       double dot = 0;
-      for (int64_t k = 0; k < x.size(1); ++k) dot += x[i][k].item<double>() * y[j][k].item<double>();
+      for (int64_t k = 0; k < x.size(1); ++k)
+        dot += x[i][k].item<double>() * y[j][k].item<double>();
       const double z = same[i][j].item<double>() > 0 ? 1 : -1;
       loss += std::log1p(std::exp(-z * (std::exp(log_temperature) * dot + bias)));
     }
@@ -88,7 +97,8 @@ TEST(ContrastiveHeads, StartLikeSigLipFromTheSeedAlone) {
   for (const auto& item : a->named_parameters()) {
     EXPECT_TRUE(test::same_bits(item.value(), b->named_parameters()[item.key()])) << item.key();
   }
-  EXPECT_FALSE(test::same_bits(a->named_parameters()["text_embedding"], c->named_parameters()["text_embedding"]));
+  EXPECT_FALSE(test::same_bits(a->named_parameters()["text_embedding"],
+                               c->named_parameters()["text_embedding"]));
 }
 
 TEST(ContrastiveHeads, MeansDoNotMixPictures) {

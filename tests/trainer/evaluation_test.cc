@@ -33,11 +33,15 @@ TEST(EvalItems, OfAFolderAreThoseOfItsStream) {
 TEST(EvalItems, NameWhatIsWrongWithAFolder) {
   const std::string folder = test::test_folder() + "/eval-broken";
   make_folders(folder);
-  EXPECT_NE(test::error_of([&] { eval_items(folder); }).find("has no truth.jsonl"), std::string::npos);
-  write_file_atomic(folder + "/truth.jsonl", "{\"id\": \"a\", \"image\": null, \"objects\": []}\n{\"id\": 3}\n");
+  EXPECT_NE(test::error_of([&] { eval_items(folder); }).find("has no truth.jsonl"),
+            std::string::npos);
+  write_file_atomic(folder + "/truth.jsonl",
+                    "{\"id\": \"a\", \"image\": null, \"objects\": []}\n{\"id\": 3}\n");
   EXPECT_NE(test::error_of([&] { eval_items(folder); }).find("truth.jsonl:2"), std::string::npos);
-  write_file_atomic(folder + "/truth.jsonl", "{\"id\": \"a\", \"image\": \"gone.png\", \"objects\": []}\n");
-  EXPECT_NE(test::error_of([&] { eval_items(folder); }).find("no usable picture"), std::string::npos);
+  write_file_atomic(folder + "/truth.jsonl",
+                    "{\"id\": \"a\", \"image\": \"gone.png\", \"objects\": []}\n");
+  EXPECT_NE(test::error_of([&] { eval_items(folder); }).find("no usable picture"),
+            std::string::npos);
 }
 
 TEST(Evaluate, GivesTheContractsKeysAndTheSameFiguresEachTime) {
@@ -65,7 +69,8 @@ TEST(Evaluate, GivesTheContractsKeysAndTheSameFiguresEachTime) {
   EXPECT_LE(evaluation.yes_no_coverage, 1.0 + 1e-6);
 
   config.batch = 1;
-  EXPECT_EQ(evaluate(model, items, vocabulary, config).pope_random.accuracy, evaluation.pope_random.accuracy);
+  EXPECT_EQ(evaluate(model, items, vocabulary, config).pope_random.accuracy,
+            evaluation.pope_random.accuracy);
 }
 
 }  // namespace

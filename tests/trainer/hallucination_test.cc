@@ -11,7 +11,8 @@ namespace pocketvlm {
 namespace {
 
 ObjectVocabulary toy_vocabulary() {
-  return ObjectVocabulary({"cat", "dog", "car", "tree", "ball"}, {{"cat", {"kitten"}}, {"car", {"automobile"}}});
+  return ObjectVocabulary({"cat", "dog", "car", "tree", "ball"},
+                          {{"cat", {"kitten"}}, {"car", {"automobile"}}});
 }
 
 TEST(Chair, GivesTheFiguresCountedByHand) {
@@ -46,13 +47,14 @@ TEST(Chair, IsZeroNotNanWithoutMentions) {
 TEST(ClassIndices, KnowSynonymsAndNameStrangers) {
   const ObjectVocabulary vocabulary = toy_vocabulary();
   EXPECT_EQ(class_indices({{"automobile", "dog", "car"}}, vocabulary)[0], (std::vector<int>{1, 2}));
-  EXPECT_NE(test::error_of([&] { class_indices({{"zebra"}}, vocabulary); }).find("\"zebra\""), std::string::npos);
+  EXPECT_NE(test::error_of([&] { class_indices({{"zebra"}}, vocabulary); }).find("\"zebra\""),
+            std::string::npos);
 }
 
 TEST(YesNo, GivesTheFiguresCountedByHand) {
   // truth y y y n n n n; said y n y y n n n: 2 hits, 1 false alarm, 1 miss, 3 right refusals
-  const YesNoScore score =
-      score_yes_no({true, true, true, false, false, false, false}, {true, false, true, true, false, false, false});
+  const YesNoScore score = score_yes_no({true, true, true, false, false, false, false},
+                                        {true, false, true, true, false, false, false});
   EXPECT_DOUBLE_EQ(score.accuracy, 5.0 / 7);
   EXPECT_DOUBLE_EQ(score.precision, 2.0 / 3);
   EXPECT_DOUBLE_EQ(score.recall, 2.0 / 3);
@@ -96,11 +98,13 @@ TEST(Pope, NegativesAreAbsentDistinctAndAsManyAsPositives) {
         EXPECT_EQ(std::set<int>(kind->begin(), kind->end()).size(), kind->size());
         for (const int c : *kind) EXPECT_EQ(std::count(present[i].begin(), present[i].end(), c), 0);
       }
-      for (const int c : all[i].positive) EXPECT_EQ(std::count(present[i].begin(), present[i].end(), c), 1);
+      for (const int c : all[i].positive)
+        EXPECT_EQ(std::count(present[i].begin(), present[i].end(), c), 1);
     }
   }
   const auto a = pope_questions(present, 5, 2, 3), b = pope_questions(present, 5, 2, 3);
-  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_EQ(a[i].random, b[i].random) << "same seed, same questions";
+  for (std::size_t i = 0; i < a.size(); ++i)
+    EXPECT_EQ(a[i].random, b[i].random) << "same seed, same questions";
 }
 
 TEST(Pope, AsksInTheWordsOfTheTrainingQuestions) {

@@ -71,7 +71,11 @@ struct PlainAdamW {
     first.assign(value.size(), 0);
     second.assign(value.size(), 0);
   }
-  void step(const std::vector<double>& gradient, const OptimizerConfig& config, double rate, double decay, int64_t t) {
+  void step(const std::vector<double>& gradient,
+            const OptimizerConfig& config,
+            double rate,
+            double decay,
+            int64_t t) {
     for (std::size_t i = 0; i < value.size(); ++i) {
       first[i] = config.beta1 * first[i] + (1 - config.beta1) * gradient[i];
       second[i] = config.beta2 * second[i] + (1 - config.beta2) * gradient[i] * gradient[i];
@@ -85,7 +89,8 @@ struct PlainAdamW {
 
 /// A gradient that any run can make again.
 torch::Tensor made_up_gradient(const torch::Tensor& parameter, int64_t step, int64_t which) {
-  return torch::sin(torch::arange(parameter.numel(), torch::kFloat32) * 0.7 + static_cast<double>(step * 3 + which))
+  return torch::sin(torch::arange(parameter.numel(), torch::kFloat32) * 0.7 +
+                    static_cast<double>(step * 3 + which))
       .view(parameter.sizes());
 }
 
@@ -106,7 +111,9 @@ OptimizerConfig made_up_config() {
   return config;
 }
 
-void take_step(AdamW& optimizer, const std::vector<std::pair<std::string, torch::Tensor>>& parameters, int64_t step) {
+void take_step(AdamW& optimizer,
+               const std::vector<std::pair<std::string, torch::Tensor>>& parameters,
+               int64_t step) {
   for (int64_t i = 0; i < 3; ++i) {
     const torch::Tensor& parameter = parameters[static_cast<std::size_t>(i)].second;
     parameter.mutable_grad() = made_up_gradient(parameter, step, i);
@@ -129,8 +136,12 @@ TEST(AdamW, EqualsAPlainLoopInDoubleOverTenSteps) {
     for (int64_t i = 0; i < 4; ++i) {
       const torch::Tensor& parameter = parameters[static_cast<std::size_t>(i)].second;
       const torch::Tensor gradient =
-          (i < 3 ? made_up_gradient(parameter, step, i) : torch::zeros_like(parameter)).flatten().to(torch::kFloat64) * 0.25;
-      gradients.emplace_back(gradient.data_ptr<double>(), gradient.data_ptr<double>() + gradient.numel());
+          (i < 3 ? made_up_gradient(parameter, step, i) : torch::zeros_like(parameter))
+              .flatten()
+              .to(torch::kFloat64) *
+          0.25;
+      gradients.emplace_back(gradient.data_ptr<double>(),
+                             gradient.data_ptr<double>() + gradient.numel());
       for (const double g : gradients.back()) squares += g * g;
       if (i < 3) parameter.mutable_grad() = made_up_gradient(parameter, step, i);
     }
@@ -144,7 +155,8 @@ TEST(AdamW, EqualsAPlainLoopInDoubleOverTenSteps) {
       plain[i].step(gradients[i], config, rate * factors[i], decays[i], step + 1);
       const torch::Tensor got = parameters[i].second.detach().flatten().to(torch::kFloat64);
       for (std::size_t j = 0; j < plain[i].value.size(); ++j) {
-        EXPECT_NEAR(got.data_ptr<double>()[j], plain[i].value[j], 2e-6) << parameters[i].first << " " << j;
+        EXPECT_NEAR(got.data_ptr<double>()[j], plain[i].value[j], 2e-6)
+            << parameters[i].first << " " << j;
       }
       EXPECT_FALSE(parameters[i].second.grad().defined());
     }
@@ -158,7 +170,8 @@ TEST(AdamW, ContinuesFromItsSavedStateWithTheSameBits) {
   for (int64_t step = 0; step < 5; ++step) take_step(optimizer, parameters, step);
 
   std::vector<std::pair<std::string, torch::Tensor>> copies, state;
-  for (const auto& [name, parameter] : parameters) copies.emplace_back(name, parameter.detach().clone().requires_grad_());
+  for (const auto& [name, parameter] : parameters)
+    copies.emplace_back(name, parameter.detach().clone().requires_grad_());
   for (const auto& [name, moment] : optimizer.state()) state.emplace_back(name, moment.clone());
   EXPECT_EQ(state.size(), 8U);
   AdamW continued(made_up_config(), copies, 10);
@@ -176,14 +189,17 @@ TEST(AdamW, RefusesAStateOfOtherParameters) {
   AdamW optimizer(made_up_config(), made_up_parameters(), 10);
   auto state = optimizer.state();
   state.pop_back();
-  EXPECT_NE(test::error_of([&] { optimizer.restore(state, 1); }).find("is missing"), std::string::npos);
+  EXPECT_NE(test::error_of([&] { optimizer.restore(state, 1); }).find("is missing"),
+            std::string::npos);
   state = optimizer.state();
   state.emplace_back("stranger.exp_avg", torch::zeros({1}));
-  EXPECT_NE(test::error_of([&] { optimizer.restore(state, 1); }).find("unexpected tensor stranger"), std::string::npos);
+  EXPECT_NE(test::error_of([&] { optimizer.restore(state, 1); }).find("unexpected tensor stranger"),
+            std::string::npos);
 }
 
 TEST(AdamW, TouchesNothingWhenTheGradientIsNotFinite) {
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     const auto parameters = made_up_parameters();
     AdamW optimizer(made_up_config(), parameters, 10);
     take_step(optimizer, parameters, 0);
@@ -193,8 +209,10 @@ TEST(AdamW, TouchesNothingWhenTheGradientIsNotFinite) {
       parameter.mutable_grad() = torch::ones_like(parameter);
     }
     parameters[1].second.mutable_grad()[0][0] = bad;
-    EXPECT_NE(test::error_of([&] { optimizer.step(1.0); }).find("nothing was updated"), std::string::npos);
-    for (std::size_t i = 0; i < before.size(); ++i) EXPECT_TRUE(test::same_bits(before[i], parameters[i].second));
+    EXPECT_NE(test::error_of([&] { optimizer.step(1.0); }).find("nothing was updated"),
+              std::string::npos);
+    for (std::size_t i = 0; i < before.size(); ++i)
+      EXPECT_TRUE(test::same_bits(before[i], parameters[i].second));
     EXPECT_EQ(optimizer.steps_done(), 1);
   }
 }
@@ -202,7 +220,9 @@ TEST(AdamW, TouchesNothingWhenTheGradientIsNotFinite) {
 TEST(AdamW, NamesALearningRatePatternThatMatchesNothing) {
   OptimizerConfig config = made_up_config();
   config.learning_rate_factors["projector.*"] = 2.0;
-  EXPECT_NE(test::error_of([&] { AdamW(config, made_up_parameters(), 10); }).find("\"projector.*\" matches no"),
+  EXPECT_NE(test::error_of([&] {
+              AdamW(config, made_up_parameters(), 10);
+            }).find("\"projector.*\" matches no"),
             std::string::npos);
 }
 

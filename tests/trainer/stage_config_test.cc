@@ -9,21 +9,25 @@ namespace pocketvlm {
 namespace {
 
 constexpr const char* kPictures = R"({"sources": [{"kind": "scenes"}]})";
-constexpr const char* kText = R"({"sources": [{"kind": "scenes", "scenes": {"tasks": {"text": 1}}}]})";
+constexpr const char* kText =
+    R"({"sources": [{"kind": "scenes", "scenes": {"tasks": {"text": 1}}}]})";
 
 std::string stage(const std::string& data, const std::string& more) {
   return R"({"name": "s", "data": )" + data + (more.empty() ? "" : ", " + more) + "}";
 }
 
 std::string error_for(const std::string& json) {
-  return test::error_of([&] { read_config<StageConfig>(parse_json(json, "stage.json"), "stage.json"); });
+  return test::error_of(
+      [&] { read_config<StageConfig>(parse_json(json, "stage.json"), "stage.json"); });
 }
 
 TEST(StageConfig, AcceptsTheUsualStages) {
   EXPECT_EQ(error_for(stage(kPictures, "")), "");
   EXPECT_EQ(error_for(stage(kPictures, R"("trainable": ["projector.*"])")), "");
   EXPECT_EQ(error_for(stage(kText, R"("trainable": ["language.*"])")), "");
-  EXPECT_EQ(error_for(stage(kPictures, R"("objective": "contrastive", "trainable": ["vision_encoder.*"])")), "");
+  EXPECT_EQ(error_for(stage(kPictures,
+                            R"("objective": "contrastive", "trainable": ["vision_encoder.*"])")),
+            "");
 }
 
 TEST(StageConfig, AnswersMistakesWithPathAndCure) {
@@ -36,17 +40,20 @@ TEST(StageConfig, AnswersMistakesWithPathAndCure) {
       {stage(kPictures, R"("trainable": [])"), "stage.json.trainable: no pattern"},
       {stage(kPictures, R"("trainable": ["projector.*", ""])"), "stage.json.trainable[1]"},
       {stage(kPictures, R"("steps": 10)"), "20 steps of warm-up exceed the 10 steps"},
-      {stage(kPictures, R"("optimizer": {"learning_rate_factors": {"language.*": -1}})"), "language.*: -1 is out of range"},
+      {stage(kPictures, R"("optimizer": {"learning_rate_factors": {"language.*": -1}})"),
+       "language.*: -1 is out of range"},
       {stage(kPictures, R"("optimizer": {"schedule": "cosin"})"), "did you mean \"cosine\""},
       {stage(kPictures, R"("optimizer": {"learning_rat": 1})"), "did you mean \"learning_rate\""},
       {stage(kPictures, R"("objective": "contrastive")"), "trainable[0]: \"*\" has no effect"},
-      {stage(kText, R"("objective": "contrastive", "trainable": ["vision_encoder.*"])"), "sources[0]: text without pictures"},
+      {stage(kText, R"("objective": "contrastive", "trainable": ["vision_encoder.*"])"),
+       "sources[0]: text without pictures"},
       {stage(kText, ""), "trainable[0]: \"*\" would train parts that see no data"},
       {stage(kPictures, R"("compute_dtype": "fp16")"), "bf16, f32"},
       {stage(kPictures, R"("input": {"image_mode": "slice"})"), "did you mean \"slices\""},
   };
   for (const auto& [json, expected] : mistakes) {
-    EXPECT_NE(error_for(json).find(expected), std::string::npos) << json << "\n  got: " << error_for(json);
+    EXPECT_NE(error_for(json).find(expected), std::string::npos)
+        << json << "\n  got: " << error_for(json);
   }
 }
 
@@ -75,10 +82,12 @@ TEST(StageInput, RefusesSettingsWithoutEffect) {
   ImageConfig image;
   StageInput input;
   input.image_size = 56;
-  EXPECT_NE(test::error_of([&] { stage_image(input, image); }).find("input.image_size: no effect"), std::string::npos);
+  EXPECT_NE(test::error_of([&] { stage_image(input, image); }).find("input.image_size: no effect"),
+            std::string::npos);
   input.image_mode = "squash";
   input.max_slices = 2;
-  EXPECT_NE(test::error_of([&] { stage_image(input, image); }).find("max_slices have no effect"), std::string::npos);
+  EXPECT_NE(test::error_of([&] { stage_image(input, image); }).find("max_slices have no effect"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -11,8 +11,8 @@ namespace pocketvlm {
 namespace {
 
 StageConfig interrupted_stage(const std::string& objective) {
-  StageConfig config =
-      objective == "contrastive" ? test::tiny_contrastive_stage(objective) : test::tiny_stage(objective);
+  StageConfig config = objective == "contrastive" ? test::tiny_contrastive_stage(objective)
+                                                  : test::tiny_stage(objective);
   config.steps = 14;
   config.accumulation = 2;
   config.checkpoint_every = 5;
@@ -43,7 +43,8 @@ TEST_P(Interruption, ByKillEndsWithTheSameBits) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const StageConfig config = interrupted_stage(GetParam());
   const std::string killed = test::test_folder() + "/killed-" + GetParam();
-  // Before the first state, between states after a line of metrics that no state knows, right after the last state.
+  // Before the first state, between states after a line of metrics that no state knows, right after
+  // the last state.
   EXPECT_EXIT(run_until_killed(config, killed, 3), testing::KilledBySignal(SIGKILL), "");
   EXPECT_EXIT(run_until_killed(config, killed, 9), testing::KilledBySignal(SIGKILL), "");
   EXPECT_EXIT(run_until_killed(config, killed, 14), testing::KilledBySignal(SIGKILL), "");
@@ -54,7 +55,8 @@ TEST_P(Interruption, ByKillEndsWithTheSameBits) {
   const std::string whole = test::test_folder() + "/whole-" + GetParam();
   LoadedModel model = test::tiny_model(1);
   const StageResult at_once = run_stage(config, model, test::tiny_tokenizer_path(), whole);
-  EXPECT_EQ(read_file(killed + "/checkpoint/model.safetensors"), read_file(whole + "/checkpoint/model.safetensors"));
+  EXPECT_EQ(read_file(killed + "/checkpoint/model.safetensors"),
+            read_file(whole + "/checkpoint/model.safetensors"));
   EXPECT_EQ(decided_metrics(killed), decided_metrics(whole));
   EXPECT_EQ(from_pieces.first_loss, at_once.first_loss);
   EXPECT_EQ(from_pieces.final_loss, at_once.final_loss);
@@ -66,12 +68,14 @@ TEST_P(Interruption, ByKillEndsWithTheSameBits) {
   shorter.steps = 13;
   LoadedModel other = test::tiny_model(1);
   run_stage(shorter, other, test::tiny_tokenizer_path(), whole + "-shorter");
-  EXPECT_NE(read_file(whole + "-shorter/checkpoint/model.safetensors"), read_file(whole + "/checkpoint/model.safetensors"));
+  EXPECT_NE(read_file(whole + "-shorter/checkpoint/model.safetensors"),
+            read_file(whole + "/checkpoint/model.safetensors"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Of, Interruption, testing::Values("language", "contrastive"), [](const auto& info) {
-  return std::string(info.param);
-});
+INSTANTIATE_TEST_SUITE_P(Of,
+                         Interruption,
+                         testing::Values("language", "contrastive"),
+                         [](const auto& info) { return std::string(info.param); });
 
 /// A stage that stopped after its first state, in this process.
 void stop_after(const StageConfig& config, const std::string& folder, int64_t step) {
@@ -90,7 +94,8 @@ TEST(Resume, RefusesAnotherConfigurationByName) {
   stop_after(config, folder, 6);
   config.data.batch_tokens = 300;
   LoadedModel model = test::tiny_model(1);
-  const std::string error = test::error_of([&] { run_stage(config, model, test::tiny_tokenizer_path(), folder); });
+  const std::string error =
+      test::error_of([&] { run_stage(config, model, test::tiny_tokenizer_path(), folder); });
   EXPECT_NE(error.find("data/batch_tokens"), std::string::npos) << error;
 }
 
@@ -100,7 +105,8 @@ TEST(Resume, RefusesOtherFrozenWeights) {
   const std::string folder = test::test_folder() + "/other-weights";
   stop_after(config, folder, 6);
   LoadedModel model = test::tiny_model(2);
-  const std::string error = test::error_of([&] { run_stage(config, model, test::tiny_tokenizer_path(), folder); });
+  const std::string error =
+      test::error_of([&] { run_stage(config, model, test::tiny_tokenizer_path(), folder); });
   EXPECT_NE(error.find("other frozen weights"), std::string::npos) << error;
 }
 
@@ -111,7 +117,8 @@ TEST(Resume, RefusesADamagedState) {
   const std::string file = folder + "/state/training.safetensors";
   write_file_atomic(file, read_file(file).substr(0, 1000));
   LoadedModel model = test::tiny_model(1);
-  const std::string error = test::error_of([&] { run_stage(config, model, test::tiny_tokenizer_path(), folder); });
+  const std::string error =
+      test::error_of([&] { run_stage(config, model, test::tiny_tokenizer_path(), folder); });
   EXPECT_NE(error.find("training.safetensors"), std::string::npos) << error;
 }
 

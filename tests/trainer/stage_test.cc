@@ -47,7 +47,8 @@ TEST_P(FreezeSchedule, LeavesFrozenTensorsBitIdenticalAndMovesTheOthers) {
   }
   ASSERT_EQ(result.components.size(), 3U);
   for (const ComponentRow& row : result.components) {
-    const bool learns = std::count(schedule.components.begin(), schedule.components.end(), row.component) > 0;
+    const bool learns =
+        std::count(schedule.components.begin(), schedule.components.end(), row.component) > 0;
     EXPECT_EQ(row.tensors, total[row.component]);
     EXPECT_EQ(row.trainable_tensors, learns ? row.tensors : 0) << row.component;
     EXPECT_EQ(row.trainable_parameters, learns ? row.parameters : 0) << row.component;
@@ -68,11 +69,12 @@ TEST_P(FreezeSchedule, LeavesFrozenTensorsBitIdenticalAndMovesTheOthers) {
 INSTANTIATE_TEST_SUITE_P(
     OfThePaper,
     FreezeSchedule,
-    testing::Values(FreezeCase{"stage1", {"projector.*"}, {"projector"}},
-                    FreezeCase{"stage2", {"vision_encoder.*"}, {"vision_encoder"}},
-                    FreezeCase{"stage3", {"vision_encoder.*", "projector.*"}, {"vision_encoder", "projector"}},
-                    FreezeCase{"sft", {"*"}, {"vision_encoder", "projector", "language"}},
-                    FreezeCase{"language", {"language.*"}, {"language"}}),
+    testing::Values(
+        FreezeCase{"stage1", {"projector.*"}, {"projector"}},
+        FreezeCase{"stage2", {"vision_encoder.*"}, {"vision_encoder"}},
+        FreezeCase{"stage3", {"vision_encoder.*", "projector.*"}, {"vision_encoder", "projector"}},
+        FreezeCase{"sft", {"*"}, {"vision_encoder", "projector", "language"}},
+        FreezeCase{"language", {"language.*"}, {"language"}}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(Stage, RefusesToFinishWhenAFrozenTensorWasTouched) {
@@ -105,12 +107,14 @@ TEST(Stage, LowersTheLossOnCaptions) {
 
   const std::vector<Json> lines = test::read_lines(folder("learns") + "/metrics.jsonl");
   ASSERT_EQ(lines.size(), 6U);
-  for (const char* key : {"step", "loss", "learning_rate", "grad_norm", "tokens_per_s", "images_per_s", "seconds"}) {
+  for (const char* key :
+       {"step", "loss", "learning_rate", "grad_norm", "tokens_per_s", "images_per_s", "seconds"}) {
     EXPECT_TRUE(lines[0].contains(key)) << key;
   }
   EXPECT_EQ(lines.back()["step"], 60);
   EXPECT_LT(lines.back()["loss"].get<double>(), lines.front()["loss"].get<double>());
-  const StageResult read = StageResult::from_json(read_json(folder("learns") + "/result.json"), "result.json");
+  const StageResult read =
+      StageResult::from_json(read_json(folder("learns") + "/result.json"), "result.json");
   EXPECT_EQ(read.final_loss, result.final_loss);
   EXPECT_FALSE(std::filesystem::exists(folder("learns") + "/state"));
 }
@@ -136,7 +140,8 @@ TEST(Stage, WorksInBf16) {
   config.compute_dtype = "bf16";
   const StageResult result = run(config, model);
   EXPECT_TRUE(std::isfinite(result.final_loss));
-  for (const auto& item : model.model->named_parameters()) EXPECT_EQ(item.value().scalar_type(), torch::kFloat32);
+  for (const auto& item : model.model->named_parameters())
+    EXPECT_EQ(item.value().scalar_type(), torch::kFloat32);
 }
 
 /// Many packs as one.
@@ -144,9 +149,12 @@ PackedBatch joined(const std::vector<PackedBatch>& packs) {
   PackedBatch all;
   for (const PackedBatch& pack : packs) {
     const int64_t first_token = all.num_tokens();
-    const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+    const auto append = [](auto& to, const auto& from) {
+      to.insert(to.end(), from.begin(), from.end());
+    };
     const auto first_row = static_cast<int64_t>(all.grids.size()) * 4;
-    for (const int64_t position : pack.visual_positions) all.visual_positions.push_back(first_token + position);
+    for (const int64_t position : pack.visual_positions)
+      all.visual_positions.push_back(first_token + position);
     for (const int64_t row : pack.visual_rows) all.visual_rows.push_back(first_row + row);
     append(all.input_ids, pack.input_ids);
     append(all.position_ids, pack.position_ids);
@@ -177,7 +185,8 @@ TEST(Stage, FourAccumulatedPacksEqualOneOfAllTheirSamples) {
   data.seed = mix_keys({config.seed, config.data.seed});
   PackedLoader loader(data, *whole.encoder);
   std::vector<std::pair<std::string, torch::Tensor>> parameters;
-  for (const auto& item : whole.model->named_parameters()) parameters.emplace_back(item.key(), item.value());
+  for (const auto& item : whole.model->named_parameters())
+    parameters.emplace_back(item.key(), item.value());
   AdamW optimizer(config.optimizer, parameters, config.steps);
   for (int64_t step = 0; step < config.steps; ++step) {
     std::vector<PackedBatch> packs;
@@ -189,12 +198,15 @@ TEST(Stage, FourAccumulatedPacksEqualOneOfAllTheirSamples) {
     loss.backward();
     const double grad_norm = optimizer.step(1.0 / weight);
     const Json& line = lines.at(static_cast<std::size_t>(step));
-    EXPECT_NEAR(line["loss"].get<double>(), loss.item<double>() / weight, 1e-6 * loss.item<double>() / weight);
+    EXPECT_NEAR(line["loss"].get<double>(),
+                loss.item<double>() / weight,
+                1e-6 * loss.item<double>() / weight);
     EXPECT_NEAR(line["grad_norm"].get<double>(), grad_norm, 1e-5 * grad_norm);
   }
   const auto expected = test::copy_weights(whole);
   for (const auto& [name, weight] : test::copy_weights(accumulated)) {
-    // Adam turns tiny gradients into whole steps, so single entries may differ by more than rounding of the sum.
+    // Adam turns tiny gradients into whole steps, so single entries may differ by more than
+    // rounding of the sum.
     EXPECT_LT((weight - expected.at(name)).abs().mean().item<double>(), 1e-6) << name;
   }
 }
@@ -208,12 +220,14 @@ TEST(Stage, StopsBeforeTheUpdateWhenTheLossIsNotANumber) {
     run(config, model, [&](int64_t step) {
       if (step != 2) return;
       const torch::NoGradGuard no_grad;
-      model.model->named_parameters()["language.norm.weight"].fill_(std::numeric_limits<float>::quiet_NaN());
+      model.model->named_parameters()["language.norm.weight"].fill_(
+          std::numeric_limits<float>::quiet_NaN());
       before = test::copy_weights(model);
     });
   });
   EXPECT_NE(error.find("the loss of step 3 is nan"), std::string::npos) << error;
-  for (const auto& [name, weight] : test::copy_weights(model)) EXPECT_TRUE(test::same_bits(weight, before.at(name))) << name;
+  for (const auto& [name, weight] : test::copy_weights(model))
+    EXPECT_TRUE(test::same_bits(weight, before.at(name))) << name;
 
   // The state of step 2 is good: the stage can end from there.
   LoadedModel fresh = test::tiny_model(1);
@@ -230,9 +244,11 @@ TEST(Stage, IsLoadedNotRunWhenItIsFinished) {
 
   LoadedModel again = test::tiny_model(2);
   config.threads = 2;  // what cannot change the result may differ
-  const StageResult second = run(config, again, [](int64_t) { FAIL() << "a finished stage was run again"; });
+  const StageResult second =
+      run(config, again, [](int64_t) { FAIL() << "a finished stage was run again"; });
   EXPECT_EQ(second.to_json(), first.to_json());
-  for (const auto& [name, weight] : test::copy_weights(again)) EXPECT_TRUE(test::same_bits(weight, trained.at(name))) << name;
+  for (const auto& [name, weight] : test::copy_weights(again))
+    EXPECT_TRUE(test::same_bits(weight, trained.at(name))) << name;
 
   config.optimizer.learning_rate = 1e-4;
   const std::string error = test::error_of([&] { run(config, again); });
@@ -244,7 +260,8 @@ TEST(Stage, SaysWhenTheDeviceItNeedsIsMissing) {
   LoadedModel model = test::tiny_model(1);
   StageConfig config = test::tiny_stage("no-device");
   config.device = "cuda";
-  EXPECT_NE(test::error_of([&] { run(config, model); }).find("no CUDA device is usable"), std::string::npos);
+  EXPECT_NE(test::error_of([&] { run(config, model); }).find("no CUDA device is usable"),
+            std::string::npos);
 }
 
 TEST(Stage, SkipsCountsAndListsDamagedSamples) {
@@ -254,10 +271,11 @@ TEST(Stage, SkipsCountsAndListsDamagedSamples) {
   write_file_atomic(data + "/bad.png", "not a picture");
   std::string lines;
   for (const char* image : {"good.png", "bad.png", "good.png"}) {
-    lines += fmt::format(R"({{"id": "x", "image": "{}", "conversations": [{{"from": "human", "value": "<image>\nwhat?"}}, )"
-                         R"({{"from": "gpt", "value": "a picture"}}]}})"
-                         "\n",
-                         image);
+    lines += fmt::format(
+        R"({{"id": "x", "image": "{}", "conversations": [{{"from": "human", "value": "<image>\nwhat?"}}, )"
+        R"({{"from": "gpt", "value": "a picture"}}]}})"
+        "\n",
+        image);
   }
   write_file_atomic(data + "/data.jsonl", lines);
 

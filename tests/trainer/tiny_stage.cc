@@ -107,7 +107,8 @@ LoadedModel tiny_model(uint64_t seed) {
   loaded.config = tiny_model_config();
   loaded.model = VisionLanguageModel(loaded.config, seed);
   loaded.tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(tiny_tokenizer_path()));
-  loaded.encoder = std::make_unique<PromptEncoder>(*loaded.tokenizer, loaded.config.prompt, loaded.config.image);
+  loaded.encoder =
+      std::make_unique<PromptEncoder>(*loaded.tokenizer, loaded.config.prompt, loaded.config.image);
   return loaded;
 }
 
@@ -146,13 +147,15 @@ StageConfig tiny_contrastive_stage(const std::string& name) {
 
 std::map<std::string, torch::Tensor> copy_weights(const LoadedModel& model) {
   std::map<std::string, torch::Tensor> result;
-  for (const auto& item : model.model->named_parameters()) result[item.key()] = item.value().detach().clone();
+  for (const auto& item : model.model->named_parameters())
+    result[item.key()] = item.value().detach().clone();
   return result;
 }
 
 bool same_bits(const torch::Tensor& a, const torch::Tensor& b) {
   const torch::Tensor x = a.detach().contiguous(), y = b.detach().contiguous();
-  return x.nbytes() == y.nbytes() && std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
+  return x.nbytes() == y.nbytes() &&
+         std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
 }
 
 std::vector<Json> read_lines(const std::string& path) {
