@@ -1,6 +1,7 @@
 #include "model/decoder.h"
 
 #include "base/error.h"
+#include "model/attention.h"
 #include "model/decode_attention.h"
 #include "model/fused_ops.h"
 
@@ -18,17 +19,9 @@ class Attention : public torch::nn::Module {
     o_proj_ = register_module("o_proj", Linear(q, config.hidden, false));
   }
 
-  /// Queries, keys and values side by side, queries and keys rotated: [tokens, heads + 2 * kv_heads, head_dim].
-  torch::Tensor project(const torch::Tensor& x, const RotaryTable& rotary) {
-    const torch::Tensor qkv = linear_group(x, {q_proj_.get(), k_proj_.get(), v_proj_.get()});
-    return rotate_heads(qkv.unflatten(1, {-1, config_.head_dim}), rotary, config_.num_heads + config_.num_kv_heads);
-  }
-  torch::Tensor queries(const torch::Tensor& qkv) const { return qkv.narrow(1, 0, config_.num_heads); }
-  torch::Tensor keys(const torch::Tensor& qkv) const {
-    return qkv.narrow(1, config_.num_heads, config_.num_kv_heads);
-  }
-  torch::Tensor values(const torch::Tensor& qkv) const {
-    return qkv.narrow(1, config_.num_heads + config_.num_kv_heads, config_.num_kv_heads);
+  /// Queries, keys and values side by side, not yet rotated: [tokens, heads + 2 * kv_heads, head_dim].
+  torch::Tensor project(const torch::Tensor& x) {
+    return linear_group(x, {q_proj_.get(), k_proj_.get(), v_proj_.get()}).unflatten(1, {-1, config_.head_dim});
   }
   torch::Tensor output(const torch::Tensor& attended) { return o_proj_->forward(attended); }
 
@@ -61,13 +54,12 @@ class Block : public torch::nn::Module {
     mlp_ = register_module("mlp", std::make_shared<Mlp>(config));
   }
 
-  /// x [tokens, hidden] float32, the residual stream. `attend` maps rotated queries, keys and values to
-  /// [tokens, heads * head_dim]: over the tokens themselves, or over a cache.
+  /// x [tokens, hidden] float32, the residual stream. `attend` maps queries, keys and values (side by side, not rotated)
+  /// to [tokens, heads * head_dim]: over the tokens themselves, or over a cache.
   template <typename Attend>
-  torch::Tensor forward(const torch::Tensor& x, const RotaryTable& rotary, Attend attend) {
-    const torch::Tensor qkv = attention_->project(input_norm_->forward(x), rotary);
-    const torch::Tensor attended = attention_->output(
-        attend(attention_->queries(qkv), attention_->keys(qkv), attention_->values(qkv)));
+  torch::Tensor forward(const torch::Tensor& x, Attend attend) {
+    const torch::Tensor attended =
+        attention_->output(attend(attention_->project(input_norm_->forward(x))));
     const NormedSum middle = add_norm(
         x, attended, scale_, post_attention_norm_->weight, {}, post_attention_norm_->eps(), compute_dtype());
     return add_branch(middle.sum, mlp_->forward(middle.normed), scale_);
@@ -127,8 +119,8 @@ torch::Tensor DecoderImpl::forward(const torch::Tensor& embeddings,
   const RotaryTable table = rotary(position_ids);
   torch::Tensor x = embeddings.to(torch::kFloat32);
   for (const auto& layer : parts_->layers) {
-    x = layer->forward(x, table, [&](const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v) {
-      return segment_attention(q, k, v, segment_lengths, /*causal=*/true);
+    x = layer->forward(x, [&](const torch::Tensor& qkv) {
+      return packed_attention(qkv, config_.num_heads, &table, segment_lengths, /*causal=*/true);
     });
   }
   return finish(x);
@@ -149,12 +141,14 @@ torch::Tensor DecoderImpl::prefill_prompts(const torch::Tensor& embeddings,
     positions.push_back(torch::arange(length, embeddings.options().dtype(torch::kInt64)));
   }
   const RotaryTable table = rotary(torch::cat(positions));
+  const int64_t heads = config_.num_heads, kv_heads = config_.num_kv_heads;
   cache = KvCache(prompt_lengths, samples, capacity);
   torch::Tensor x = embeddings.to(torch::kFloat32);
   for (const auto& layer : parts_->layers) {
-    x = layer->forward(x, table, [&](const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v) {
-      cache.add_layer(k, v);
-      return segment_attention(q, k, v, prompt_lengths, /*causal=*/true);
+    x = layer->forward(x, [&](const torch::Tensor& qkv) {
+      const torch::Tensor turned = rotate_heads(qkv, table, heads + kv_heads);
+      cache.add_layer(turned.narrow(1, heads, kv_heads), turned.narrow(1, heads + kv_heads, kv_heads));
+      return packed_attention(turned, heads, nullptr, prompt_lengths, /*causal=*/true);
     });
   }
   return finish(x);
@@ -166,11 +160,17 @@ torch::Tensor DecoderImpl::decode(const torch::Tensor& embeddings, KvCache& cach
            cache.capacity);
   const RotaryTable table = rotary(cache.next_positions(embeddings.device()));
   torch::Tensor x = embeddings.to(torch::kFloat32);
+  const int64_t heads = config_.num_heads, kv_heads = config_.num_kv_heads;
   std::size_t index = 0;
   for (const auto& layer : parts_->layers) {
     KvCache::Layer& kept = cache.layers[index++];
-    x = layer->forward(x, table, [&](const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v) {
-      return decode_attention(q, k, v, cache, kept);
+    x = layer->forward(x, [&](const torch::Tensor& qkv) {
+      const torch::Tensor turned = rotate_heads(qkv, table, heads + kv_heads);
+      return decode_attention(turned.narrow(1, 0, heads),
+                              turned.narrow(1, heads, kv_heads),
+                              turned.narrow(1, heads + kv_heads, kv_heads),
+                              cache,
+                              kept);
     });
   }
   ++cache.tail;

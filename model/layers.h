@@ -64,14 +64,6 @@ class RmsNormImpl : public torch::nn::Module {
 };
 TORCH_MODULE(RmsNorm);
 
-/// Attention that never crosses a segment. q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim], tokens
-/// = sum of lengths; returns [tokens, heads * head_dim]. Neighbouring segments of equal length run as one call.
-torch::Tensor segment_attention(const torch::Tensor& q,
-                                const torch::Tensor& k,
-                                const torch::Tensor& v,
-                                const std::vector<int64_t>& lengths,
-                                bool causal);
-
 /// The dtype matrix products run in, per thread: set by ComputeDtype guards around a forward.
 torch::Dtype compute_dtype();
 class ComputeDtype {

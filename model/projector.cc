@@ -4,14 +4,13 @@
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/hardsigmoid.h>
 #include <ATen/ops/hardswish.h>
-#include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/upsample_bicubic2d.h>
 
 #include <cmath>
 #include <map>
 
 #include "base/error.h"
-#include "model/fused_ops.h"
+#include "model/attention.h"
 
 namespace pocketvlm {
 namespace {
@@ -56,9 +55,9 @@ void check_features(const torch::Tensor& features, const std::vector<Grid>& grid
 }
 
 /// Cross-attention of the resampler with the four projections.
-class CrossAttention : public torch::nn::Module {
+class ResamplerAttention : public torch::nn::Module {
  public:
-  CrossAttention(int64_t hidden, int64_t num_heads) : num_heads_(num_heads) {
+  ResamplerAttention(int64_t hidden, int64_t num_heads) : num_heads_(num_heads) {
     q_proj = register_module("q_proj", Linear(hidden, hidden, true));
     k_proj = register_module("k_proj", Linear(hidden, hidden, true));
     v_proj = register_module("v_proj", Linear(hidden, hidden, true));
@@ -69,22 +68,17 @@ class CrossAttention : public torch::nn::Module {
   torch::Tensor forward(const torch::Tensor& query,
                         const torch::Tensor& key,
                         const torch::Tensor& value,
-                        const std::vector<GridRun>& runs) {
+                        const std::vector<Grid>& grids) {
     const auto heads = [&](const torch::Tensor& x) { return x.unflatten(1, {num_heads_, -1}); };
-    const torch::Tensor q = heads(q_proj->forward(query)).transpose(0, 1);  // [heads, queries, head_dim]
-    const std::vector<int64_t> counts = patch_counts(runs);
-    const auto keys = heads(k_proj->forward(key)).split_with_sizes(counts);
-    const auto values = heads(v_proj->forward(value)).split_with_sizes(counts);
-    std::vector<torch::Tensor> outputs;
-    for (std::size_t i = 0; i < runs.size(); ++i) {
-      const auto batched = [&](const torch::Tensor& x) {
-        return x.unflatten(0, {runs[i].count, -1}).transpose(1, 2);
-      };
-      const torch::Tensor out = at::scaled_dot_product_attention(
-          q.unsqueeze(0).expand({runs[i].count, -1, -1, -1}), batched(keys[i]), batched(values[i]));
-      outputs.push_back(out.transpose(1, 2).reshape({runs[i].count * query.size(0), query.size(1)}));
-    }
-    return out_proj->forward(joined(outputs));
+    std::vector<int64_t> patches;
+    for (const Grid& grid : grids) patches.push_back(grid[0] * grid[1]);
+    // Every slice asks the same questions: they are projected once.
+    const torch::Tensor q = heads(q_proj->forward(query)).repeat({static_cast<int64_t>(grids.size()), 1, 1});
+    return out_proj->forward(cross_attention(q,
+                                             heads(k_proj->forward(key)),
+                                             heads(v_proj->forward(value)),
+                                             std::vector<int64_t>(grids.size(), query.size(0)),
+                                             patches));
   }
 
  private:
@@ -100,7 +94,7 @@ class Resampler : public ProjectorImpl {
     kv_proj_ = register_module("kv_proj", Linear(vision_hidden, hidden, false));
     norm_q_ = register_module("norm_q", LayerNorm(hidden, config.norm_eps));
     norm_kv_ = register_module("norm_kv", LayerNorm(hidden, config.norm_eps));
-    attention_ = register_module("attn", std::make_shared<CrossAttention>(hidden, config.num_heads));
+    attention_ = register_module("attn", std::make_shared<ResamplerAttention>(hidden, config.num_heads));
     norm_post_ = register_module("norm_post", LayerNorm(hidden, config.norm_eps));
     proj_ = register_parameter("proj", torch::zeros({hidden, hidden}));
     query_side_ = static_cast<int64_t>(std::llround(std::sqrt(static_cast<double>(config.num_queries))));
@@ -115,7 +109,7 @@ class Resampler : public ProjectorImpl {
     if (config_.positions != "key") {
       query = query + sincos_positions(query_side_, query_side_, hidden_).to(x.device(), x.scalar_type());
     }
-    const torch::Tensor out = attention_->forward(query, x + joined(positions), x, find_runs(grids));
+    const torch::Tensor out = attention_->forward(query, x + joined(positions), x, grids);
     return torch::mm(norm_post_->forward(out), compute_weight(proj_));
   }
 
@@ -144,7 +138,7 @@ class Resampler : public ProjectorImpl {
   torch::Tensor query_;  // [queries, hidden]
   Linear kv_proj_{nullptr};
   LayerNorm norm_q_{nullptr}, norm_kv_{nullptr}, norm_post_{nullptr};
-  std::shared_ptr<CrossAttention> attention_;
+  std::shared_ptr<ResamplerAttention> attention_;
   torch::Tensor proj_;  // [hidden, hidden], applied from the right
   std::map<Grid, torch::Tensor> positions_;
 };

@@ -2,6 +2,8 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "model/kernel_calls.h"
+
 namespace pocketvlm {
 namespace {
 
@@ -27,20 +29,57 @@ BlockTargets block_targets(const Tensor& targets, int64_t begin, int64_t count) 
   return {shifted.clamp(0, count - 1), (shifted >= 0).logical_and(shifted < count)};
 }
 
+/// One block of logits on its way into the running sums, and back out as gradients.
+kernels::LogitBlock logit_block(const Tensor& logits, int64_t begin, const Tensor& targets, const Tensor& log_sum) {
+  kernels::LogitBlock block = {};
+  block.count = logits.size(1);
+  block.stride = logits.stride(0);
+  block.first_id = begin;
+  block.targets = targets.data_ptr<int64_t>();
+  block.logits = logits.data_ptr();
+  block.log_sum = log_sum.data_ptr<float>();
+  block.type = kernel_type(logits.scalar_type());
+  return block;
+}
+
+void add_to_sums(const Tensor& logits, int64_t begin, const Tensor& targets, Tensor& log_sum, Tensor& picked) {
+  if (kernels_take(logits)) {
+    kernels::LogitBlock block = logit_block(logits, begin, targets, log_sum);
+    block.picked = picked.data_ptr<float>();
+    run_rows(kernels::table().log_sum_block, block, logits.size(0), block.count);
+    return;
+  }
+  const Tensor f = logits.to(torch::kFloat32);
+  log_sum = torch::logaddexp(log_sum, torch::logsumexp(f, 1));
+  const auto [columns, inside] = block_targets(targets, begin, f.size(1));
+  picked += (f.gather(1, columns) * inside).squeeze(1);
+}
+
+/// d log p[target] / d logit = [target] - softmax, times the gradient of each row; in the logits' dtype.
+Tensor logit_gradient(const Tensor& logits, int64_t begin, const Tensor& targets, const Tensor& log_sum, const Tensor& grad) {
+  if (kernels_take(logits)) {
+    kernels::LogitBlock block = logit_block(logits, begin, targets, log_sum);
+    block.grad = grad.data_ptr<float>();
+    run_rows(kernels::table().logit_gradient_block, block, logits.size(0), block.count);
+    return logits;
+  }
+  Tensor slope = logits.to(torch::kFloat32).sub_(log_sum.unsqueeze(1)).exp_().neg_();
+  const auto [columns, inside] = block_targets(targets, begin, slope.size(1));
+  slope.scatter_add_(1, columns, inside.to(torch::kFloat32));
+  return slope.mul_(grad.unsqueeze(1)).to(logits.scalar_type());
+}
+
 struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
-  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight, const Tensor& targets) {
-    at::AutoGradMode no_graph(false);
+  static Tensor forward(AutogradContext* context, const Tensor& hidden, const Tensor& weight, const Tensor& ids) {
+    const Tensor x = hidden.contiguous(), targets = ids.contiguous();
     const int64_t vocab = weight.size(0);
     const int64_t block = block_size(x.size(0), vocab);
-    Tensor log_sum = torch::full({x.size(0)}, -std::numeric_limits<float>::infinity(), x.options().dtype(torch::kFloat32));
+    Tensor log_sum =
+        torch::full({x.size(0)}, -std::numeric_limits<float>::infinity(), x.options().dtype(torch::kFloat32));
     Tensor picked = torch::zeros_like(log_sum);
     for (int64_t begin = 0; begin < vocab; begin += block) {
-      const int64_t count = std::min(block, vocab - begin);
-      const Tensor rows = weight.narrow(0, begin, count).to(x.scalar_type());
-      const Tensor logits = torch::mm(x, rows.t()).to(torch::kFloat32);
-      log_sum = torch::logaddexp(log_sum, torch::logsumexp(logits, 1));
-      const auto [columns, inside] = block_targets(targets, begin, count);
-      picked += (logits.gather(1, columns) * inside).squeeze(1);
+      const Tensor rows = weight.narrow(0, begin, std::min(block, vocab - begin)).to(x.scalar_type());
+      add_to_sums(torch::mm(x, rows.t()), begin, targets, log_sum, picked);
     }
     context->save_for_backward({x, weight, targets, log_sum});
     return picked - log_sum;
@@ -51,7 +90,7 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
     const Tensor &x = saved[0], &weight = saved[1], &targets = saved[2], &log_sum = saved[3];
     const bool needs_x = context->needs_input_grad(0);
     const bool needs_weight = context->needs_input_grad(1);
-    const Tensor grad = grads[0].to(torch::kFloat32).unsqueeze(1);
+    const Tensor grad = grads[0].to(torch::kFloat32).contiguous();
     const int64_t vocab = weight.size(0);
     const int64_t block = block_size(x.size(0), vocab);
     Tensor grad_x;
@@ -59,12 +98,11 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
     for (int64_t begin = 0; begin < vocab; begin += block) {
       const int64_t count = std::min(block, vocab - begin);
       const Tensor rows = weight.narrow(0, begin, count).to(x.scalar_type());
-      // d log p[target] / d logit = [target] - softmax
-      Tensor slope = torch::mm(x, rows.t()).to(torch::kFloat32).sub_(log_sum.unsqueeze(1)).exp_().neg_();
-      const auto [columns, inside] = block_targets(targets, begin, count);
-      slope.scatter_add_(1, columns, inside.to(torch::kFloat32));
-      slope = slope.mul_(grad).to(x.scalar_type());
-      if (needs_x) {
+      // Recomputed rather than kept: the whole [rows, vocab] matrix never exists.
+      const Tensor slope = logit_gradient(torch::mm(x, rows.t()), begin, targets, log_sum, grad);
+      if (needs_x && block >= vocab) {
+        grad_x = torch::mm(slope, rows);
+      } else if (needs_x) {
         const Tensor part = torch::mm(slope, rows).to(torch::kFloat32);
         grad_x = grad_x.defined() ? grad_x.add_(part) : part;
       }

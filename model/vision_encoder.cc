@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "model/attention.h"
 #include "model/fused_ops.h"
 
 namespace pocketvlm {
@@ -49,11 +50,7 @@ class Attention : public torch::nn::Module {
   torch::Tensor forward(const torch::Tensor& x, const std::vector<int64_t>& lengths) {
     const torch::Tensor qkv =
         linear_group(x, {q_proj.get(), k_proj.get(), v_proj.get()}).unflatten(1, {3 * num_heads_, -1});
-    return out_proj->forward(segment_attention(qkv.narrow(1, 0, num_heads_),
-                                               qkv.narrow(1, num_heads_, num_heads_),
-                                               qkv.narrow(1, 2 * num_heads_, num_heads_),
-                                               lengths,
-                                               /*causal=*/false));
+    return out_proj->forward(packed_attention(qkv, num_heads_, nullptr, lengths, /*causal=*/false));
   }
 
  private:

@@ -1,0 +1,169 @@
+#include "model/checkpoint.h"
+
+#include <filesystem>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "base/safetensors.h"
+#include "data/tokenizer_training/tokenizer_training.h"
+#include "model/lora.h"
+#include "tests/model/model_testing.h"
+
+namespace pocketvlm {
+namespace {
+
+namespace fs = std::filesystem;
+
+class CheckpointTest : public testing::Test {
+ protected:
+  CheckpointTest() : folder_(testing::TempDir() + "/checkpoint_test"), config_(tiny_config()) {
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    tokenizer_path_ = folder_ + "/trained.model";
+    TokenizerTrainingConfig training;
+    training.vocab_size = 298;
+    int line = 0;
+    train_tokenizer(
+        training,
+        [&](std::string& sentence) {
+          sentence = fmt::format("one red house and {} green boats on the lake", line);
+          return line++ < 200;
+        },
+        tokenizer_path_);
+    model_ = VisionLanguageModel(config_, 3);
+    scatter_weights(*model_, 5);
+    saved_ = folder_ + "/saved";
+    save_model(model_, tokenizer_path_, saved_);
+  }
+
+  /// Rewrites one tensor entry of the saved file through `change`.
+  void rewrite(const std::function<void(std::vector<TensorToWrite>&)>& change) {
+    const std::string path = saved_ + "/model.safetensors";
+    const std::string copy = folder_ + "/before.safetensors";
+    fs::rename(path, copy);
+    const SafetensorsFile file(copy);
+    std::vector<TensorToWrite> tensors;
+    for (const auto& [name, view] : file.tensors()) {
+      tensors.push_back({name, view.dtype, view.shape, [bytes = view.bytes] { return bytes; }});
+    }
+    change(tensors);
+    write_safetensors(path, tensors);
+  }
+
+  std::string folder_, tokenizer_path_, saved_;
+  ModelConfig config_;
+  VisionLanguageModel model_{nullptr};
+};
+
+TEST_F(CheckpointTest, RoundTripKeepsEveryBitAndTheConfig) {
+  LoadedModel loaded = load_model(saved_);
+  EXPECT_EQ(config_to_json(loaded.config), config_to_json(config_));
+  EXPECT_EQ(loaded.tokenizer->size(), 298);
+  EXPECT_EQ(loaded.encoder->prompt().num_queries, config_.prompt.num_queries);
+  const auto expected = model_->named_parameters();
+  ASSERT_EQ(loaded.model->named_parameters().size(), expected.size());
+  for (const auto& item : loaded.model->named_parameters()) {
+    EXPECT_TRUE(torch::equal(item.value(), expected[item.key()])) << item.key();
+  }
+  EXPECT_EQ(weights_hash(*loaded.model, {"*"}), weights_hash(*model_, {"*"}));
+  EXPECT_EQ(read_file(saved_ + "/tokenizer.model"), read_file(tokenizer_path_));
+}
+
+TEST_F(CheckpointTest, SavingAgainReplacesTheFolderAndLeavesNothingBeside) {
+  {
+    torch::NoGradGuard no_grad;
+    model_->parameters()[0].add_(1.0);
+  }
+  write_file_atomic(saved_ + "/stale.txt", "left over");
+  save_model(model_, tokenizer_path_, saved_ + "/");
+  EXPECT_FALSE(fs::exists(saved_ + "/stale.txt"));
+  EXPECT_FALSE(fs::exists(saved_ + ".tmp"));
+  EXPECT_FALSE(fs::exists(saved_ + ".old"));
+  EXPECT_EQ(weights_hash(*load_model(saved_).model, {"*"}), weights_hash(*model_, {"*"}));
+}
+
+TEST_F(CheckpointTest, ALeftoverOfAKilledSaveDoesNotMatter) {
+  fs::create_directories(saved_ + ".tmp/inner");
+  write_file_atomic(saved_ + ".tmp/model.safetensors", "half");
+  save_model(model_, tokenizer_path_, saved_);
+  EXPECT_EQ(weights_hash(*load_model(saved_).model, {"*"}), weights_hash(*model_, {"*"}));
+}
+
+TEST_F(CheckpointTest, MissingTensorsAreNamed) {
+  rewrite([](auto& tensors) {
+    std::erase_if(tensors, [](const TensorToWrite& t) { return t.name == "projector.query"; });
+  });
+  const std::string error = error_of([&] { load_model(saved_); });
+  EXPECT_NE(error.find("missing tensors: projector.query"), std::string::npos) << error;
+}
+
+TEST_F(CheckpointTest, UnexpectedTensorsAreNamed) {
+  static const float zeros[4] = {};
+  rewrite([](auto& tensors) {
+    tensors.push_back({"projector.surprise", "F32", {4}, [] { return std::as_bytes(std::span(zeros)); }});
+  });
+  const std::string error = error_of([&] { load_model(saved_); });
+  EXPECT_NE(error.find("unexpected tensors: projector.surprise"), std::string::npos) << error;
+}
+
+TEST_F(CheckpointTest, WrongShapesAreNamedWithBothShapes) {
+  rewrite([](auto& tensors) {
+    for (TensorToWrite& t : tensors) {
+      if (t.name == "projector.query") t.shape = {t.shape[1], t.shape[0]};
+    }
+  });
+  const std::string error = error_of([&] { load_model(saved_); });
+  EXPECT_NE(error.find("projector.query [32, 5] instead of [5, 32]"), std::string::npos) << error;
+}
+
+TEST_F(CheckpointTest, WeightsWithNanAreRefusedByName) {
+  {
+    torch::NoGradGuard no_grad;
+    model_->named_parameters()["language.norm.weight"][3] = std::numeric_limits<float>::quiet_NaN();
+  }
+  save_model(model_, tokenizer_path_, saved_);
+  const std::string error = error_of([&] { load_model(saved_); });
+  EXPECT_NE(error.find("language.norm.weight"), std::string::npos) << error;
+  EXPECT_NE(error.find("NaN"), std::string::npos) << error;
+}
+
+TEST_F(CheckpointTest, DamagedFoldersAreNamed) {
+  EXPECT_NE(error_of([&] { load_model(folder_ + "/nowhere"); }).find("nowhere"), std::string::npos);
+  EXPECT_NE(error_of([&] { load_model(folder_); }).find("config.json"), std::string::npos);
+  write_file_atomic(saved_ + "/config.json", R"({"format": "pocketvlm"})");
+  EXPECT_NE(error_of([&] { load_model(saved_); }).find("\"model\" is required"), std::string::npos);
+}
+
+TEST_F(CheckpointTest, AVocabularyLargerThanTheEmbeddingIsRefused) {
+  ModelConfig small = config_;
+  small.language.vocab = 200;
+  save_model(VisionLanguageModel(small, 1), tokenizer_path_, saved_);
+  EXPECT_NE(error_of([&] { load_model(saved_); }).find("298 pieces but language.vocab is 200"), std::string::npos);
+}
+
+TEST_F(CheckpointTest, LoraFactorsTravelWithTheWeights) {
+  LoraConfig lora;
+  add_lora(*model_, lora, 1);
+  save_model(model_, tokenizer_path_, saved_);
+  VisionLanguageModel other(config_, 9);
+  add_lora(*other, lora, 2);
+  load_weights(saved_, *other);
+  EXPECT_EQ(weights_hash(*other, {"*"}), weights_hash(*model_, {"*"}));
+  EXPECT_NE(error_of([&] { load_model(saved_); }).find("lora_a"), std::string::npos);
+}
+
+TEST_F(CheckpointTest, TheHashSeesEveryBitOfTheChosenWeightsOnly) {
+  const std::string language = weights_hash(*model_, {"language.*"});
+  const std::string projector = weights_hash(*model_, {"projector.*"});
+  torch::NoGradGuard no_grad;
+  torch::Tensor query = model_->named_parameters()["projector.query"];
+  auto* bits = static_cast<std::uint32_t*>(query.data_ptr());
+  bits[query.numel() - 1] ^= 1U;
+  EXPECT_EQ(weights_hash(*model_, {"language.*"}), language);
+  EXPECT_NE(weights_hash(*model_, {"projector.*"}), projector);
+  bits[query.numel() - 1] ^= 1U;
+  EXPECT_EQ(weights_hash(*model_, {"projector.*"}), projector);
+}
+
+}  // namespace
+}  // namespace pocketvlm
