@@ -16,6 +16,8 @@ namespace {
 // About 20 microseconds: longer than the serial parts of a decoding step, shorter than a scheduler quantum.
 constexpr int kSpins = 2000;
 
+constexpr std::uint32_t kOpen = 1U << 31;  // workers may still enter the loop
+
 void relax() {
 #if defined(__x86_64__)
   _mm_pause();
@@ -72,8 +74,13 @@ void ThreadPool::work() {
     wait_for_change(generation_, seen);
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
-    run_pieces();
-    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_one();
+    std::uint32_t gate = gate_.load(std::memory_order_acquire);
+    while ((gate & kOpen) != 0) {
+      if (!gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel)) continue;
+      run_pieces();
+      if (gate_.fetch_sub(1, std::memory_order_acq_rel) == 1) gate_.notify_one();
+      break;
+    }
   }
 }
 
@@ -90,13 +97,14 @@ void ThreadPool::for_pieces(std::int64_t count,
   piece_ = piece;
   next_.store(0, std::memory_order_relaxed);
   failed_.store(false, std::memory_order_relaxed);
-  running_.store(static_cast<std::uint32_t>(workers_.size()), std::memory_order_relaxed);
+  gate_.store(kOpen, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   run_pieces();
-  for (std::uint32_t left = running_.load(std::memory_order_acquire); left != 0;
-       left = running_.load(std::memory_order_acquire)) {
-    wait_for_change(running_, left);
+  gate_.fetch_and(~kOpen, std::memory_order_acq_rel);
+  for (std::uint32_t left = gate_.load(std::memory_order_acquire); left != 0;
+       left = gate_.load(std::memory_order_acquire)) {
+    wait_for_change(gate_, left);
   }
   if (failed_.load()) std::rethrow_exception(std::exchange(failure_, nullptr));
 }

@@ -9,7 +9,8 @@
 namespace pocketvlm {
 
 /// A few threads that share loops. Between loops they spin a moment, since the next loop of a decoding step usually
-/// follows within microseconds, and then sleep.
+/// follows within microseconds, and then sleep. A loop never waits for a worker that has not begun: on a busy device the
+/// others do its part.
 class ThreadPool {
  public:
   /// `threads` workers including the caller; 0: one for each core this process may use.
@@ -37,7 +38,7 @@ class ThreadPool {
   std::int64_t piece_ = 1;
   std::atomic<std::int64_t> next_{0};
   std::atomic<std::uint32_t> generation_{0};  // grows with each loop; workers wait on it
-  std::atomic<std::uint32_t> running_{0};     // workers still inside the loop
+  std::atomic<std::uint32_t> gate_{0};        // open bit, and how many workers are inside the loop
   std::atomic<bool> stop_{false};
   std::atomic<bool> failed_{false};
   std::exception_ptr failure_;
