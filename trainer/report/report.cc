@@ -122,10 +122,13 @@ class Report {
       for (const Json& component : stage.value("components", Json::array())) {
         const double all = number(component, "parameters"), learning = number(component, "trainable_parameters");
         const char* color = learning > 0 ? kTrainable : kFrozen;
-        rows += fmt::format("<div class=\"component\" style=\"background:{}\"><b>{}</b><span>{} of {} parameters, {:.0f} of {:.0f} tensors {}</span></div>",
-                            color, escape_html(text_of(component, "component")), count(learning), count(all),
-                            number(component, "trainable_tensors"), number(component, "tensors"),
-                            learning > 0 ? "learn" : "learn: frozen, bit-identical afterwards");
+        const std::string what =
+            learning > 0 ? fmt::format("learns: {} of {} parameters, {:.0f} tensors", count(learning), count(all),
+                                       number(component, "trainable_tensors"))
+                         : fmt::format("frozen, same bits afterwards: {} parameters, {:.0f} tensors", count(all),
+                                       number(component, "tensors"));
+        rows += fmt::format("<div class=\"component\" style=\"background:{}\"><b>{}</b><span>{}</span></div>", color,
+                            escape_html(text_of(component, "component")), what);
       }
       const std::string chart =
           i < folders.size() ? line_chart("loss", {series_of(read_lines(folders[i] / "metrics.jsonl"), "loss", "loss", kLine)}, "step") : "";
