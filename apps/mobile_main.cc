@@ -80,14 +80,19 @@ void chat_once(Session& session, const Options& options) {
     return;
   }
   const ChatAnswer answer = session.chat(chat, options.sampling);
-  print_json({{"text", answer.text}, {"ids", answer.ids}, {"stopped", answer.stopped}, {"timings", timings_json(answer.timings)}});
+  print_json({{"text", answer.text},
+              {"ids", answer.ids},
+              {"stopped", answer.stopped},
+              {"timings", timings_json(answer.timings)}});
 }
 
 // A conversation on the terminal. Lines that begin with a slash are commands.
 void chat_on_terminal(Session& session, const Options& options) {
   const bool terminal = ::isatty(STDIN_FILENO) == 1;
   if (terminal) {
-    std::fprintf(stderr, "/image FILE adds a picture to the next message, /reset starts over, /exit or Ctrl-D ends.\n");
+    std::fprintf(stderr,
+                 "/image FILE adds a picture to the next message, /reset starts over, /exit or "
+                 "Ctrl-D ends.\n");
   }
   Chat chat;
   const auto start_over = [&] {
@@ -112,7 +117,8 @@ void chat_on_terminal(Session& session, const Options& options) {
         waiting.push_back(line.substr(7));
         continue;
       }
-      PV_CHECK(line[0] != '/', "unknown command \"{}\"; there are /image FILE, /reset and /exit", line);
+      PV_CHECK(
+          line[0] != '/', "unknown command \"{}\"; there are /image FILE, /reset and /exit", line);
       std::string content;
       for (Image& image : load_images(waiting, session.encoder().image())) {
         chat.images.push_back(std::move(image));
@@ -132,11 +138,15 @@ void chat_on_terminal(Session& session, const Options& options) {
 
 void run_chat(const Options& options) {
   PV_CHECK(!options.json || !options.prompt.empty(), "--json needs --prompt");
-  PV_CHECK(options.images.empty() || !options.mmproj.empty(), "--image needs the vision file: add --mmproj FILE");
-  PV_CHECK(!options.greedy || options.sampling.temperature == 0.0, "--greedy and --temperature exclude each other");
+  PV_CHECK(options.images.empty() || !options.mmproj.empty(),
+           "--image needs the vision file: add --mmproj FILE");
+  PV_CHECK(!options.greedy || options.sampling.temperature == 0.0,
+           "--greedy and --temperature exclude each other");
   Session session(options.model, options.mmproj, options.session);
-  if (options.prompt.empty()) chat_on_terminal(session, options);
-  else chat_once(session, options);
+  if (options.prompt.empty())
+    chat_on_terminal(session, options);
+  else
+    chat_once(session, options);
 }
 
 double median(std::vector<double> values) {
@@ -152,10 +162,12 @@ double seconds_of(const Work& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-// Noise: vision speed does not depend on the picture, and a new one each time keeps the slice cache out of it.
+// Noise: vision speed does not depend on the picture, and a new one each time keeps the slice cache
+// out of it.
 EncodedChat noise_slice(const Session& session, std::uint64_t number) {
   const ImageConfig& config = session.encoder().image();
-  const auto side = static_cast<int>(config.mode == "slices" ? config.scale_resolution : config.image_size);
+  const auto side =
+      static_cast<int>(config.mode == "slices" ? config.scale_resolution : config.image_size);
   Image image(side, side);
   Random random({number});
   for (std::uint8_t& value : image.rgb) value = static_cast<std::uint8_t>(random.below(256));
@@ -175,15 +187,17 @@ void run_bench(const Options& options) {
   std::vector<double> prefill;
   std::vector<double> decode;
   SessionOptions session_options = options.session;
-  if (session_options.context == 0) session_options.context = options.prompt_tokens + options.gen_tokens;
+  if (session_options.context == 0)
+    session_options.context = options.prompt_tokens + options.gen_tokens;
   std::string kernels;
   int threads = 0;
   Random random({1});
   for (std::int64_t round = 0; round < options.repeat; ++round) {
     std::unique_ptr<Session> session;
     load_ms.push_back(1000.0 * seconds_of([&] {
-      session = std::make_unique<Session>(options.model, options.mmproj, session_options);
-    }));
+                        session = std::make_unique<Session>(
+                            options.model, options.mmproj, session_options);
+                      }));
     kernels = session->kernels();
     threads = session->threads();
     if (!options.mmproj.empty()) {
@@ -208,20 +222,25 @@ void run_bench(const Options& options) {
     });
     decode.push_back(static_cast<double>(options.gen_tokens) / decode_s);
   }
-  const Json result = {{"load_ms", median(load_ms)},
-                       {"vision_ms_per_slice", vision_ms.empty() ? Json(nullptr) : Json(median(vision_ms))},
-                       {"prefill_tps", median(prefill)},
-                       {"decode_tps", median(decode)},
-                       {"peak_rss_mib", peak_rss_mib()},
-                       {"threads", threads},
-                       {"kernels", kernels},
-                       {"prompt_tokens", options.prompt_tokens},
-                       {"gen_tokens", options.gen_tokens},
-                       {"repeat", options.repeat}};
+  const Json result = {
+      {"load_ms", median(load_ms)},
+      {"vision_ms_per_slice", vision_ms.empty() ? Json(nullptr) : Json(median(vision_ms))},
+      {"prefill_tps", median(prefill)},
+      {"decode_tps", median(decode)},
+      {"peak_rss_mib", peak_rss_mib()},
+      {"threads", threads},
+      {"kernels", kernels},
+      {"prompt_tokens", options.prompt_tokens},
+      {"gen_tokens", options.gen_tokens},
+      {"repeat", options.repeat}};
   if (options.json) return print_json(result);
-  std::printf("load %.1f ms, prefill %.1f tokens/s, decode %.1f tokens/s", median(load_ms), median(prefill), median(decode));
+  std::printf("load %.1f ms, prefill %.1f tokens/s, decode %.1f tokens/s",
+              median(load_ms),
+              median(prefill),
+              median(decode));
   if (!vision_ms.empty()) std::printf(", vision %.1f ms a slice", median(vision_ms));
-  std::printf(", peak %.0f MiB, %d threads, kernels %s\n", peak_rss_mib(), threads, kernels.c_str());
+  std::printf(
+      ", peak %.0f MiB, %d threads, kernels %s\n", peak_rss_mib(), threads, kernels.c_str());
 }
 
 Json shown_value(const GgufValue& value) {
@@ -232,8 +251,10 @@ Json shown_value(const GgufValue& value) {
   std::visit(
       [&](const auto& held) {
         using Held = std::remove_cvref_t<decltype(held)>;
-        if constexpr (std::is_same_v<Held, double>) shown = std::isfinite(held) ? Json(held) : Json(nullptr);
-        else if constexpr (!std::is_same_v<Held, GgufArray>) shown = held;
+        if constexpr (std::is_same_v<Held, double>)
+          shown = std::isfinite(held) ? Json(held) : Json(nullptr);
+        else if constexpr (!std::is_same_v<Held, GgufArray>)
+          shown = held;
       },
       value.value);
   return shown;
@@ -258,12 +279,14 @@ void check_whole_file(const GgufFile& file) {
   if (file.tensors().empty() && has_tokens) return;  // a vocabulary alone
   const MobileLanguageParams params = read_language_params(file);
   const MobileDecoder decoder(file, params);
-  PV_CHECK(has_tokens, "{}: no tokenizer in the file (tokenizer.ggml.tokens is missing)", file.path());
-  PV_CHECK(static_cast<std::int64_t>(file.get_array("tokenizer.ggml.tokens").size()) == params.vocab,
-           "{}: {} tokens, but {} rows of embeddings",
-           file.path(),
-           file.get_array("tokenizer.ggml.tokens").size(),
-           params.vocab);
+  PV_CHECK(
+      has_tokens, "{}: no tokenizer in the file (tokenizer.ggml.tokens is missing)", file.path());
+  PV_CHECK(
+      static_cast<std::int64_t>(file.get_array("tokenizer.ggml.tokens").size()) == params.vocab,
+      "{}: {} tokens, but {} rows of embeddings",
+      file.path(),
+      file.get_array("tokenizer.ggml.tokens").size(),
+      params.vocab);
   read_image_config(file, nullptr);
   read_prompt_config(file, nullptr);
 }
@@ -279,13 +302,15 @@ void run_info(const Options& options) {
     parameters += tensor.num_elements();
     bytes += static_cast<std::int64_t>(tensor.bytes.size());
   }
-  const double bits = parameters > 0 ? 8.0 * static_cast<double>(bytes) / static_cast<double>(parameters) : 0.0;
+  const double bits =
+      parameters > 0 ? 8.0 * static_cast<double>(bytes) / static_cast<double>(parameters) : 0.0;
   if (options.json) {
     Json metadata = Json::object();
     for (const auto& [key, value] : file.metadata()) metadata[key] = shown_value(value);
     Json tensors = Json::array();
     for (const GgufTensor& tensor : file.tensors()) {
-      tensors.push_back({{"name", tensor.name}, {"type", type_info(tensor.type).name}, {"ne", tensor.ne}});
+      tensors.push_back(
+          {{"name", tensor.name}, {"type", type_info(tensor.type).name}, {"ne", tensor.ne}});
     }
     return print_json({{"file", file.path()},
                        {"bytes", file.size()},
@@ -298,14 +323,17 @@ void run_info(const Options& options) {
                        {"tensors", tensors},
                        {"valid", true}});
   }
-  std::printf("%s: %s, %zu bytes, %zu tensors, %lld parameters, %.2f bits per weight; the whole file was checked\n",
-              file.path().c_str(),
-              file.get_string("general.architecture").c_str(),
-              file.size(),
-              file.tensors().size(),
-              static_cast<long long>(parameters),
-              bits);
-  for (const auto& [type, count] : types) std::printf("  %lld x %s\n", static_cast<long long>(count), type.c_str());
+  std::printf(
+      "%s: %s, %zu bytes, %zu tensors, %lld parameters, %.2f bits per weight; the whole file was "
+      "checked\n",
+      file.path().c_str(),
+      file.get_string("general.architecture").c_str(),
+      file.size(),
+      file.tensors().size(),
+      static_cast<long long>(parameters),
+      bits);
+  for (const auto& [type, count] : types)
+    std::printf("  %lld x %s\n", static_cast<long long>(count), type.c_str());
   for (const auto& [key, value] : file.metadata()) {
     std::string text = shown_value(value).dump(-1, ' ', false, Json::error_handler_t::replace);
     if (text.size() > 100) text = text.substr(0, 97) + "...";
@@ -316,10 +344,16 @@ void run_info(const Options& options) {
 void add_session_options(CLI::App& command, Options& options) {
   command.add_option("--model", options.model, "language GGUF file")->required();
   command.add_option("--mmproj", options.mmproj, "vision GGUF file");
-  command.add_option("--threads", options.session.threads, "0: one for each core this process may use")
+  command
+      .add_option("--threads", options.session.threads, "0: one for each core this process may use")
       ->check(CLI::Range(0, 1024));
-  command.add_option("--kernels", options.session.kernels, "auto: the fastest this processor has; scalar, avx2, ...");
-  command.add_option("--context", options.session.context, "tokens the cache can hold; 0: the model's, at most 4096")
+  command.add_option("--kernels",
+                     options.session.kernels,
+                     "auto: the fastest this processor has; scalar, avx2, ...");
+  command
+      .add_option("--context",
+                  options.session.context,
+                  "tokens the cache can hold; 0: the model's, at most 4096")
       ->check(CLI::NonNegativeNumber);
   command.add_option("--kv-cache", options.session.kv_cache, "auto, f32 or f16");
   command.add_flag("--json", options.json, "one JSON object on standard output");
@@ -332,23 +366,30 @@ void add_chat(CLI::App& app, Options& options) {
   chat->add_option("--prompt", options.prompt, "the message; without it a conversation begins");
   chat->add_option("--system", options.system, "system message");
   chat->add_flag("--greedy", options.greedy, "always the most probable token (the default)");
-  chat->add_option("--temperature", options.sampling.temperature, "0: greedy")->check(CLI::Range(0.0, 100.0));
+  chat->add_option("--temperature", options.sampling.temperature, "0: greedy")
+      ->check(CLI::Range(0.0, 100.0));
   chat->add_option("--top-p", options.sampling.top_p, "nucleus")->check(CLI::Range(0.0, 1.0));
   chat->add_option("--top-k", options.sampling.top_k, "0: off")->check(CLI::NonNegativeNumber);
-  chat->add_option("--min-p", options.sampling.min_p, "drop tokens below this times the largest probability")
+  chat->add_option(
+          "--min-p", options.sampling.min_p, "drop tokens below this times the largest probability")
       ->check(CLI::Range(0.0, 1.0));
-  chat->add_option("--repetition-penalty", options.sampling.repetition_penalty, "1: off")->check(CLI::Range(0.01, 100.0));
-  chat->add_option("--max-new-tokens", options.sampling.max_new_tokens, "length of an answer at most")
+  chat->add_option("--repetition-penalty", options.sampling.repetition_penalty, "1: off")
+      ->check(CLI::Range(0.01, 100.0));
+  chat->add_option(
+          "--max-new-tokens", options.sampling.max_new_tokens, "length of an answer at most")
       ->check(CLI::Range(1, 1 << 20));
   chat->add_option("--seed", options.sampling.seed, "of the random choices");
   chat->callback([&options] { run_chat(options); });
 }
 
 void add_bench(CLI::App& app, Options& options) {
-  CLI::App* bench = app.add_subcommand("bench", "measure loading, vision, prefill and decoding; medians");
+  CLI::App* bench =
+      app.add_subcommand("bench", "measure loading, vision, prefill and decoding; medians");
   add_session_options(*bench, options);
-  bench->add_option("--prompt-tokens", options.prompt_tokens, "random tokens of the prompt")->check(CLI::Range(1, 1 << 20));
-  bench->add_option("--gen-tokens", options.gen_tokens, "tokens decoded one by one")->check(CLI::Range(1, 1 << 20));
+  bench->add_option("--prompt-tokens", options.prompt_tokens, "random tokens of the prompt")
+      ->check(CLI::Range(1, 1 << 20));
+  bench->add_option("--gen-tokens", options.gen_tokens, "tokens decoded one by one")
+      ->check(CLI::Range(1, 1 << 20));
   bench->add_option("--repeat", options.repeat, "rounds")->check(CLI::Range(1, 1000));
   bench->callback([&options] { run_bench(options); });
 }

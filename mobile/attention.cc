@@ -9,11 +9,16 @@ namespace {
 constexpr std::int64_t kQueryTile = 48;  // scores of a tile stay in the second-level cache
 
 // [rows, columns] with `stride` floats a row -> [columns, rows].
-void transpose(const float* source, std::int64_t stride, std::int64_t rows, std::int64_t columns, float* target) {
+void transpose(const float* source,
+               std::int64_t stride,
+               std::int64_t rows,
+               std::int64_t columns,
+               float* target) {
   constexpr std::int64_t kBlock = 16;
   for (std::int64_t r0 = 0; r0 < rows; r0 += kBlock) {
     for (std::int64_t c = 0; c < columns; ++c) {
-      for (std::int64_t r = r0; r < std::min(rows, r0 + kBlock); ++r) target[c * rows + r] = source[r * stride + c];
+      for (std::int64_t r = r0; r < std::min(rows, r0 + kBlock); ++r)
+        target[c * rows + r] = source[r * stride + c];
     }
   }
 }
@@ -52,7 +57,8 @@ void mobile_attention(const Compute& compute,
         input.stride = width;
         compute.kernels.matmul_f32(
             {k + first_kv * width + column, width * 4, keys}, input, scores.data(), keys);
-        for (std::int64_t t = 0; t < count; ++t) compute.kernels.softmax(&scores[static_cast<std::size_t>(t * keys)], keys, scale);
+        for (std::int64_t t = 0; t < count; ++t)
+          compute.kernels.softmax(&scores[static_cast<std::size_t>(t * keys)], keys, scale);
         input.columns = keys;
         input.values = scores.data();
         input.stride = keys;

@@ -9,8 +9,8 @@ namespace pocketvlm {
 
 /// Full (not causal) attention of several segments, one after the other.
 ///   q, k, v   [tokens, heads * head_dim]; `lengths` sum to tokens
-///   q_lengths lengths of the query segments where they differ from the key segments (cross-attention), else empty
-///   out       [query tokens, heads * head_dim]
+///   q_lengths lengths of the query segments where they differ from the key segments
+///   (cross-attention), else empty out       [query tokens, heads * head_dim]
 void mobile_attention(const Compute& compute,
                       const float* q,
                       const float* k,

@@ -2,9 +2,9 @@
 
 #include <cstdint>
 
-/// Byte layouts of the quantized blocks as they lie in GGUF files (little-endian, no padding), and the searches for
-/// the scales of the 256-element blocks. Blocks in a mapped file are aligned to 2 bytes at least, so the 16-bit fields
-/// may be read in place.
+/// Byte layouts of the quantized blocks as they lie in GGUF files (little-endian, no padding), and
+/// the searches for the scales of the 256-element blocks. Blocks in a mapped file are aligned to 2
+/// bytes at least, so the 16-bit fields may be read in place.
 namespace pocketvlm {
 
 struct BlockQ8_0 {  // x = d q
@@ -103,7 +103,8 @@ inline int q6_k_level(const BlockQ6_K& block, int e) {
   return low4 | high2 << 4;
 }
 
-/// Searches for scales and quantizes 256 values; `importance` [256] or nullptr for the reference rules.
+/// Searches for scales and quantizes 256 values; `importance` [256] or nullptr for the reference
+/// rules.
 void quantize_q4_k(const float* x, const float* importance, BlockQ4_K& block);
 void quantize_q5_k(const float* x, const float* importance, BlockQ5_K& block);
 void quantize_q6_k(const float* x, const float* importance, BlockQ6_K& block);

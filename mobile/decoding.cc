@@ -37,7 +37,8 @@ void MobileKvCache::reserve(std::int64_t tokens) {
   for (std::int64_t layer = 0; layer < layers_; ++layer) {
     const auto at = static_cast<std::size_t>(layer);
     const std::vector<std::byte> old_keys = std::exchange(keys_[at], std::vector<std::byte>(size));
-    const std::vector<std::byte> old_values = std::exchange(values_[at], std::vector<std::byte>(size));
+    const std::vector<std::byte> old_values =
+        std::exchange(values_[at], std::vector<std::byte>(size));
     if (old == 0) continue;
     const std::int64_t old_row = old * element_;
     for (std::int64_t head = 0; head < heads_; ++head) {
@@ -54,7 +55,8 @@ void MobileKvCache::reserve(std::int64_t tokens) {
 }
 
 std::byte* MobileKvCache::key_at(std::int64_t layer, std::int64_t head, std::int64_t position) {
-  return keys_[static_cast<std::size_t>(layer)].data() + (head * capacity_ + position) * head_dim_ * element_;
+  return keys_[static_cast<std::size_t>(layer)].data() +
+         (head * capacity_ + position) * head_dim_ * element_;
 }
 
 std::byte* MobileKvCache::value_at(std::int64_t layer,
@@ -65,7 +67,10 @@ std::byte* MobileKvCache::value_at(std::int64_t layer,
          ((head * head_dim_ + channel) * capacity_ + position) * element_;
 }
 
-void MobileKvCache::store(std::int64_t layer, std::int64_t position, const float* key, const float* value) {
+void MobileKvCache::store(std::int64_t layer,
+                          std::int64_t position,
+                          const float* key,
+                          const float* value) {
   for (std::int64_t head = 0; head < heads_; ++head) {
     std::byte* row = key_at(layer, head, position);
     for (std::int64_t c = 0; c < head_dim_; ++c) {
@@ -96,7 +101,9 @@ WeightRows MobileKvCache::values(std::int64_t layer, std::int64_t head) const {
 }
 
 MobileDecoder::MobileDecoder(const GgufFile& file, const MobileLanguageParams& params)
-    : file_(file), params_(params), embeddings_(file.tensor("token_embd.weight", {params.hidden, params.vocab})) {
+    : file_(file),
+      params_(params),
+      embeddings_(file.tensor("token_embd.weight", {params.hidden, params.vocab})) {
   const std::int64_t hidden = params.hidden;
   const std::int64_t q_width = params.num_heads * params.head_dim;
   const std::int64_t kv_width = params.num_kv_heads * params.head_dim;
@@ -116,14 +123,17 @@ MobileDecoder::MobileDecoder(const GgufFile& file, const MobileLanguageParams& p
     layers_.push_back(std::move(layer));
   }
   final_norm_ = MobileNorm(file, "output_norm", hidden, params.norm_eps, false);
-  output_ = MobileLinear(file, params.tied_embeddings ? "token_embd" : "output", hidden, params.vocab, false);
+  output_ = MobileLinear(
+      file, params.tied_embeddings ? "token_embd" : "output", hidden, params.vocab, false);
 
   // float32 throughout, as the trainer computes its frequencies.
   std::vector<float> divisors(static_cast<std::size_t>(params.head_dim / 2), 1.0F);
-  if (file.find("rope_freqs.weight") != nullptr) divisors = read_vector(file, "rope_freqs.weight", params.head_dim / 2);
+  if (file.find("rope_freqs.weight") != nullptr)
+    divisors = read_vector(file, "rope_freqs.weight", params.head_dim / 2);
   for (std::int64_t i = 0; i < params.head_dim / 2; ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(params.head_dim);
-    inverse_frequencies_.push_back(1.0F / std::pow(static_cast<float>(params.rope_theta), exponent) /
+    inverse_frequencies_.push_back(1.0F /
+                                   std::pow(static_cast<float>(params.rope_theta), exponent) /
                                    divisors[static_cast<std::size_t>(i)]);
   }
 }
@@ -140,7 +150,10 @@ bool MobileDecoder::all_float() const {
 }
 
 void MobileDecoder::embed(std::int32_t id, float* out) const {
-  PV_CHECK(id >= 0 && id < params_.vocab, "token id {} is outside the vocabulary of {}", id, params_.vocab);
+  PV_CHECK(id >= 0 && id < params_.vocab,
+           "token id {} is outside the vocabulary of {}",
+           id,
+           params_.vocab);
   const std::int64_t bytes = row_bytes(embeddings_.type, params_.hidden);
   dequantize_row(embeddings_.type, embeddings_.bytes.data() + id * bytes, params_.hidden, out);
   for (std::int64_t h = 0; h < params_.hidden; ++h) out[h] *= params_.scale_embeddings;
@@ -177,8 +190,13 @@ void MobileDecoder::attend(const Compute& compute,
   const std::int64_t width = params_.num_heads * head_dim;
   const std::int64_t group = params_.num_heads / params_.num_kv_heads;
   const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim));
-  const MatmulFunction matmul = cache.half() ? compute.kernels.matmul_f16 : compute.kernels.matmul_f32;
-  const auto run = [&](std::int64_t kv_head, std::int64_t first, MatmulInput input, std::int64_t y_stride, float* target) {
+  const MatmulFunction matmul =
+      cache.half() ? compute.kernels.matmul_f16 : compute.kernels.matmul_f32;
+  const auto run = [&](std::int64_t kv_head,
+                       std::int64_t first,
+                       MatmulInput input,
+                       std::int64_t y_stride,
+                       float* target) {
     // Row t of the tile sees first_seen(t) keys; in decoding all rows are heads of one token.
     const std::int64_t visible = tokens == 1 ? position + 1 : position + first + input.tokens;
     std::vector<float> scores(static_cast<std::size_t>(input.tokens * visible));
@@ -226,7 +244,9 @@ void MobileDecoder::forward(const Compute& compute,
   const auto tokens = static_cast<std::int64_t>(x.size()) / hidden;
   const std::int64_t q_width = params_.num_heads * params_.head_dim;
   const std::int64_t kv_width = params_.num_kv_heads * params_.head_dim;
-  const auto rows = [tokens](std::int64_t width) { return std::vector<float>(static_cast<std::size_t>(tokens * width)); };
+  const auto rows = [tokens](std::int64_t width) {
+    return std::vector<float>(static_cast<std::size_t>(tokens * width));
+  };
   cache.reserve(position + tokens);
   std::vector<float> normed = rows(hidden);
   std::vector<float> q = rows(q_width);
@@ -253,7 +273,10 @@ void MobileDecoder::forward(const Compute& compute,
       for (std::int64_t t = begin; t < end; ++t) {
         rotate(position + t, params_.num_heads, &q[static_cast<std::size_t>(t * q_width)]);
         rotate(position + t, params_.num_kv_heads, &k[static_cast<std::size_t>(t * kv_width)]);
-        cache.store(number, position + t, &k[static_cast<std::size_t>(t * kv_width)], &v[static_cast<std::size_t>(t * kv_width)]);
+        cache.store(number,
+                    position + t,
+                    &k[static_cast<std::size_t>(t * kv_width)],
+                    &v[static_cast<std::size_t>(t * kv_width)]);
       }
     });
     attend(compute, cache, number, position, tokens, q.data(), mixed.data());
@@ -268,9 +291,12 @@ void MobileDecoder::forward(const Compute& compute,
       layer.gate.forward(compute, input, gate.data(), params_.ffn);
       layer.up.forward(compute, input, up.data(), params_.ffn);
     }
-    compute.pool.for_pieces(tokens * params_.ffn, 1 << 14, [&](std::int64_t begin, std::int64_t end) {
-      compute.kernels.silu_multiply(&gate[static_cast<std::size_t>(begin)], &up[static_cast<std::size_t>(begin)], end - begin);
-    });
+    compute.pool.for_pieces(
+        tokens * params_.ffn, 1 << 14, [&](std::int64_t begin, std::int64_t end) {
+          compute.kernels.silu_multiply(&gate[static_cast<std::size_t>(begin)],
+                                        &up[static_cast<std::size_t>(begin)],
+                                        end - begin);
+        });
     {
       Activations input(compute, gate.data(), tokens, params_.ffn);
       layer.down.forward(compute, input, branch.data(), hidden);
@@ -279,7 +305,9 @@ void MobileDecoder::forward(const Compute& compute,
   }
 }
 
-std::vector<float> MobileDecoder::logits(const Compute& compute, const float* x, std::int64_t tokens) const {
+std::vector<float> MobileDecoder::logits(const Compute& compute,
+                                         const float* x,
+                                         std::int64_t tokens) const {
   std::vector<float> normed(static_cast<std::size_t>(tokens * params_.hidden));
   final_norm_.forward(compute, x, tokens, normed.data());
   if (params_.scale_logits != 1.0F) {

@@ -9,8 +9,8 @@
 
 namespace pocketvlm {
 
-/// Keys and values of the tokens seen so far. Keys lie row after row, values transposed, so that both attention products
-/// run along memory. Grows as needed, up to `context` tokens.
+/// Keys and values of the tokens seen so far. Keys lie row after row, values transposed, so that
+/// both attention products run along memory. Grows as needed, up to `context` tokens.
 class MobileKvCache {
  public:
   MobileKvCache() = default;
@@ -21,7 +21,8 @@ class MobileKvCache {
   bool half() const { return half_; }
   /// Makes room for `tokens` tokens, keeping what is there.
   void reserve(std::int64_t tokens);
-  /// Stores one token's keys and values [kv_heads * head_dim] at `position`; thread-safe for different positions.
+  /// Stores one token's keys and values [kv_heads * head_dim] at `position`; thread-safe for
+  /// different positions.
   void store(std::int64_t layer, std::int64_t position, const float* key, const float* value);
   /// [capacity, head_dim] of one head, and its transposed values [head_dim, capacity].
   WeightRows keys(std::int64_t layer, std::int64_t head, std::int64_t count) const;
@@ -29,7 +30,10 @@ class MobileKvCache {
 
  private:
   std::byte* key_at(std::int64_t layer, std::int64_t head, std::int64_t position);
-  std::byte* value_at(std::int64_t layer, std::int64_t head, std::int64_t channel, std::int64_t position);
+  std::byte* value_at(std::int64_t layer,
+                      std::int64_t head,
+                      std::int64_t channel,
+                      std::int64_t position);
 
   std::int64_t layers_ = 0;
   std::int64_t heads_ = 0;
@@ -38,11 +42,12 @@ class MobileKvCache {
   std::int64_t capacity_ = 0;
   std::int64_t element_ = 4;  // bytes
   bool half_ = false;
-  std::vector<std::vector<std::byte>> keys_;    // a layer each
+  std::vector<std::vector<std::byte>> keys_;  // a layer each
   std::vector<std::vector<std::byte>> values_;
 };
 
-/// LLaMA / Qwen2 / MiniCPM decoder with the weights of a language file, which stay in the mapped file.
+/// LLaMA / Qwen2 / MiniCPM decoder with the weights of a language file, which stay in the mapped
+/// file.
 class MobileDecoder {
  public:
   MobileDecoder(const GgufFile& file, const MobileLanguageParams& params);
@@ -52,7 +57,10 @@ class MobileDecoder {
 
   /// Runs tokens that follow the `position` tokens in the cache; they are added to it.
   ///   x  [tokens, hidden] embeddings; becomes the output of the last block, before the final norm
-  void forward(const Compute& compute, MobileKvCache& cache, std::int64_t position, std::vector<float>& x) const;
+  void forward(const Compute& compute,
+               MobileKvCache& cache,
+               std::int64_t position,
+               std::vector<float>& x) const;
 
   /// Final norm and output layer: logits [tokens, vocab] of x [tokens, hidden].
   std::vector<float> logits(const Compute& compute, const float* x, std::int64_t tokens) const;

@@ -1,26 +1,24 @@
 #include "mobile/gguf.h"
 
 #include <bit>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
-#include <fmt/ranges.h>
-
 #include "base/error.h"
-#include "mobile/block_formats.h"
 
 namespace pocketvlm {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "GGUF is read in place: little-endian machines only");
+static_assert(std::endian::native == std::endian::little,
+              "GGUF is read in place: little-endian machines only");
 
 constexpr std::uint32_t kVersion = 3;
 constexpr std::uint64_t kMaxNameLength = 63;
 constexpr std::uint64_t kMaxKeyLength = 65535;
 constexpr std::uint64_t kMaxDimensions = 4;
 
-// First byte of ill-formed UTF-8, or npos. Overlong forms, surrogates and values above U+10FFFF are ill-formed.
+// First byte of ill-formed UTF-8, or npos. Overlong forms, surrogates and values above U+10FFFF are
+// ill-formed.
 std::size_t invalid_utf8(std::string_view text) {
   std::size_t i = 0;
   while (i < text.size()) {
@@ -59,18 +57,6 @@ std::size_t invalid_utf8(std::string_view text) {
   return std::string_view::npos;
 }
 
-// Names and keys in error texts: short, and without bytes that a terminal would act on.
-std::string shown(std::string_view text) {
-  std::string out;
-  for (const char c : text.substr(0, 80)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte >= 0x7F) out += fmt::format("\\x{:02x}", byte);
-    else out += c;
-  }
-  if (text.size() > 80) out += "...";
-  return out;
-}
-
 std::int64_t value_bytes(GgufValueType type) {
   switch (type) {
     case GgufValueType::kUint8:
@@ -96,26 +82,6 @@ std::int64_t value_bytes(GgufValueType type) {
   return 0;
 }
 
-bool is_integer(GgufValueType type) {
-  switch (type) {
-    case GgufValueType::kUint8:
-    case GgufValueType::kInt8:
-    case GgufValueType::kUint16:
-    case GgufValueType::kInt16:
-    case GgufValueType::kUint32:
-    case GgufValueType::kInt32:
-    case GgufValueType::kUint64:
-    case GgufValueType::kInt64:
-      return true;
-    default:
-      return false;
-  }
-}
-
-bool is_float(GgufValueType type) {
-  return type == GgufValueType::kFloat32 || type == GgufValueType::kFloat64;
-}
-
 // Walks the header, refusing to step past the end of the file.
 class Cursor {
  public:
@@ -133,13 +99,14 @@ class Cursor {
 
   std::string text(const std::string& what, std::uint64_t max_length) {
     const auto length = number<std::uint64_t>(what + " length");
-    PV_CHECK(length <= remaining(),
-             "{}: byte {}: {} claims {} bytes, but only {} follow; the file is truncated or damaged",
-             path(),
-             offset_,
-             what,
-             length,
-             remaining());
+    PV_CHECK(
+        length <= remaining(),
+        "{}: byte {}: {} claims {} bytes, but only {} follow; the file is truncated or damaged",
+        path(),
+        offset_,
+        what,
+        length,
+        remaining());
     PV_CHECK(length <= max_length,
              "{}: byte {}: {} has {} bytes, more than the {} allowed",
              path(),
@@ -151,7 +118,8 @@ class Cursor {
     const auto* bytes = reinterpret_cast<const char*>(take(length, what));
     std::string value(bytes, length);
     const std::size_t bad = invalid_utf8(value);
-    PV_CHECK(bad == std::string::npos, "{}: byte {}: {} is not valid UTF-8", path(), start + bad, what);
+    PV_CHECK(
+        bad == std::string::npos, "{}: byte {}: {} is not valid UTF-8", path(), start + bad, what);
     return value;
   }
 
@@ -220,7 +188,12 @@ double read_float(Cursor& in, GgufValueType type, const std::string& what) {
 
 bool read_bool(Cursor& in, const std::string& what) {
   const auto byte = in.number<std::uint8_t>(what);
-  PV_CHECK(byte <= 1, "{}: byte {}: {} is {}, but a boolean is 0 or 1", in.path(), in.offset() - 1, what, byte);
+  PV_CHECK(byte <= 1,
+           "{}: byte {}: {} is {}, but a boolean is 0 or 1",
+           in.path(),
+           in.offset() - 1,
+           what,
+           byte);
   return byte == 1;
 }
 
@@ -233,12 +206,13 @@ GgufArray read_array(Cursor& in, const std::string& what) {
            in.offset() - 4,
            what);
   const auto count = in.number<std::uint64_t>(what + " count");
-  PV_CHECK(count <= in.remaining() / static_cast<std::uint64_t>(value_bytes(array.element_type)),
-           "{}: byte {}: {} claims {} elements, more than the file can hold; it is truncated or damaged",
-           in.path(),
-           in.offset() - 8,
-           what,
-           count);
+  PV_CHECK(
+      count <= in.remaining() / static_cast<std::uint64_t>(value_bytes(array.element_type)),
+      "{}: byte {}: {} claims {} elements, more than the file can hold; it is truncated or damaged",
+      in.path(),
+      in.offset() - 8,
+      what,
+      count);
   if (array.element_type == GgufValueType::kString) {
     std::vector<std::string> values;
     values.reserve(count);
@@ -248,7 +222,7 @@ GgufArray read_array(Cursor& in, const std::string& what) {
     std::vector<bool> values(count);
     for (std::uint64_t i = 0; i < count; ++i) values[i] = read_bool(in, what);
     array.values = std::move(values);
-  } else if (is_float(array.element_type)) {
+  } else if (is_gguf_float(array.element_type)) {
     std::vector<double> values(count);
     for (double& value : values) value = read_float(in, array.element_type, what);
     array.values = std::move(values);
@@ -263,11 +237,16 @@ GgufArray read_array(Cursor& in, const std::string& what) {
 GgufValue read_value(Cursor& in, const std::string& what) {
   GgufValue value;
   value.type = read_type(in, what);
-  if (value.type == GgufValueType::kString) value.value = in.text(what, in.remaining());
-  else if (value.type == GgufValueType::kArray) value.value = read_array(in, what);
-  else if (value.type == GgufValueType::kBool) value.value = read_bool(in, what);
-  else if (is_float(value.type)) value.value = read_float(in, value.type, what);
-  else value.value = read_integer(in, value.type, what);
+  if (value.type == GgufValueType::kString)
+    value.value = in.text(what, in.remaining());
+  else if (value.type == GgufValueType::kArray)
+    value.value = read_array(in, what);
+  else if (value.type == GgufValueType::kBool)
+    value.value = read_bool(in, what);
+  else if (is_gguf_float(value.type))
+    value.value = read_float(in, value.type, what);
+  else
+    value.value = read_integer(in, value.type, what);
   return value;
 }
 
@@ -276,7 +255,7 @@ GgufTensor read_tensor_info(Cursor& in, std::uint64_t index) {
   const std::string place = fmt::format("tensor {}", index);
   tensor.name = in.text(place + " name", kMaxNameLength);
   PV_CHECK(!tensor.name.empty(), "{}: {} has no name", in.path(), place);
-  const std::string what = fmt::format("tensor \"{}\"", shown(tensor.name));
+  const std::string what = fmt::format("tensor \"{}\"", gguf_shown(tensor.name));
   const auto dimensions = in.number<std::uint32_t>(what);
   PV_CHECK(dimensions >= 1 && dimensions <= kMaxDimensions,
            "{}: {} has {} dimensions; 1 to {} are possible",
@@ -297,11 +276,12 @@ GgufTensor read_tensor_info(Cursor& in, std::uint64_t index) {
   }
   const auto type = in.number<std::uint32_t>(what);
   const GgmlTypeInfo* info = find_type_info(type);
-  PV_CHECK(info != nullptr,
-           "{}: {} has the unknown type number {}; convert the model to f16, q8_0, q4_0 or a K type",
-           in.path(),
-           what,
-           type);
+  PV_CHECK(
+      info != nullptr,
+      "{}: {} has the unknown type number {}; convert the model to f16, q8_0, q4_0 or a K type",
+      in.path(),
+      what,
+      type);
   PV_CHECK(tensor.ne[0] % info->block == 0,
            "{}: {} has rows of {} values, not whole {} blocks of {}",
            in.path(),
@@ -318,62 +298,45 @@ std::uint64_t padded(std::uint64_t bytes, std::uint64_t alignment) {
   return (bytes + alignment - 1) / alignment * alignment;
 }
 
-// Scales and float tensors must be finite; levels always are.
-bool all_finite(const GgufTensor& tensor) {
-  const std::byte* data = tensor.bytes.data();
-  const auto halves_finite = [&](std::size_t stride, std::size_t field, int count) {
-    for (std::size_t at = 0; at < tensor.bytes.size(); at += stride) {
-      for (int k = 0; k < count; ++k) {
-        std::uint16_t half;
-        std::memcpy(&half, data + at + field + 2 * static_cast<std::size_t>(k), 2);
-        if ((half & 0x7C00U) == 0x7C00U) return false;
-      }
-    }
-    return true;
-  };
-  switch (tensor.type) {
-    case GgmlType::kF32:
-      for (std::size_t at = 0; at < tensor.bytes.size(); at += 4) {
-        float value;
-        std::memcpy(&value, data + at, 4);
-        if (!std::isfinite(value)) return false;
-      }
+}  // namespace
+
+// Names and keys in error texts: short, and without bytes that a terminal would act on.
+std::string gguf_shown(std::string_view text) {
+  std::string out;
+  for (const char c : text.substr(0, 80)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte >= 0x7F)
+      out += fmt::format("\\x{:02x}", byte);
+    else
+      out += c;
+  }
+  if (text.size() > 80) out += "...";
+  return out;
+}
+
+bool is_gguf_integer(GgufValueType type) {
+  switch (type) {
+    case GgufValueType::kUint8:
+    case GgufValueType::kInt8:
+    case GgufValueType::kUint16:
+    case GgufValueType::kInt16:
+    case GgufValueType::kUint32:
+    case GgufValueType::kInt32:
+    case GgufValueType::kUint64:
+    case GgufValueType::kInt64:
       return true;
-    case GgmlType::kBF16:
-      for (std::size_t at = 0; at < tensor.bytes.size(); at += 2) {
-        std::uint16_t bits;
-        std::memcpy(&bits, data + at, 2);
-        if ((bits & 0x7F80U) == 0x7F80U) return false;
-      }
-      return true;
-    case GgmlType::kF16:
-      return halves_finite(2, 0, 1);
-    case GgmlType::kQ8_0:
-      return halves_finite(sizeof(BlockQ8_0), 0, 1);
-    case GgmlType::kQ4_0:
-      return halves_finite(sizeof(BlockQ4_0), 0, 1);
-    case GgmlType::kQ5_0:
-      return halves_finite(sizeof(BlockQ5_0), 0, 1);
-    case GgmlType::kQ4_1:
-      return halves_finite(sizeof(BlockQ4_1), 0, 2);
-    case GgmlType::kQ5_1:
-      return halves_finite(sizeof(BlockQ5_1), 0, 2);
-    case GgmlType::kQ4_K:
-      return halves_finite(sizeof(BlockQ4_K), 0, 2);
-    case GgmlType::kQ5_K:
-      return halves_finite(sizeof(BlockQ5_K), 0, 2);
-    case GgmlType::kQ6_K:
-      return halves_finite(sizeof(BlockQ6_K), offsetof(BlockQ6_K, d), 1);
     default:
-      return true;  // other types hold no floats that are read here
+      return false;
   }
 }
 
-}  // namespace
+bool is_gguf_float(GgufValueType type) {
+  return type == GgufValueType::kFloat32 || type == GgufValueType::kFloat64;
+}
 
 const char* gguf_value_type_name(GgufValueType type) {
-  static constexpr const char* kNames[] = {"u8", "i8", "u16", "i16", "u32", "i32", "f32",
-                                           "bool", "string", "list", "u64", "i64", "f64"};
+  static constexpr const char* kNames[] = {
+      "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "list", "u64", "i64", "f64"};
   const auto index = static_cast<std::size_t>(type);
   return index < std::size(kNames) ? kNames[index] : "unknown";
 }
@@ -395,7 +358,8 @@ GgufFile::GgufFile(const std::string& path) : file_(path) {
   PV_CHECK(magic == 0x46554747U, "{}: not a GGUF file (it does not start with \"GGUF\")", path);
   const auto version = in.number<std::uint32_t>("version");
   PV_CHECK(version == kVersion,
-           "{}: GGUF version {} is not supported, version {} is; convert the file again with a current tool{}",
+           "{}: GGUF version {} is not supported, version {} is; convert the file again with a "
+           "current tool{}",
            path,
            version,
            kVersion,
@@ -414,8 +378,11 @@ GgufFile::GgufFile(const std::string& path) : file_(path) {
   for (std::int64_t i = 0; i < num_values; ++i) {
     std::string key = in.text(fmt::format("metadata key {}", i), kMaxKeyLength);
     PV_CHECK(!key.empty(), "{}: metadata key {} is empty", path, i);
-    GgufValue value = read_value(in, fmt::format("metadata \"{}\"", shown(key)));
-    PV_CHECK(key_index_.emplace(key, metadata_.size()).second, "{}: the metadata key \"{}\" appears twice", path, shown(key));
+    GgufValue value = read_value(in, fmt::format("metadata \"{}\"", gguf_shown(key)));
+    PV_CHECK(key_index_.emplace(key, metadata_.size()).second,
+             "{}: the metadata key \"{}\" appears twice",
+             path,
+             gguf_shown(key));
     metadata_.emplace_back(std::move(key), std::move(value));
   }
   if (has("general.alignment")) {
@@ -431,160 +398,37 @@ GgufFile::GgufFile(const std::string& path) : file_(path) {
     PV_CHECK(tensor_index_.emplace(tensors_.back().name, tensors_.size() - 1).second,
              "{}: the tensor \"{}\" appears twice",
              path,
-             shown(tensors_.back().name));
+             gguf_shown(tensors_.back().name));
   }
   const std::uint64_t data_start = padded(in.offset(), alignment_);
   std::uint64_t expected = 0;
   for (GgufTensor& tensor : tensors_) {
     PV_CHECK(tensor.offset == expected,
-             "{}: tensor \"{}\" lies at offset {} of the data, expected {}; tensors must follow each other without "
+             "{}: tensor \"{}\" lies at offset {} of the data, expected {}; tensors must follow "
+             "each other without "
              "gap or overlap",
              path,
-             shown(tensor.name),
+             gguf_shown(tensor.name),
              tensor.offset,
              expected);
     const auto bytes = static_cast<std::uint64_t>(row_bytes(tensor.type, tensor.row_length())) *
                        static_cast<std::uint64_t>(tensor.num_rows());
     PV_CHECK(data_start <= file_.size() && expected <= file_.size() - data_start &&
                  bytes <= file_.size() - data_start - expected,
-             "{}: the file ends inside tensor \"{}\" ({} bytes are missing); it is truncated, copy it again",
+             "{}: the file ends inside tensor \"{}\" ({} bytes are missing); it is truncated, copy "
+             "it again",
              path,
-             shown(tensor.name),
+             gguf_shown(tensor.name),
              data_start + expected + bytes - file_.size());
     tensor.bytes = {file_.data() + data_start + expected, bytes};
     expected += padded(bytes, alignment_);
   }
-  // The last tensor's padding may be absent, as some writers leave it out; anything longer is not ours to guess.
+  // The last tensor's padding may be absent, as some writers leave it out; anything longer is not
+  // ours to guess.
   PV_CHECK(file_.size() <= std::max<std::uint64_t>(data_start + expected, in.offset()),
            "{}: {} bytes follow the last tensor; the file is damaged or was joined from parts",
            path,
            file_.size() - (data_start + expected));
-}
-
-const GgufValue& GgufFile::require(const std::string& key, const char* wanted) const {
-  const auto found = key_index_.find(key);
-  PV_CHECK(found != key_index_.end(), "{}: the metadata key \"{}\" ({}) is missing", path(), key, wanted);
-  return metadata_[found->second].second;
-}
-
-std::int64_t GgufFile::get_int(const std::string& key, std::int64_t low, std::int64_t high) const {
-  const GgufValue& value = require(key, "integer");
-  PV_CHECK(is_integer(value.type),
-           "{}: \"{}\" must be an integer, but is {}",
-           path(),
-           key,
-           gguf_value_type_name(value.type));
-  const std::int64_t number = std::get<std::int64_t>(value.value);
-  PV_CHECK(number >= low && number <= high,
-           "{}: \"{}\" is {}, but must lie in {} .. {}",
-           path(),
-           key,
-           number,
-           low,
-           high);
-  return number;
-}
-
-double GgufFile::get_float(const std::string& key) const {
-  const GgufValue& value = require(key, "number");
-  if (is_integer(value.type)) return static_cast<double>(std::get<std::int64_t>(value.value));
-  PV_CHECK(is_float(value.type), "{}: \"{}\" must be a number, but is {}", path(), key, gguf_value_type_name(value.type));
-  const double number = std::get<double>(value.value);
-  PV_CHECK(std::isfinite(number), "{}: \"{}\" is not a finite number", path(), key);
-  return number;
-}
-
-bool GgufFile::get_bool(const std::string& key) const {
-  const GgufValue& value = require(key, "boolean");
-  PV_CHECK(value.type == GgufValueType::kBool,
-           "{}: \"{}\" must be a boolean, but is {}",
-           path(),
-           key,
-           gguf_value_type_name(value.type));
-  return std::get<bool>(value.value);
-}
-
-const std::string& GgufFile::get_string(const std::string& key) const {
-  const GgufValue& value = require(key, "string");
-  PV_CHECK(value.type == GgufValueType::kString,
-           "{}: \"{}\" must be a string, but is {}",
-           path(),
-           key,
-           gguf_value_type_name(value.type));
-  return std::get<std::string>(value.value);
-}
-
-const GgufArray& GgufFile::get_array(const std::string& key) const {
-  const GgufValue& value = require(key, "list");
-  PV_CHECK(value.type == GgufValueType::kArray,
-           "{}: \"{}\" must be a list, but is {}",
-           path(),
-           key,
-           gguf_value_type_name(value.type));
-  return std::get<GgufArray>(value.value);
-}
-
-std::int64_t GgufFile::get_int_or(const std::string& key,
-                                  std::int64_t fallback,
-                                  std::int64_t low,
-                                  std::int64_t high) const {
-  return has(key) ? get_int(key, low, high) : fallback;
-}
-
-double GgufFile::get_float_or(const std::string& key, double fallback) const {
-  return has(key) ? get_float(key) : fallback;
-}
-
-bool GgufFile::get_bool_or(const std::string& key, bool fallback) const {
-  return has(key) ? get_bool(key) : fallback;
-}
-
-std::string GgufFile::get_string_or(const std::string& key, const std::string& fallback) const {
-  return has(key) ? get_string(key) : fallback;
-}
-
-std::vector<double> GgufFile::get_floats(const std::string& key) const {
-  const GgufArray& array = get_array(key);
-  const auto* values = std::get_if<std::vector<double>>(&array.values);
-  PV_CHECK(values != nullptr,
-           "{}: \"{}\" must be a list of numbers, but holds {}",
-           path(),
-           key,
-           gguf_value_type_name(array.element_type));
-  return *values;
-}
-
-const GgufTensor* GgufFile::find(const std::string& name) const {
-  const auto found = tensor_index_.find(name);
-  return found == tensor_index_.end() ? nullptr : &tensors_[found->second];
-}
-
-const GgufTensor& GgufFile::tensor(const std::string& name) const {
-  const GgufTensor* found = find(name);
-  PV_CHECK(found != nullptr, "{}: the tensor \"{}\" is missing; is this the right kind of model file?", path(), name);
-  return *found;
-}
-
-const GgufTensor& GgufFile::tensor(const std::string& name, const std::vector<std::int64_t>& ne) const {
-  const GgufTensor& found = tensor(name);
-  PV_CHECK(found.ne == ne,
-           "{}: the tensor \"{}\" has the sizes [{}], but the metadata ask for [{}]",
-           path(),
-           name,
-           fmt::join(found.ne, ", "),
-           fmt::join(ne, ", "));
-  return found;
-}
-
-void GgufFile::check_finite() const {
-  for (const GgufTensor& tensor : tensors_) {
-    PV_CHECK(all_finite(tensor),
-             "{}: the tensor \"{}\" ({}) holds NaN or infinity; the file is damaged or the training diverged",
-             path(),
-             shown(tensor.name),
-             type_info(tensor.type).name);
-    file_.release(static_cast<std::size_t>(tensor.bytes.data() - file_.data()), tensor.bytes.size());
-  }
 }
 
 }  // namespace pocketvlm

@@ -35,12 +35,20 @@ enum class GgufValueType : std::uint32_t {
 };
 
 const char* gguf_value_type_name(GgufValueType type);
+bool is_gguf_integer(GgufValueType type);
+bool is_gguf_float(GgufValueType type);
+/// A name or key for error texts: short, and without bytes that a terminal would act on.
+std::string gguf_shown(std::string_view text);
 
-/// A list of values of one type. Integers of every width are held as int64 (uint64 above its range is refused),
-/// floats as double.
+/// A list of values of one type. Integers of every width are held as int64 (uint64 above its range
+/// is refused), floats as double.
 struct GgufArray {
   GgufValueType element_type = GgufValueType::kUint32;
-  std::variant<std::vector<std::int64_t>, std::vector<double>, std::vector<bool>, std::vector<std::string>> values;
+  std::variant<std::vector<std::int64_t>,
+               std::vector<double>,
+               std::vector<bool>,
+               std::vector<std::string>>
+      values;
   std::size_t size() const;
 };
 
@@ -50,7 +58,8 @@ struct GgufValue {
   std::variant<std::int64_t, double, bool, std::string, GgufArray> value;
 };
 
-/// One tensor: `ne` lists sizes fastest first (row length, rows, ...), the reverse of a PyTorch shape.
+/// One tensor: `ne` lists sizes fastest first (row length, rows, ...), the reverse of a PyTorch
+/// shape.
 struct GgufTensor {
   std::string name;
   GgmlType type = GgmlType::kF32;
@@ -63,9 +72,10 @@ struct GgufTensor {
   std::int64_t num_rows() const { return num_elements() / row_length(); }
 };
 
-/// A GGUF v3 file, mapped. The whole file is checked before anything is used: counts and lengths against the bytes
-/// that are there, unique keys and names, UTF-8, known types, whole blocks, contiguous offsets, alignment, and a data
-/// section of exactly the size that the tensors need. Errors name file, place and cure.
+/// A GGUF v3 file, mapped. The whole file is checked before anything is used: counts and lengths
+/// against the bytes that are there, unique keys and names, UTF-8, known types, whole blocks,
+/// contiguous offsets, alignment, and a data section of exactly the size that the tensors need.
+/// Errors name file, place and cure.
 class GgufFile {
  public:
   explicit GgufFile(const std::string& path);
@@ -79,8 +89,8 @@ class GgufFile {
   const std::vector<std::pair<std::string, GgufValue>>& metadata() const { return metadata_; }
   bool has(const std::string& key) const { return key_index_.count(key) != 0; }
 
-  /// Typed reading: any integer type satisfies get_int, any float or integer get_float. Throws Error naming file and
-  /// key when the key is missing, of another type or out of [low, high].
+  /// Typed reading: any integer type satisfies get_int, any float or integer get_float. Throws
+  /// Error naming file and key when the key is missing, of another type or out of [low, high].
   std::int64_t get_int(const std::string& key,
                        std::int64_t low = INT64_MIN,
                        std::int64_t high = INT64_MAX) const;
@@ -106,7 +116,8 @@ class GgufFile {
   /// Also demands these sizes.
   const GgufTensor& tensor(const std::string& name, const std::vector<std::int64_t>& ne) const;
 
-  /// Reads every tensor and refuses NaN and infinity (also in block scales). Touches the whole file.
+  /// Reads every tensor and refuses NaN and infinity (also in block scales). Touches the whole
+  /// file.
   void check_finite() const;
 
  private:
@@ -120,13 +131,14 @@ class GgufFile {
   const GgufValue& require(const std::string& key, const char* wanted) const;
 };
 
-/// Writes a GGUF v3 file, streaming: metadata in the order it is set, then tensors in the order they are declared.
-/// The file appears under its name only when it is complete (written beside it, synced, renamed).
+/// Writes a GGUF v3 file, streaming: metadata in the order it is set, then tensors in the order
+/// they are declared. The file appears under its name only when it is complete (written beside it,
+/// synced, renamed).
 ///
 ///   GgufWriter writer;
 ///   writer.set_string("general.architecture", "llama");
-///   writer.add_tensor("output_norm.weight", GgmlType::kF32, {hidden}, [&](const GgufWriter::Sink& sink) { sink(bytes); });
-///   writer.write(path);
+///   writer.add_tensor("output_norm.weight", GgmlType::kF32, {hidden}, [&](const GgufWriter::Sink&
+///   sink) { sink(bytes); }); writer.write(path);
 class GgufWriter {
  public:
   /// Takes the next bytes of the tensor being written.
@@ -148,7 +160,8 @@ class GgufWriter {
   void set_int32s(const std::string& key, const std::vector<std::int32_t>& values);
   void set(const std::string& key, GgufValue value);
 
-  /// Declares a tensor; ne fastest first, 1 to 4 sizes, ne[0] in whole blocks. The producer runs during write().
+  /// Declares a tensor; ne fastest first, 1 to 4 sizes, ne[0] in whole blocks. The producer runs
+  /// during write().
   void add_tensor(const std::string& name,
                   GgmlType type,
                   std::vector<std::int64_t> ne,
@@ -157,8 +170,8 @@ class GgufWriter {
   /// Bytes the finished file will have.
   std::uint64_t file_size() const;
 
-  /// Writes the file. `on_tensor`, when given, is called before each tensor (progress). Throws Error when a producer
-  /// hands over too few or too many bytes; nothing is left under `path` then.
+  /// Writes the file. `on_tensor`, when given, is called before each tensor (progress). Throws
+  /// Error when a producer hands over too few or too many bytes; nothing is left under `path` then.
   void write(const std::string& path,
              const std::function<void(const GgufTensor&)>& on_tensor = {}) const;
 

@@ -44,8 +44,10 @@ void append_integer(std::string& out, GgufValueType type, std::int64_t value) {
 }
 
 void append_float(std::string& out, GgufValueType type, double value) {
-  if (type == GgufValueType::kFloat32) append(out, static_cast<float>(value));
-  else append(out, value);
+  if (type == GgufValueType::kFloat32)
+    append(out, static_cast<float>(value));
+  else
+    append(out, value);
 }
 
 struct ValueBytes {
@@ -162,7 +164,9 @@ void GgufWriter::set_float32(const std::string& key, float value) {
   set(key, {GgufValueType::kFloat32, static_cast<double>(value)});
 }
 
-void GgufWriter::set_bool(const std::string& key, bool value) { set(key, {GgufValueType::kBool, value}); }
+void GgufWriter::set_bool(const std::string& key, bool value) {
+  set(key, {GgufValueType::kBool, value});
+}
 
 void GgufWriter::set_string(const std::string& key, const std::string& value) {
   set(key, {GgufValueType::kString, value});
@@ -188,9 +192,14 @@ void GgufWriter::add_tensor(const std::string& name,
                             GgmlType type,
                             std::vector<std::int64_t> ne,
                             Producer producer) {
-  PV_CHECK(!name.empty() && name.size() <= 63, "GGUF tensor name \"{}\" must have 1 to 63 bytes", name);
-  PV_CHECK(!ne.empty() && ne.size() <= 4, "GGUF tensor \"{}\" has {} dimensions; 1 to 4 are possible", name, ne.size());
-  for (const std::int64_t size : ne) PV_CHECK(size >= 1, "GGUF tensor \"{}\" has a size of {}", name, size);
+  PV_CHECK(
+      !name.empty() && name.size() <= 63, "GGUF tensor name \"{}\" must have 1 to 63 bytes", name);
+  PV_CHECK(!ne.empty() && ne.size() <= 4,
+           "GGUF tensor \"{}\" has {} dimensions; 1 to 4 are possible",
+           name,
+           ne.size());
+  for (const std::int64_t size : ne)
+    PV_CHECK(size >= 1, "GGUF tensor \"{}\" has a size of {}", name, size);
   for (const Declared& other : tensors_) {
     PV_CHECK(other.tensor.name != name, "GGUF tensor \"{}\" is declared twice", name);
   }
@@ -202,7 +211,8 @@ void GgufWriter::add_tensor(const std::string& name,
   row_bytes(type, declared.tensor.row_length());  // whole blocks, or an Error now
   if (!tensors_.empty()) {
     const GgufTensor& last = tensors_.back().tensor;
-    const auto bytes = static_cast<std::uint64_t>(row_bytes(last.type, last.row_length()) * last.num_rows());
+    const auto bytes =
+        static_cast<std::uint64_t>(row_bytes(last.type, last.row_length()) * last.num_rows());
     declared.tensor.offset = last.offset + padded(bytes, alignment_);
   }
   tensors_.push_back(std::move(declared));
@@ -234,8 +244,9 @@ std::uint64_t GgufWriter::file_size() const {
   std::uint64_t size = header().size();
   for (const Declared& declared : tensors_) {
     const GgufTensor& tensor = declared.tensor;
-    size += padded(static_cast<std::uint64_t>(row_bytes(tensor.type, tensor.row_length()) * tensor.num_rows()),
-                   alignment_);
+    size += padded(
+        static_cast<std::uint64_t>(row_bytes(tensor.type, tensor.row_length()) * tensor.num_rows()),
+        alignment_);
   }
   return size;
 }

@@ -32,9 +32,11 @@ MatmulFunction matmul_for(const Kernels& kernels, GgmlType type) {
     case GgmlType::kQ6_K:
       return kernels.matmul_q6_k;
     default:
-      fail("tensor type {} cannot be computed with; supported are f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_K, "
-           "q5_K, q6_K",
-           type_info(type).name);
+      fail(
+          "tensor type {} cannot be computed with; supported are f32, f16, bf16, q8_0, q4_0, q4_1, "
+          "q5_0, q5_1, q4_K, "
+          "q5_K, q6_K",
+          type_info(type).name);
   }
 }
 
@@ -57,7 +59,9 @@ const Kernels& choose_kernels(const std::string& name) {
     if (name == table->name) return *table;
     names.emplace_back(table->name);
   }
-  fail("kernels \"{}\" are not available on this processor; choose one of {}", name, fmt::join(names, ", "));
+  fail("kernels \"{}\" are not available on this processor; choose one of {}",
+       name,
+       fmt::join(names, ", "));
 }
 
 }  // namespace pocketvlm

@@ -10,9 +10,10 @@
 
 namespace pocketvlm {
 
-/// Inputs of a matrix product: `tokens` rows of `columns` values. Float weights read `values`; quantized weights read the
-/// int8 form, one scale for 32 values (finer than the 256 of other runtimes, for K types, too), with the scaled sums that
-/// carry the constant part of a weight block.
+/// Inputs of a matrix product: `tokens` rows of `columns` values. Float weights read `values`;
+/// quantized weights read the int8 form, one scale for 32 values (finer than the 256 of other
+/// runtimes, for K types, too), with the scaled sums that carry the constant part of a weight
+/// block.
 struct MatmulInput {
   std::int64_t tokens = 0;
   std::int64_t columns = 0;
@@ -45,8 +46,8 @@ using MatmulFunction = void (*)(const WeightRows& weights,
                                 float* y,
                                 std::int64_t y_stride);
 
-/// The inner loops of the runtime. One plain table ("scalar") is the oracle; others use what a processor has and are chosen
-/// at run time. Every function works for any size and alignment.
+/// The inner loops of the runtime. One plain table ("scalar") is the oracle; others use what a
+/// processor has and are chosen at run time. Every function works for any size and alignment.
 struct Kernels {
   const char* name;
   MatmulFunction matmul_f32;
@@ -61,8 +62,8 @@ struct Kernels {
   MatmulFunction matmul_q5_k;
   MatmulFunction matmul_q6_k;
 
-  /// int8 form of n values (a multiple of 32). q = round half to even of x * (127 / max |x|), so all tables give the
-  /// same bits.
+  /// int8 form of n values (a multiple of 32). q = round half to even of x * (127 / max |x|), so
+  /// all tables give the same bits.
   void (*quantize)(const float* x, std::int64_t n, const QuantizedRow& out);
 
   /// x = softmax(scale * x) in place.
@@ -73,7 +74,8 @@ struct Kernels {
   /// y = x / rms(x) * weight.
   void (*rms_norm)(const float* x, const float* weight, std::int64_t n, float eps, float* y);
   /// y = (x - mean) / sqrt(var + eps) * weight + bias; y may be x.
-  void (*layer_norm)(const float* x, const float* weight, const float* bias, std::int64_t n, float eps, float* y);
+  void (*layer_norm)(
+      const float* x, const float* weight, const float* bias, std::int64_t n, float eps, float* y);
   /// y += scale * x.
   void (*add_scaled)(const float* x, float scale, std::int64_t n, float* y);
 };
@@ -90,7 +92,8 @@ const Kernels& scalar_kernels();
 /// Tables that this processor can run, fastest first; "scalar" is always last.
 std::vector<const Kernels*> available_kernels();
 
-/// By name, or the fastest for "auto". Throws Error naming the choices when the processor or the build has it not.
+/// By name, or the fastest for "auto". Throws Error naming the choices when the processor or the
+/// build has it not.
 const Kernels& choose_kernels(const std::string& name);
 
 }  // namespace pocketvlm

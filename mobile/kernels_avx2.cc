@@ -4,8 +4,8 @@
 #include "mobile/panel_kernels.h"
 #include "mobile/vector_kernels.h"
 
-// Compiled with AVX2, FMA and F16C; run only where the processor has them. No header with inline functions of external
-// linkage may be used here, or its copy might run elsewhere.
+// Compiled with AVX2, FMA and F16C; run only where the processor has them. No header with inline
+// functions of external linkage may be used here, or its copy might run elsewhere.
 namespace pocketvlm {
 namespace {
 
@@ -29,7 +29,8 @@ struct Vector256 {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
   static Type load_bf16(const std::uint8_t* p) {
-    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m256i wide =
+        _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
   }
   static Type add(Type a, Type b) { return _mm256_add_ps(a, b); }
@@ -40,7 +41,9 @@ struct Vector256 {
   static Type max(Type a, Type b) { return _mm256_max_ps(a, b); }
   static Type min(Type a, Type b) { return _mm256_min_ps(a, b); }
   static Type abs(Type a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a); }
-  static Type round(Type a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static Type round(Type a) {
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
   static Type pow2(Type n) {
     const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
@@ -63,8 +66,8 @@ struct Vector256 {
 __m256i load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 float half(std::uint16_t bits) { return _cvtsh_ss(bits); }
 
-// Eight sums of four products of levels and inputs. Levels up to 63 are unsigned and cannot overflow the 16-bit pairs;
-// those of Q8_0 are signed, so the sign moves to the input.
+// Eight sums of four products of levels and inputs. Levels up to 63 are unsigned and cannot
+// overflow the 16-bit pairs; those of Q8_0 are signed, so the sign moves to the input.
 template <typename Block>
 __m256i dot_levels(__m256i levels, __m256i x) {
   __m256i pairs;
@@ -102,17 +105,20 @@ struct Panel256 {
   static void store_part(float* p, Float v, std::int64_t n) { Vector256::store_part(p, v, n); }
 };
 
-// Levels of one 32-block as bytes, and what makes x = d level + constant of it: either kBias * d or a stored m.
+// Levels of one 32-block as bytes, and what makes x = d level + constant of it: either kBias * d or
+// a stored m.
 __m256i nibbles(const std::uint8_t* qs) {
   const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(qs));
-  const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(packed), _mm_srli_epi16(packed, 4), 1);
+  const __m256i both =
+      _mm256_inserti128_si256(_mm256_castsi128_si256(packed), _mm_srli_epi16(packed, 4), 1);
   return _mm256_and_si256(both, _mm256_set1_epi8(15));
 }
 __m256i with_fifth_bits(__m256i levels, const std::uint8_t* qh) {
   std::int32_t bits;
   __builtin_memcpy(&bits, qh, 4);
   // Byte k of the word in lanes 8 k .. 8 k + 7, then one bit a lane.
-  const __m256i order = _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
+  const __m256i order =
+      _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
   const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), order);
   const __m256i select = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201ULL));
   const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, select), select);
@@ -126,10 +132,14 @@ __m256i levels_of(const BlockQ5_1& block) { return with_fifth_bits(nibbles(block
 
 template <typename Block>
 float constant_of(const Block& block, float d) {
-  if constexpr (requires { block.m; }) return half(block.m);
-  else if constexpr (sizeof(Block) == sizeof(BlockQ4_0)) return -8.0F * d;
-  else if constexpr (sizeof(Block) == sizeof(BlockQ5_0)) return -16.0F * d;
-  else return 0.0F;
+  if constexpr (requires { block.m; })
+    return half(block.m);
+  else if constexpr (sizeof(Block) == sizeof(BlockQ4_0))
+    return -8.0F * d;
+  else if constexpr (sizeof(Block) == sizeof(BlockQ5_0))
+    return -16.0F * d;
+  else
+    return 0.0F;
 }
 
 template <typename Block>
@@ -166,7 +176,8 @@ float dot_affine(const std::uint8_t* row, const MatmulInput& input, std::int64_t
     for (int j = 0; j < 8; ++j) {
       const ScaleMin pair = unpack_scale_min(block.scales, j);
       const __m256i packed = load32(block.qs + 32 * (j / 2));
-      __m256i levels = _mm256_and_si256(j % 2 == 0 ? packed : _mm256_srli_epi16(packed, 4), _mm256_set1_epi8(15));
+      __m256i levels = _mm256_and_si256(j % 2 == 0 ? packed : _mm256_srli_epi16(packed, 4),
+                                        _mm256_set1_epi8(15));
       if constexpr (requires { block.qh; }) {
         const __m256i bit = _mm256_set1_epi8(static_cast<char>(1 << j));
         const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(load32(block.qh), bit), bit);
@@ -203,13 +214,16 @@ float dot_q6_k(const std::uint8_t* row, const MatmulInput& input, std::int64_t t
       const int quarter = j % 4;
       const __m256i low = load32(block.ql + 64 * (j / 4) + 32 * (quarter % 2));
       const __m256i high = load32(block.qh + 32 * (j / 4));
-      const __m256i four = _mm256_and_si256(quarter < 2 ? low : _mm256_srli_epi16(low, 4), _mm256_set1_epi8(15));
-      const __m256i two = _mm256_and_si256(_mm256_srl_epi16(high, _mm_cvtsi32_si128(2 * quarter)), _mm256_set1_epi8(3));
+      const __m256i four =
+          _mm256_and_si256(quarter < 2 ? low : _mm256_srli_epi16(low, 4), _mm256_set1_epi8(15));
+      const __m256i two = _mm256_and_si256(_mm256_srl_epi16(high, _mm_cvtsi32_si128(2 * quarter)),
+                                           _mm256_set1_epi8(3));
       const __m256i levels = _mm256_or_si256(four, _mm256_slli_epi16(two, 4));
       const __m256i dot = dot_levels<BlockQ6_K>(levels, load32(x + 256 * b + 32 * j));
       const __m256 pair = _mm256_insertf128_ps(
           _mm256_castps128_ps256(_mm_set1_ps(factors[2 * j])), _mm_set1_ps(factors[2 * j + 1]), 1);
-      total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(pair, _mm256_set1_ps(scales[8 * b + j])), total);
+      total = _mm256_fmadd_ps(
+          _mm256_cvtepi32_ps(dot), _mm256_mul_ps(pair, _mm256_set1_ps(scales[8 * b + j])), total);
     }
   }
   return Vector256::sum(total) - 32.0F * Vector256::sum(constants);
@@ -238,7 +252,8 @@ void quantize_vector(const float* x, std::int64_t n, const QuantizedRow& out) {
       const __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(v[2 * h + 1], inverse));
       sums[h] = sum_ints(_mm256_add_epi32(low, high));
       const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xD8);
-      const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+      const __m128i bytes =
+          _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quants + 32 * b + 16 * h), bytes);
       out.sums16[2 * b + h] = scale * static_cast<float>(sums[h]);
     }

@@ -4,8 +4,9 @@
 #include "mobile/panel_kernels.h"
 #include "mobile/vector_kernels.h"
 
-// Compiled with the AVX-512 F, BW, DQ, VL and VNNI instructions; run only where the processor has them. No header with inline
-// functions of external linkage may be used here, or its copy might run elsewhere.
+// Compiled with the AVX-512 F, BW, DQ, VL and VNNI instructions; run only where the processor has
+// them. No header with inline functions of external linkage may be used here, or its copy might run
+// elsewhere.
 namespace pocketvlm {
 namespace {
 
@@ -19,14 +20,17 @@ struct Vector512 {
   static Type zero() { return _mm512_setzero_ps(); }
   static Type set1(float value) { return _mm512_set1_ps(value); }
   static Type load(const float* p) { return _mm512_loadu_ps(p); }
-  static Type load_part(const float* p, std::int64_t n) { return _mm512_maskz_loadu_ps(mask(n), p); }
+  static Type load_part(const float* p, std::int64_t n) {
+    return _mm512_maskz_loadu_ps(mask(n), p);
+  }
   static void store(float* p, Type v) { _mm512_storeu_ps(p, v); }
   static void store_part(float* p, Type v, std::int64_t n) { _mm512_mask_storeu_ps(p, mask(n), v); }
   static Type load_f16(const std::uint8_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static Type load_bf16(const std::uint8_t* p) {
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    const __m512i wide =
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
   }
   static Type add(Type a, Type b) { return _mm512_add_ps(a, b); }
@@ -37,12 +41,15 @@ struct Vector512 {
   static Type max(Type a, Type b) { return _mm512_max_ps(a, b); }
   static Type min(Type a, Type b) { return _mm512_min_ps(a, b); }
   static Type abs(Type a) { return _mm512_abs_ps(a); }
-  static Type round(Type a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static Type round(Type a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
   static Type pow2(Type n) { return _mm512_scalef_ps(set1(1.0F), n); }
   static float sum(Type a) { return _mm512_reduce_add_ps(a); }
   static float largest(Type a) { return _mm512_reduce_max_ps(a); }
   static Type select_negative(Type x, Type if_negative, Type otherwise) {
-    return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(x)), otherwise, if_negative);
+    return _mm512_mask_blend_ps(
+        _mm512_movepi32_mask(_mm512_castps_si512(x)), otherwise, if_negative);
   }
 };
 
@@ -74,17 +81,22 @@ struct Panel512 {
 
 __m256i load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 __m512i twice(__m256i v) { return _mm512_broadcast_i64x4(v); }
-__m512i join(__m256i low, __m256i high) { return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1); }
+__m512i join(__m256i low, __m256i high) {
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
 // `low` in each 16-bit lane of the lower half, `high` in the upper.
 __m512i shifts(int low, int high) {
-  return join(_mm256_set1_epi16(static_cast<short>(low)), _mm256_set1_epi16(static_cast<short>(high)));
+  return join(_mm256_set1_epi16(static_cast<short>(low)),
+              _mm256_set1_epi16(static_cast<short>(high)));
 }
 float half(std::uint16_t bits) { return _cvtsh_ss(bits); }
 
-// Levels of one 32-block as bytes, and what makes x = d level + constant of it: either kBias * d or a stored m.
+// Levels of one 32-block as bytes, and what makes x = d level + constant of it: either kBias * d or
+// a stored m.
 __m256i nibbles(const std::uint8_t* qs) {
   const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(qs));
-  const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(packed), _mm_srli_epi16(packed, 4), 1);
+  const __m256i both =
+      _mm256_inserti128_si256(_mm256_castsi128_si256(packed), _mm_srli_epi16(packed, 4), 1);
   return _mm256_and_si256(both, _mm256_set1_epi8(15));
 }
 __m256i with_fifth_bits(__m256i levels, const std::uint8_t* qh) {
@@ -92,7 +104,9 @@ __m256i with_fifth_bits(__m256i levels, const std::uint8_t* qh) {
   __builtin_memcpy(&bits, qh, 4);
   return _mm256_mask_add_epi8(levels, bits, levels, _mm256_set1_epi8(16));
 }
-__m256i levels_of(const BlockQ8_0& block) { return _mm256_xor_si256(load32(block.q), _mm256_set1_epi8(-128)); }
+__m256i levels_of(const BlockQ8_0& block) {
+  return _mm256_xor_si256(load32(block.q), _mm256_set1_epi8(-128));
+}
 __m256i levels_of(const BlockQ4_0& block) { return nibbles(block.qs); }
 __m256i levels_of(const BlockQ4_1& block) { return nibbles(block.qs); }
 __m256i levels_of(const BlockQ5_0& block) { return with_fifth_bits(nibbles(block.qs), block.qh); }
@@ -109,12 +123,14 @@ constexpr float kBias<BlockQ5_0> = -16.0F;
 
 template <typename Block>
 std::uint16_t constant_bits(const Block& block) {
-  if constexpr (requires { block.m; }) return block.m;
-  else return block.d;
+  if constexpr (requires { block.m; })
+    return block.m;
+  else
+    return block.d;
 }
 
-// The half at the start of each of 16 blocks, as floats. Inserted one by one: through memory, sixteen short stores
-// before a long load would stall.
+// The half at the start of each of 16 blocks, as floats. Inserted one by one: through memory,
+// sixteen short stores before a long load would stall.
 template <typename Block>
 __m512 sixteen_halves(const std::uint8_t* p) {
   const auto at = [p](int i) {
@@ -122,8 +138,22 @@ __m512 sixteen_halves(const std::uint8_t* p) {
     __builtin_memcpy(&bits, p + i * static_cast<int>(sizeof(Block)), 2);
     return bits;
   };
-  return _mm512_cvtph_ps(_mm256_setr_epi16(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9), at(10), at(11), at(12),
-                                           at(13), at(14), at(15)));
+  return _mm512_cvtph_ps(_mm256_setr_epi16(at(0),
+                                           at(1),
+                                           at(2),
+                                           at(3),
+                                           at(4),
+                                           at(5),
+                                           at(6),
+                                           at(7),
+                                           at(8),
+                                           at(9),
+                                           at(10),
+                                           at(11),
+                                           at(12),
+                                           at(13),
+                                           at(14),
+                                           at(15)));
 }
 
 // One row of 32-blocks times one input row: 16 blocks share the conversion of their scales.
@@ -138,29 +168,35 @@ float dot_blocks(const std::uint8_t* row, const MatmulInput& input, std::int64_t
   __m512 constants = _mm512_setzero_ps();
   std::int64_t b = 0;
   for (; b + 16 <= count; b += 16) {
-    const __m512 factors = sixteen_halves<Block>(row + b * static_cast<std::int64_t>(sizeof(Block)));
+    const __m512 factors =
+        sixteen_halves<Block>(row + b * static_cast<std::int64_t>(sizeof(Block)));
     __m512 constant = factors;
-    if constexpr (kBias<Block> == 0.0F) constant = sixteen_halves<Block>(row + b * static_cast<std::int64_t>(sizeof(Block)) + 2);
+    if constexpr (kBias<Block> == 0.0F)
+      constant = sixteen_halves<Block>(row + b * static_cast<std::int64_t>(sizeof(Block)) + 2);
     constants = _mm512_fmadd_ps(constant, _mm512_loadu_ps(sums + b), constants);
     const __m512 products = _mm512_mul_ps(factors, _mm512_loadu_ps(scales + b));
     const __m512i upper = join(_mm256_setzero_si256(), _mm256_set1_epi32(1));
 #pragma GCC unroll 8
     for (int pair = 0; pair < 8; ++pair) {
-      const __m512i levels = join(levels_of(blocks[b + 2 * pair]), levels_of(blocks[b + 2 * pair + 1]));
-      const __m512i dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(), levels, _mm512_loadu_si512(x + 32 * (b + 2 * pair)));
-      const __m512 product = _mm512_permutexvar_ps(_mm512_add_epi32(upper, _mm512_set1_epi32(2 * pair)), products);
+      const __m512i levels =
+          join(levels_of(blocks[b + 2 * pair]), levels_of(blocks[b + 2 * pair + 1]));
+      const __m512i dot = _mm512_dpbusd_epi32(
+          _mm512_setzero_si512(), levels, _mm512_loadu_si512(x + 32 * (b + 2 * pair)));
+      const __m512 product =
+          _mm512_permutexvar_ps(_mm512_add_epi32(upper, _mm512_set1_epi32(2 * pair)), products);
       total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), product, total);
     }
   }
   float result = _mm512_reduce_add_ps(total);
   float constant = _mm512_reduce_add_ps(constants);
   for (; b < count; ++b) {
-    const __m256i dot = _mm256_dpbusd_epi32(_mm256_setzero_si256(), levels_of(blocks[b]), load32(x + 32 * b));
+    const __m256i dot =
+        _mm256_dpbusd_epi32(_mm256_setzero_si256(), levels_of(blocks[b]), load32(x + 32 * b));
     const __m512 wide = _mm512_cvtepi32_ps(_mm512_inserti64x4(_mm512_setzero_si512(), dot, 0));
     result += half(blocks[b].d) * scales[b] * _mm512_reduce_add_ps(wide);
     constant += half(constant_bits(blocks[b])) * sums[b];
   }
-  return result + (kBias<Block> == 0.0F ? 1.0F : kBias<Block>) * constant;
+  return result + (kBias<Block> == 0.0F ? 1.0F : kBias<Block>)*constant;
 }
 
 struct ScalesAndMins {
@@ -179,10 +215,13 @@ ScalesAndMins unpack_pairs(const std::uint8_t* packed) {
   constexpr std::uint32_t kSix = 0x3F3F3F3FU;
   constexpr std::uint32_t kFour = 0x0F0F0F0FU;
   constexpr std::uint32_t kTwo = 0x03030303U;
-  const std::uint64_t scales = (a & kSix) | static_cast<std::uint64_t>((c & kFour) | (a >> 6 & kTwo) << 4) << 32;
-  const std::uint64_t mins = (b & kSix) | static_cast<std::uint64_t>((c >> 4 & kFour) | (b >> 6 & kTwo) << 4) << 32;
+  const std::uint64_t scales =
+      (a & kSix) | static_cast<std::uint64_t>((c & kFour) | (a >> 6 & kTwo) << 4) << 32;
+  const std::uint64_t mins =
+      (b & kSix) | static_cast<std::uint64_t>((c >> 4 & kFour) | (b >> 6 & kTwo) << 4) << 32;
   const auto to_floats = [](std::uint64_t bytes) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(bytes))));
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(bytes))));
   };
   return {to_floats(scales), to_floats(mins)};
 }
@@ -204,18 +243,24 @@ float dot_affine(const std::uint8_t* row, const MatmulInput& input, std::int64_t
     const __m256 mins = _mm256_mul_ps(pairs.mins, _mm256_set1_ps(half(block.dmin)));
     constants = _mm256_fmadd_ps(mins, _mm256_loadu_ps(sums + 8 * b), constants);
     const __m256 factors = _mm256_mul_ps(pairs.scales, _mm256_set1_ps(half(block.d)));
-    const __m512 products = _mm512_castps256_ps512(_mm256_mul_ps(factors, _mm256_loadu_ps(scales + 8 * b)));
+    const __m512 products =
+        _mm512_castps256_ps512(_mm256_mul_ps(factors, _mm256_loadu_ps(scales + 8 * b)));
 #pragma GCC unroll 4
     for (int g = 0; g < 4; ++g) {
       const __m512i packed = _mm512_srlv_epi16(twice(load32(block.qs + 32 * g)), nibble_shifts);
       __m512i levels = _mm512_and_si512(packed, _mm512_set1_epi8(15));
       if constexpr (requires { block.qh; }) {
-        const __m512i bits = join(_mm256_set1_epi8(static_cast<char>(1 << (2 * g))), _mm256_set1_epi8(static_cast<char>(2 << (2 * g))));
-        levels = _mm512_mask_add_epi8(
-            levels, _mm512_test_epi8_mask(twice(load32(block.qh)), bits), levels, _mm512_set1_epi8(16));
+        const __m512i bits = join(_mm256_set1_epi8(static_cast<char>(1 << (2 * g))),
+                                  _mm256_set1_epi8(static_cast<char>(2 << (2 * g))));
+        levels = _mm512_mask_add_epi8(levels,
+                                      _mm512_test_epi8_mask(twice(load32(block.qh)), bits),
+                                      levels,
+                                      _mm512_set1_epi8(16));
       }
-      const __m512i dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(), levels, _mm512_loadu_si512(x + 256 * b + 64 * g));
-      const __m512 product = _mm512_permutexvar_ps(_mm512_add_epi32(upper, _mm512_set1_epi32(2 * g)), products);
+      const __m512i dot = _mm512_dpbusd_epi32(
+          _mm512_setzero_si512(), levels, _mm512_loadu_si512(x + 256 * b + 64 * g));
+      const __m512 product =
+          _mm512_permutexvar_ps(_mm512_add_epi32(upper, _mm512_set1_epi32(2 * g)), products);
       total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), product, total);
     }
   }
@@ -235,7 +280,8 @@ float dot_q6_k(const std::uint8_t* row, const MatmulInput& input, std::int64_t t
   __m512 constants = _mm512_setzero_ps();
   for (std::int64_t b = 0; b < count; ++b) {
     const BlockQ6_K& block = blocks[b];
-    const __m512i stored = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block.scales)));
+    const __m512i stored =
+        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block.scales)));
     const __m512 factors = _mm512_mul_ps(_mm512_cvtepi32_ps(stored), _mm512_set1_ps(half(block.d)));
     constants = _mm512_fmadd_ps(factors, _mm512_loadu_ps(sums + 16 * b), constants);
     const __m512 eight = _mm512_castps256_ps512(_mm256_loadu_ps(scales + 8 * b));
@@ -247,9 +293,12 @@ float dot_q6_k(const std::uint8_t* row, const MatmulInput& input, std::int64_t t
       const __m512i four = v % 2 == 0 ? low : _mm512_srli_epi16(low, 4);
       const __m512i two = _mm512_srlv_epi16(high, v % 2 == 0 ? shifts(0, 2) : shifts(4, 6));
       const __m512i upper_bits = _mm512_slli_epi16(_mm512_and_si512(two, _mm512_set1_epi8(3)), 4);
-      const __m512i levels = _mm512_or_si512(_mm512_and_si512(four, _mm512_set1_epi8(15)), upper_bits);
-      const __m512i dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(), levels, _mm512_loadu_si512(x + 256 * b + 64 * v));
-      const __m512 product = _mm512_permutexvar_ps(_mm512_add_epi32(quads, _mm512_set1_epi32(4 * v)), products);
+      const __m512i levels =
+          _mm512_or_si512(_mm512_and_si512(four, _mm512_set1_epi8(15)), upper_bits);
+      const __m512i dot = _mm512_dpbusd_epi32(
+          _mm512_setzero_si512(), levels, _mm512_loadu_si512(x + 256 * b + 64 * v));
+      const __m512 product =
+          _mm512_permutexvar_ps(_mm512_add_epi32(quads, _mm512_set1_epi32(4 * v)), products);
       total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), product, total);
     }
   }
@@ -260,13 +309,15 @@ void quantize_vector(const float* x, std::int64_t n, const QuantizedRow& out) {
   for (std::int64_t b = 0; b < n / 32; ++b) {
     const __m512 first = _mm512_loadu_ps(x + 32 * b);
     const __m512 second = _mm512_loadu_ps(x + 32 * b + 16);
-    const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(first), _mm512_abs_ps(second)));
+    const float largest =
+        _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(first), _mm512_abs_ps(second)));
     const float scale = largest / 127.0F;
     const __m512 inverse = _mm512_set1_ps(largest > 0.0F ? 127.0F / largest : 0.0F);
     const __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(first, inverse));
     const __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(second, inverse));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quants + 32 * b), _mm512_cvtepi32_epi8(low));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quants + 32 * b + 16), _mm512_cvtepi32_epi8(high));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quants + 32 * b + 16),
+                     _mm512_cvtepi32_epi8(high));
     const int low_sum = _mm512_reduce_add_epi32(low);
     const int high_sum = _mm512_reduce_add_epi32(high);
     out.scales[b] = scale;

@@ -5,7 +5,8 @@
 #include "mobile/kernels.h"
 #include "mobile/unpack_blocks.h"
 
-// The oracle: what every other table must agree with. Integer parts are exact; float sums run in plain order.
+// The oracle: what every other table must agree with. Integer parts are exact; float sums run in
+// plain order.
 namespace pocketvlm {
 namespace {
 
@@ -25,7 +26,10 @@ float load_f16(const std::byte* at) { return half_to_float(load_u16(at)); }
 float load_bf16(const std::byte* at) { return bfloat16_to_float(load_u16(at)); }
 
 template <float (*kLoad)(const std::byte*), int kBytes>
-void matmul_float(const WeightRows& weights, const MatmulInput& input, float* y, std::int64_t y_stride) {
+void matmul_float(const WeightRows& weights,
+                  const MatmulInput& input,
+                  float* y,
+                  std::int64_t y_stride) {
   const auto* data = static_cast<const std::byte*>(weights.data);
   for (std::int64_t row = 0; row < weights.rows; ++row) {
     const std::byte* w = data + row * weights.row_bytes;
@@ -39,7 +43,10 @@ void matmul_float(const WeightRows& weights, const MatmulInput& input, float* y,
 }
 
 template <typename Block>
-void matmul_quantized(const WeightRows& weights, const MatmulInput& input, float* y, std::int64_t y_stride) {
+void matmul_quantized(const WeightRows& weights,
+                      const MatmulInput& input,
+                      float* y,
+                      std::int64_t y_stride) {
   constexpr std::int64_t kElements = Block::kElements;
   const auto* data = static_cast<const std::byte*>(weights.data);
   const std::int64_t blocks = input.columns / kElements;
@@ -47,7 +54,9 @@ void matmul_quantized(const WeightRows& weights, const MatmulInput& input, float
     for (std::int64_t token = 0; token < input.tokens; ++token) y[token * y_stride + row] = 0.0F;
     for (std::int64_t b = 0; b < blocks; ++b) {
       Block block;
-      std::memcpy(&block, data + row * weights.row_bytes + b * static_cast<std::int64_t>(sizeof(Block)), sizeof(Block));
+      std::memcpy(&block,
+                  data + row * weights.row_bytes + b * static_cast<std::int64_t>(sizeof(Block)),
+                  sizeof(Block));
       Unpacked<Block> unpacked;
       unpack(block, unpacked);
       for (std::int64_t token = 0; token < input.tokens; ++token) {
@@ -58,7 +67,8 @@ void matmul_quantized(const WeightRows& weights, const MatmulInput& input, float
         for (int k = 0; k < kElements / 16; ++k) {
           std::int32_t dot = 0;
           for (int i = 16 * k; i < 16 * k + 16; ++i) dot += unpacked.levels[i] * x[i];
-          total += scales[k / 2] * unpacked.scale[k] * static_cast<float>(dot) + unpacked.offset[k] * sums[k];
+          total += scales[k / 2] * unpacked.scale[k] * static_cast<float>(dot) +
+                   unpacked.offset[k] * sums[k];
         }
         y[token * y_stride + row] += total;
       }
@@ -69,7 +79,8 @@ void matmul_quantized(const WeightRows& weights, const MatmulInput& input, float
 void quantize(const float* x, std::int64_t n, const QuantizedRow& out) {
   for (std::int64_t b = 0; b < n / 32; ++b) {
     float largest = 0.0F;
-    for (std::int64_t i = 32 * b; i < 32 * b + 32; ++i) largest = std::max(largest, std::fabs(x[i]));
+    for (std::int64_t i = 32 * b; i < 32 * b + 32; ++i)
+      largest = std::max(largest, std::fabs(x[i]));
     out.scales[b] = largest / 127.0F;
     const float inverse = largest > 0.0F ? 127.0F / largest : 0.0F;
     std::int32_t sums[2] = {0, 0};
@@ -130,7 +141,8 @@ void rms_norm(const float* x, const float* weight, std::int64_t n, float eps, fl
   for (std::int64_t i = 0; i < n; ++i) y[i] = x[i] * inverse * weight[i];
 }
 
-void layer_norm(const float* x, const float* weight, const float* bias, std::int64_t n, float eps, float* y) {
+void layer_norm(
+    const float* x, const float* weight, const float* bias, std::int64_t n, float eps, float* y) {
   double sum = 0.0;
   for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]);
   const double mean = sum / static_cast<double>(n);
@@ -139,7 +151,8 @@ void layer_norm(const float* x, const float* weight, const float* bias, std::int
     const double centred = static_cast<double>(x[i]) - mean;
     squares += centred * centred;
   }
-  const float inverse = 1.0F / std::sqrt(static_cast<float>(squares / static_cast<double>(n)) + eps);
+  const float inverse =
+      1.0F / std::sqrt(static_cast<float>(squares / static_cast<double>(n)) + eps);
   const auto centre = static_cast<float>(mean);
   for (std::int64_t i = 0; i < n; ++i) y[i] = (x[i] - centre) * inverse * weight[i] + bias[i];
 }

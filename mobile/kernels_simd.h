@@ -10,7 +10,8 @@ namespace pocketvlm {
 /// Adds the tables of vector instructions that this processor has, fastest first.
 void append_simd_kernels(std::vector<const Kernels*>& tables);
 
-/// Memory of this thread for unpacked weights, aligned to 64 bytes; valid until the next call on the same thread.
+/// Memory of this thread for unpacked weights, aligned to 64 bytes; valid until the next call on
+/// the same thread.
 void* panel_scratch(std::size_t bytes);
 
 #if defined(__x86_64__)

@@ -7,19 +7,25 @@
 namespace pocketvlm {
 namespace {
 
-// Rows of a weight that one thread takes at a time: small enough to share evenly, and whole groups of 16, so that the
-// vector kernels see the same groups whatever the number of threads is.
-std::int64_t rows_per_piece(std::int64_t rows, std::int64_t row_bytes, std::int64_t tokens, int threads) {
-  // Single tokens stream the weights: pieces of about 32 KiB. Batches reuse a piece from the second-level cache.
+// Rows of a weight that one thread takes at a time: small enough to share evenly, and whole groups
+// of 16, so that the vector kernels see the same groups whatever the number of threads is.
+std::int64_t rows_per_piece(std::int64_t rows,
+                            std::int64_t row_bytes,
+                            std::int64_t tokens,
+                            int threads) {
+  // Single tokens stream the weights: pieces of about 32 KiB. Batches reuse a piece from the
+  // second-level cache.
   const std::int64_t bytes = tokens == 1 ? 32 * 1024 : 128 * 1024;
-  std::int64_t piece = std::max<std::int64_t>(16, bytes / std::max<std::int64_t>(1, row_bytes) / 16 * 16);
+  std::int64_t piece =
+      std::max<std::int64_t>(16, bytes / std::max<std::int64_t>(1, row_bytes) / 16 * 16);
   const std::int64_t fair = (rows / threads / 4 + 15) / 16 * 16;
   return std::max<std::int64_t>(16, std::min(piece, fair));
 }
 
 void check_computable(const GgufFile& file, const GgufTensor& tensor) {
   PV_CHECK(is_supported_type(tensor.type),
-           "{}: the tensor \"{}\" has type {}, which cannot be computed with; quantize the model to q8_0, q4_0, q4_k or "
+           "{}: the tensor \"{}\" has type {}, which cannot be computed with; quantize the model "
+           "to q8_0, q4_0, q4_k or "
            "f16",
            file.path(),
            tensor.name,
@@ -28,7 +34,10 @@ void check_computable(const GgufFile& file, const GgufTensor& tensor) {
 
 }  // namespace
 
-Activations::Activations(const Compute& compute, const float* values, std::int64_t tokens, std::int64_t columns)
+Activations::Activations(const Compute& compute,
+                         const float* values,
+                         std::int64_t tokens,
+                         std::int64_t columns)
     : compute_(compute) {
   input_.tokens = tokens;
   input_.columns = columns;
@@ -77,14 +86,16 @@ MobileLinear MobileLinear::from_tensor(const GgufFile& file,
                                        std::int64_t out) {
   const GgufTensor& tensor = file.tensor(name);
   check_computable(file, tensor);
-  PV_CHECK(tensor.num_elements() == in * out && (type_info(tensor.type).block == 1 || tensor.row_length() == in),
-           "{}: the tensor \"{}\" holds {} values in rows of {}, but the metadata ask for {} rows of {}",
-           file.path(),
-           name,
-           tensor.num_elements(),
-           tensor.row_length(),
-           out,
-           in);
+  PV_CHECK(
+      tensor.num_elements() == in * out &&
+          (type_info(tensor.type).block == 1 || tensor.row_length() == in),
+      "{}: the tensor \"{}\" holds {} values in rows of {}, but the metadata ask for {} rows of {}",
+      file.path(),
+      name,
+      tensor.num_elements(),
+      tensor.row_length(),
+      out,
+      in);
   MobileLinear linear;
   linear.data_ = tensor.bytes.data();
   linear.type_ = tensor.type;
@@ -96,7 +107,10 @@ MobileLinear MobileLinear::from_tensor(const GgufFile& file,
 
 const std::byte* MobileLinear::row(std::int64_t index) const { return data_ + index * row_bytes_; }
 
-void MobileLinear::forward(const Compute& compute, Activations& x, float* y, std::int64_t y_stride) const {
+void MobileLinear::forward(const Compute& compute,
+                           Activations& x,
+                           float* y,
+                           std::int64_t y_stride) const {
   const MatmulInput& input = needs_quantized_input(type_) ? x.quantized() : x.floats();
   const MatmulFunction matmul = matmul_for(compute.kernels, type_);
   const std::int64_t piece = rows_per_piece(out_, row_bytes_, input.tokens, compute.pool.threads());
@@ -104,12 +118,15 @@ void MobileLinear::forward(const Compute& compute, Activations& x, float* y, std
     matmul({row(begin), row_bytes_, end - begin}, input, y + begin, y_stride);
     if (bias_.empty()) return;
     for (std::int64_t t = 0; t < input.tokens; ++t) {
-      for (std::int64_t r = begin; r < end; ++r) y[t * y_stride + r] += bias_[static_cast<std::size_t>(r)];
+      for (std::int64_t r = begin; r < end; ++r)
+        y[t * y_stride + r] += bias_[static_cast<std::size_t>(r)];
     }
   });
 }
 
-std::vector<float> MobileLinear::forward(const Compute& compute, const float* x, std::int64_t tokens) const {
+std::vector<float> MobileLinear::forward(const Compute& compute,
+                                         const float* x,
+                                         std::int64_t tokens) const {
   std::vector<float> y(static_cast<std::size_t>(tokens * out_));
   Activations input(compute, x, tokens, in_);
   forward(compute, input, y.data(), out_);
@@ -134,22 +151,32 @@ std::vector<float> read_floats(const GgufFile& file, const std::string& name) {
   const std::int64_t columns = tensor.row_length();
   const std::int64_t bytes = row_bytes(tensor.type, columns);
   for (std::int64_t r = 0; r < tensor.num_rows(); ++r) {
-    dequantize_row(tensor.type, tensor.bytes.data() + r * bytes, columns, &values[static_cast<std::size_t>(r * columns)]);
+    dequantize_row(tensor.type,
+                   tensor.bytes.data() + r * bytes,
+                   columns,
+                   &values[static_cast<std::size_t>(r * columns)]);
   }
   return values;
 }
 
-MobileNorm::MobileNorm(const GgufFile& file, const std::string& name, std::int64_t size, float epsilon, bool with_bias)
+MobileNorm::MobileNorm(
+    const GgufFile& file, const std::string& name, std::int64_t size, float epsilon, bool with_bias)
     : weight(read_vector(file, name + ".weight", size)), eps(epsilon) {
   if (with_bias) bias = read_vector(file, name + ".bias", size);
 }
 
-void MobileNorm::forward(const Compute& compute, const float* x, std::int64_t tokens, float* y) const {
+void MobileNorm::forward(const Compute& compute,
+                         const float* x,
+                         std::int64_t tokens,
+                         float* y) const {
   const auto size = static_cast<std::int64_t>(weight.size());
   compute.pool.for_pieces(tokens, 16, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
-      if (bias.empty()) compute.kernels.rms_norm(x + t * size, weight.data(), size, eps, y + t * size);
-      else compute.kernels.layer_norm(x + t * size, weight.data(), bias.data(), size, eps, y + t * size);
+      if (bias.empty())
+        compute.kernels.rms_norm(x + t * size, weight.data(), size, eps, y + t * size);
+      else
+        compute.kernels.layer_norm(
+            x + t * size, weight.data(), bias.data(), size, eps, y + t * size);
     }
   });
 }

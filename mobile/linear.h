@@ -16,11 +16,15 @@ struct Compute {
   const Kernels& kernels;
 };
 
-/// Input rows of one or several matrix products; the int8 form is made once, when a product first needs it.
+/// Input rows of one or several matrix products; the int8 form is made once, when a product first
+/// needs it.
 ///   values  [tokens, columns] with `stride` floats from row to row; must outlive this
 class Activations {
  public:
-  Activations(const Compute& compute, const float* values, std::int64_t tokens, std::int64_t columns);
+  Activations(const Compute& compute,
+              const float* values,
+              std::int64_t tokens,
+              std::int64_t columns);
   const MatmulInput& floats() const { return input_; }
   const MatmulInput& quantized();
 
@@ -37,10 +41,18 @@ class Activations {
 class MobileLinear {
  public:
   MobileLinear() = default;
-  /// `name`.weight [in, out], and `name`.bias [out] where `with_bias`. Throws Error when missing or of other sizes.
-  MobileLinear(const GgufFile& file, const std::string& name, std::int64_t in, std::int64_t out, bool with_bias);
+  /// `name`.weight [in, out], and `name`.bias [out] where `with_bias`. Throws Error when missing or
+  /// of other sizes.
+  MobileLinear(const GgufFile& file,
+               const std::string& name,
+               std::int64_t in,
+               std::int64_t out,
+               bool with_bias);
   /// A tensor under its full name, of any shape that holds out rows of in values (convolutions).
-  static MobileLinear from_tensor(const GgufFile& file, const std::string& name, std::int64_t in, std::int64_t out);
+  static MobileLinear from_tensor(const GgufFile& file,
+                                  const std::string& name,
+                                  std::int64_t in,
+                                  std::int64_t out);
 
   /// y [tokens, out] = x W^T + bias, y_stride floats from row to row.
   void forward(const Compute& compute, Activations& x, float* y, std::int64_t y_stride) const;
@@ -74,7 +86,8 @@ struct MobileNorm {
   float eps = 0.0F;
 
   MobileNorm() = default;
-  MobileNorm(const GgufFile& file, const std::string& name, std::int64_t size, float eps, bool with_bias);
+  MobileNorm(
+      const GgufFile& file, const std::string& name, std::int64_t size, float eps, bool with_bias);
   /// x, y [tokens, size]; y may be x.
   void forward(const Compute& compute, const float* x, std::int64_t tokens, float* y) const;
 };

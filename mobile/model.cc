@@ -1,9 +1,9 @@
 #include "mobile/model.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
-
-#include <fmt/ranges.h>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -13,13 +13,18 @@ namespace {
 
 constexpr std::int64_t kMaxWidth = 1 << 20;
 
-MobileActivation read_activation(const GgufFile& file, const std::string& key, MobileActivation fallback) {
+MobileActivation read_activation(const GgufFile& file,
+                                 const std::string& key,
+                                 MobileActivation fallback) {
   if (!file.has(key)) return fallback;
   const std::string& name = file.get_string(key);
   if (name == "gelu_tanh") return MobileActivation::kGeluTanh;
   if (name == "gelu_erf") return MobileActivation::kGeluErf;
   if (name == "quick_gelu") return MobileActivation::kQuickGelu;
-  fail("{}: \"{}\" is \"{}\", but must be gelu_tanh, gelu_erf or quick_gelu", file.path(), key, name);
+  fail("{}: \"{}\" is \"{}\", but must be gelu_tanh, gelu_erf or quick_gelu",
+       file.path(),
+       key,
+       name);
 }
 
 std::string read_choice(const GgufFile& file,
@@ -46,7 +51,9 @@ void check_architecture(const GgufFile& file, const std::string& wanted, const s
            cure);
 }
 
-bool has_tensor(const GgufFile& file, const std::string& name) { return file.find(name) != nullptr; }
+bool has_tensor(const GgufFile& file, const std::string& name) {
+  return file.find(name) != nullptr;
+}
 
 std::string projector_kind(const GgufFile& mmproj) {
   return read_choice(mmproj, "clip.projector_type", "", {"resampler", "mlp", "ldp", "ldpv2"});
@@ -64,7 +71,10 @@ std::int64_t integer_root(const GgufFile& file, std::int64_t rows, const std::st
 
 // A config of ours stored as JSON text in one of the files; the language file speaks first.
 template <typename Config>
-bool read_stored_config(const GgufFile& language, const GgufFile* mmproj, const std::string& key, Config& config) {
+bool read_stored_config(const GgufFile& language,
+                        const GgufFile* mmproj,
+                        const std::string& key,
+                        Config& config) {
   for (const GgufFile* file : {&language, mmproj}) {
     if (file == nullptr || !file->has(key)) continue;
     const std::string where = file->path() + ": " + key;
@@ -74,15 +84,20 @@ bool read_stored_config(const GgufFile& language, const GgufFile* mmproj, const 
   return false;
 }
 
-// Visual places need some id; its embedding is never read. Vocabularies without "<unk>" lend another piece.
+// Visual places need some id; its embedding is never read. Vocabularies without "<unk>" lend
+// another piece.
 std::string filler_piece(const GgufFile& language) {
   const std::string usual = PromptConfig().filler;
   if (!language.has("tokenizer.ggml.tokens")) return usual;
-  const auto* pieces = std::get_if<std::vector<std::string>>(&language.get_array("tokenizer.ggml.tokens").values);
-  PV_CHECK(pieces != nullptr && !pieces->empty(), "{}: tokenizer.ggml.tokens must be a list of strings", language.path());
+  const auto* pieces =
+      std::get_if<std::vector<std::string>>(&language.get_array("tokenizer.ggml.tokens").values);
+  PV_CHECK(pieces != nullptr && !pieces->empty(),
+           "{}: tokenizer.ggml.tokens must be a list of strings",
+           language.path());
   if (std::find(pieces->begin(), pieces->end(), usual) != pieces->end()) return usual;
   const auto last = static_cast<std::int64_t>(pieces->size()) - 1;
-  return (*pieces)[static_cast<std::size_t>(language.get_int_or("tokenizer.ggml.bos_token_id", 0, 0, last))];
+  return (*pieces)[static_cast<std::size_t>(
+      language.get_int_or("tokenizer.ggml.bos_token_id", 0, 0, last))];
 }
 
 }  // namespace
@@ -91,7 +106,10 @@ MobileLanguageParams read_language_params(const GgufFile& file) {
   MobileLanguageParams params;
   params.architecture = file.get_string("general.architecture");
   const std::string a = params.architecture;
-  PV_CHECK(a != "clip", "{}: this is an mmproj file (vision); give it with --mmproj and the language file with --model", file.path());
+  PV_CHECK(a != "clip",
+           "{}: this is an mmproj file (vision); give it with --mmproj and the language file with "
+           "--model",
+           file.path());
   PV_CHECK(a == "llama" || a == "minicpm" || a == "qwen2",
            "{}: the architecture \"{}\" is not supported; llama, minicpm and qwen2 are",
            file.path(),
@@ -125,12 +143,18 @@ MobileLanguageParams read_language_params(const GgufFile& file) {
            file.path());
   params.max_positions = file.get_int(a + ".context_length", 1, std::int64_t{1} << 32);
   params.norm_eps = static_cast<float>(file.get_float(a + ".attention.layer_norm_rms_epsilon"));
-  PV_CHECK(params.norm_eps >= 0.0F, "{}: the norm epsilon {} is negative", file.path(), params.norm_eps);
+  PV_CHECK(
+      params.norm_eps >= 0.0F, "{}: the norm epsilon {} is negative", file.path(), params.norm_eps);
   params.rope_theta = file.get_float_or(a + ".rope.freq_base", 10000.0);
-  PV_CHECK(params.rope_theta >= 1.0, "{}: rope.freq_base {} is below 1", file.path(), params.rope_theta);
-  const std::string scaling = read_choice(file, a + ".rope.scaling.type", "none", {"none", "linear"});
+  PV_CHECK(
+      params.rope_theta >= 1.0, "{}: rope.freq_base {} is below 1", file.path(), params.rope_theta);
+  const std::string scaling =
+      read_choice(file, a + ".rope.scaling.type", "none", {"none", "linear"});
   if (scaling == "linear") params.rope_scaling = file.get_float(a + ".rope.scaling.factor");
-  PV_CHECK(params.rope_scaling > 0.0, "{}: rope.scaling.factor {} is not positive", file.path(), params.rope_scaling);
+  PV_CHECK(params.rope_scaling > 0.0,
+           "{}: rope.scaling.factor {} is not positive",
+           file.path(),
+           params.rope_scaling);
   params.rope_pairs = a != "qwen2";
   const GgufTensor& embeddings = file.tensor("token_embd.weight");
   PV_CHECK(embeddings.ne.size() == 2 && embeddings.ne[0] == params.hidden,
@@ -146,8 +170,8 @@ MobileLanguageParams read_language_params(const GgufFile& file) {
   params.tied_embeddings = !has_tensor(file, "output.weight");
   if (a == "minicpm") {
     params.scale_embeddings = static_cast<float>(file.get_float_or(a + ".embedding_scale", 12.0));
-    params.scale_residual = static_cast<float>(
-        file.get_float_or(a + ".residual_scale", 1.4 / std::sqrt(static_cast<double>(params.num_layers))));
+    params.scale_residual = static_cast<float>(file.get_float_or(
+        a + ".residual_scale", 1.4 / std::sqrt(static_cast<double>(params.num_layers))));
     params.scale_logits = static_cast<float>(
         file.get_float_or(a + ".logit_scale", static_cast<double>(params.hidden) / 256.0));
     PV_CHECK(params.scale_logits != 0.0F, "{}: minicpm.logit_scale is 0", file.path());
@@ -156,7 +180,8 @@ MobileLanguageParams read_language_params(const GgufFile& file) {
 }
 
 MobileVisionParams read_vision_params(const GgufFile& file) {
-  check_architecture(file, "clip", "give the language file with --model and the mmproj file with --mmproj");
+  check_architecture(
+      file, "clip", "give the language file with --model and the mmproj file with --mmproj");
   MobileVisionParams params;
   params.hidden = file.get_int("clip.vision.embedding_length", 1, kMaxWidth);
   params.num_layers = file.get_int("clip.vision.block_count", 1, 1000);
@@ -171,8 +196,10 @@ MobileVisionParams read_vision_params(const GgufFile& file) {
            params.hidden,
            params.num_heads);
   MobileActivation stock = MobileActivation::kQuickGelu;
-  if (file.get_bool_or("clip.use_gelu", false)) stock = MobileActivation::kGeluTanh;
-  else if (file.get_bool_or("clip.use_silu", false)) stock = MobileActivation::kSilu;
+  if (file.get_bool_or("clip.use_gelu", false))
+    stock = MobileActivation::kGeluTanh;
+  else if (file.get_bool_or("clip.use_silu", false))
+    stock = MobileActivation::kSilu;
   params.activation = read_activation(file, "pocketvlm.vision.activation", stock);
   params.class_token = has_tensor(file, "v.class_embd");
   params.pre_norm = has_tensor(file, "v.pre_ln.weight");
@@ -196,9 +223,11 @@ MobileVisionParams read_vision_params(const GgufFile& file) {
 MobileProjectorParams read_projector_params(const GgufFile& file) {
   MobileProjectorParams params;
   params.kind = projector_kind(file);
-  params.norm_eps = static_cast<float>(file.get_float_or(
-      "pocketvlm.projector.norm_epsilon", file.get_float("clip.vision.attention.layer_norm_epsilon")));
-  params.activation = read_activation(file, "pocketvlm.projector.activation", MobileActivation::kGeluTanh);
+  params.norm_eps = static_cast<float>(
+      file.get_float_or("pocketvlm.projector.norm_epsilon",
+                        file.get_float("clip.vision.attention.layer_norm_epsilon")));
+  params.activation =
+      read_activation(file, "pocketvlm.projector.activation", MobileActivation::kGeluTanh);
   if (params.kind == "resampler") {
     const GgufTensor& query = file.tensor("resampler.query");
     PV_CHECK(query.ne.size() == 2, "{}: resampler.query must have two dimensions", file.path());
@@ -210,7 +239,8 @@ MobileProjectorParams read_projector_params(const GgufFile& file) {
              file.path(),
              stated,
              params.num_queries);
-    params.num_heads = file.get_int_or("pocketvlm.projector.heads", std::max<std::int64_t>(1, params.hidden / 128), 1, 1024);
+    params.num_heads = file.get_int_or(
+        "pocketvlm.projector.heads", std::max<std::int64_t>(1, params.hidden / 128), 1, 1024);
     PV_CHECK(params.hidden % params.num_heads == 0 && params.hidden % 4 == 0,
              "{}: projector width {} does not suit {} heads and 2-D positions",
              file.path(),
@@ -228,16 +258,22 @@ MobileProjectorParams read_projector_params(const GgufFile& file) {
   const GgufTensor& weight = file.tensor(last);
   PV_CHECK(weight.ne.size() == 2, "{}: {} must have two dimensions", file.path(), last);
   params.hidden = weight.ne[1];
-  const std::int64_t side = file.get_int("clip.vision.image_size", 1, 8192) / file.get_int("clip.vision.patch_size", 1, 256);
+  const std::int64_t side = file.get_int("clip.vision.image_size", 1, 8192) /
+                            file.get_int("clip.vision.patch_size", 1, 256);
   const std::int64_t halved = params.kind == "ldp" ? (side + 1) / 2 : side / 2;
   params.num_queries = params.kind == "mlp" ? side * side : halved * halved;
-  PV_CHECK(params.num_queries >= 1, "{}: the image of {} patches a side is too small for {}", file.path(), side, params.kind);
+  PV_CHECK(params.num_queries >= 1,
+           "{}: the image of {} patches a side is too small for {}",
+           file.path(),
+           side,
+           params.kind);
   return params;
 }
 
 ImageConfig read_image_config(const GgufFile& language, const GgufFile* mmproj) {
   ImageConfig config;
-  if (read_stored_config(language, mmproj, "pocketvlm.image_config", config) || mmproj == nullptr) return config;
+  if (read_stored_config(language, mmproj, "pocketvlm.image_config", config) || mmproj == nullptr)
+    return config;
   config.patch_size = mmproj->get_int("clip.vision.patch_size", 1, 256);
   config.image_size = mmproj->get_int("clip.vision.image_size", 1, 8192);
   config.scale_resolution = config.image_size;
@@ -254,12 +290,18 @@ PromptConfig read_prompt_config(const GgufFile& language, const GgufFile* mmproj
   const std::string stored = language.get_string_or("tokenizer.chat_template", "");
   const auto mentions = [&](const char* mark) { return stored.find(mark) != std::string::npos; };
   const std::string& architecture = language.get_string("general.architecture");
-  if (mentions("<|im_start|>")) config.chat_template = "chatml";
-  else if (mentions("<|start_header_id|>")) config.chat_template = "llama3";
-  else if (mentions("<AI>") || architecture == "minicpm") config.chat_template = "minicpm";
-  else if (architecture == "qwen2") config.chat_template = "chatml";
-  else if (language.get_string_or("tokenizer.ggml.pre", "") == "llama-bpe") config.chat_template = "llama3";
-  else config.chat_template = "vicuna_v1";
+  if (mentions("<|im_start|>"))
+    config.chat_template = "chatml";
+  else if (mentions("<|start_header_id|>"))
+    config.chat_template = "llama3";
+  else if (mentions("<AI>") || architecture == "minicpm")
+    config.chat_template = "minicpm";
+  else if (architecture == "qwen2")
+    config.chat_template = "chatml";
+  else if (language.get_string_or("tokenizer.ggml.pre", "") == "llama-bpe")
+    config.chat_template = "llama3";
+  else
+    config.chat_template = "vicuna_v1";
   config.image_layout = "bare";
   config.filler = filler_piece(language);
   if (mmproj == nullptr) return config;

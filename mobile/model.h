@@ -18,15 +18,17 @@
 ///   pocketvlm.vision.activation   gelu_tanh | gelu_erf | quick_gelu
 ///   pocketvlm.projector.positions key | key_and_query | interpolated
 ///   pocketvlm.projector.heads     u32, attention heads of the resampler
-///   pocketvlm.projector.activation gelu_erf | gelu_tanh, between the linear layers of mlp, ldp, ldpv2
-///   pocketvlm.projector.norm_epsilon f32, of the projector's norms (llama.cpp uses the encoder's)
+///   pocketvlm.projector.activation gelu_erf | gelu_tanh, between the linear layers of mlp, ldp,
+///   ldpv2 pocketvlm.projector.norm_epsilon f32, of the projector's norms (llama.cpp uses the
+///   encoder's)
 /// Without them (a stock file) llama.cpp's facts hold.
 namespace pocketvlm {
 
 /// Elementwise functions of encoder and projector.
 enum class MobileActivation { kGeluTanh, kGeluErf, kQuickGelu, kSilu };
 
-/// Vision transformer over the patches of one slice after another (mmproj file, `clip.vision.*` and `v.*`).
+/// Vision transformer over the patches of one slice after another (mmproj file, `clip.vision.*` and
+/// `v.*`).
 struct MobileVisionParams {
   std::int64_t hidden = 0;
   std::int64_t num_layers = 0;
@@ -36,27 +38,28 @@ struct MobileVisionParams {
   std::int64_t image_size = 448;
   float norm_eps = 1e-6F;
   MobileActivation activation = MobileActivation::kGeluTanh;
-  bool class_token = false;         // v.class_embd: prepended, not handed to the projector
-  bool pre_norm = false;            // v.pre_ln
-  bool final_norm = false;          // v.post_ln
+  bool class_token = false;  // v.class_embd: prepended, not handed to the projector
+  bool pre_norm = false;     // v.pre_ln
+  bool final_norm = false;   // v.post_ln
   std::string positions = "bucketed";
-  std::int64_t position_side = 70;  // v.position_embd.weight has side * side rows, + 1 with class token
+  std::int64_t position_side =
+      70;  // v.position_embd.weight has side * side rows, + 1 with class token
 };
 
 /// From the patches of a slice to visual tokens (mmproj file, `resampler.*` or `mm.*`).
 struct MobileProjectorParams {
-  std::string kind = "resampler";   // resampler | mlp | ldp | ldpv2
-  std::int64_t num_queries = 64;    // visual tokens a slice
-  std::int64_t num_heads = 0;       // resampler
-  std::int64_t hidden = 0;          // width of its output = of the language model
-  std::string positions = "key";    // key | key_and_query | interpolated
+  std::string kind = "resampler";  // resampler | mlp | ldp | ldpv2
+  std::int64_t num_queries = 64;   // visual tokens a slice
+  std::int64_t num_heads = 0;      // resampler
+  std::int64_t hidden = 0;         // width of its output = of the language model
+  std::string positions = "key";   // key | key_and_query | interpolated
   float norm_eps = 1e-6F;
   MobileActivation activation = MobileActivation::kGeluTanh;
 };
 
 /// Decoder (language file, `<arch>.*`).
 struct MobileLanguageParams {
-  std::string architecture;         // llama | minicpm | qwen2
+  std::string architecture;  // llama | minicpm | qwen2
   std::int64_t vocab = 0;
   std::int64_t hidden = 0;
   std::int64_t num_layers = 0;
@@ -67,21 +70,23 @@ struct MobileLanguageParams {
   std::int64_t max_positions = 0;
   float norm_eps = 1e-5F;
   double rope_theta = 10000.0;
-  double rope_scaling = 1.0;        // positions are divided by it
-  bool rope_pairs = true;           // llama, minicpm: pairs (2i, 2i+1); qwen2: (i, i + head_dim / 2)
+  double rope_scaling = 1.0;  // positions are divided by it
+  bool rope_pairs = true;     // llama, minicpm: pairs (2i, 2i+1); qwen2: (i, i + head_dim / 2)
   bool tied_embeddings = false;
-  float scale_embeddings = 1.0F;    // of text and image embeddings alike: the projector's are stored divided by it
+  float scale_embeddings =
+      1.0F;  // of text and image embeddings alike: the projector's are stored divided by it
   float scale_residual = 1.0F;
-  float scale_logits = 1.0F;        // logits are divided by it
+  float scale_logits = 1.0F;  // logits are divided by it
 };
 
-/// Reads and checks the metadata; tensors are checked where they are bound. Throws Error naming file and key.
+/// Reads and checks the metadata; tensors are checked where they are bound. Throws Error naming
+/// file and key.
 MobileLanguageParams read_language_params(const GgufFile& language);
 MobileVisionParams read_vision_params(const GgufFile& mmproj);
 MobileProjectorParams read_projector_params(const GgufFile& mmproj);
 
-/// Preprocessing and prompt of a model: our own keys where present (language file first), llama.cpp's facts otherwise.
-/// `mmproj` may be null: a text-only model.
+/// Preprocessing and prompt of a model: our own keys where present (language file first),
+/// llama.cpp's facts otherwise. `mmproj` may be null: a text-only model.
 ImageConfig read_image_config(const GgufFile& language, const GgufFile* mmproj);
 PromptConfig read_prompt_config(const GgufFile& language, const GgufFile* mmproj);
 

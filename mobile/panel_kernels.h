@@ -6,11 +6,13 @@
 #include "mobile/kernels_simd.h"
 #include "mobile/unpack_blocks.h"
 
-/// Products of quantized weights with many input rows. As many weight rows as a vector has lanes are unpacked once into a panel
-/// (four neighbouring levels of every row side by side), which then meets all input rows: no horizontal sums, one
-/// scale vector for 32 columns. Written once over an instruction set I:
-///   kRows lanes, kTokens input rows at a time, kSignedLevels (Q8_0 levels as int8 instead of + 128), Int, Float, Levels
-///   zero_int, load_levels, dot<Block>(sum, levels, four input bytes), to_float, zero, set1, load, fma, mul, store, store_part
+/// Products of quantized weights with many input rows. As many weight rows as a vector has lanes
+/// are unpacked once into a panel (four neighbouring levels of every row side by side), which then
+/// meets all input rows: no horizontal sums, one scale vector for 32 columns. Written once over an
+/// instruction set I:
+///   kRows lanes, kTokens input rows at a time, kSignedLevels (Q8_0 levels as int8 instead of +
+///   128), Int, Float, Levels zero_int, load_levels, dot<Block>(sum, levels, four input bytes),
+///   to_float, zero, set1, load, fma, mul, store, store_part
 /// Included by files with different instruction sets, hence internal linkage.
 namespace pocketvlm {
 namespace {
@@ -43,16 +45,19 @@ void fill_panel(const WeightRows& weights,
     const auto* source = static_cast<const std::uint8_t*>(weights.data) + row * weights.row_bytes;
     for (std::int64_t b = 0; b < columns / Block::kElements; ++b) {
       Block block;
-      __builtin_memcpy(&block, source + b * static_cast<std::int64_t>(sizeof(Block)), sizeof(Block));
+      __builtin_memcpy(
+          &block, source + b * static_cast<std::int64_t>(sizeof(Block)), sizeof(Block));
       Unpacked<Block> unpacked;
       unpack(block, unpacked);
       if constexpr (I::kSignedLevels && sizeof(Block) == sizeof(BlockQ8_0)) {
-        for (int e = 0; e < Block::kElements; ++e) unpacked.levels[e] = static_cast<std::uint8_t>(unpacked.levels[e] ^ 0x80);
+        for (int e = 0; e < Block::kElements; ++e)
+          unpacked.levels[e] = static_cast<std::uint8_t>(unpacked.levels[e] ^ 0x80);
         unpacked.offset[0] = 0.0F;
       }
       for (int g = 0; g < kGroups; ++g) {
         PanelBlock<I, Block>& target = panel[b * kGroups + g];
-        for (int k = 0; k < 8; ++k) __builtin_memcpy(target.levels[k][r], unpacked.levels + 32 * g + 4 * k, 4);
+        for (int k = 0; k < 8; ++k)
+          __builtin_memcpy(target.levels[k][r], unpacked.levels + 32 * g + 4 * k, 4);
         for (int h = 0; h < kHalves; ++h) {
           target.scale[h][r] = unpacked.scale[2 * g + h];
           target.offset[h][r] = unpacked.offset[2 * g + h];
@@ -97,13 +102,18 @@ void panel_tokens(const PanelBlock<I, Block>* panel,
     }
   }
   for (int t = 0; t < kTokens; ++t) {
-    if (rows == I::kRows) I::store(y + t * y_stride, sums[t]);
-    else I::store_part(y + t * y_stride, sums[t], rows);
+    if (rows == I::kRows)
+      I::store(y + t * y_stride, sums[t]);
+    else
+      I::store_part(y + t * y_stride, sums[t], rows);
   }
 }
 
 template <typename I, typename Block>
-void panel_matmul(const WeightRows& weights, const MatmulInput& input, float* y, std::int64_t y_stride) {
+void panel_matmul(const WeightRows& weights,
+                  const MatmulInput& input,
+                  float* y,
+                  std::int64_t y_stride) {
   using Panel = PanelBlock<I, Block>;
   auto* panel = static_cast<Panel*>(
       panel_scratch(static_cast<std::size_t>(input.columns / 32) * sizeof(Panel)));
@@ -123,12 +133,18 @@ void panel_matmul(const WeightRows& weights, const MatmulInput& input, float* y,
 // Fewer input rows than this do not pay for a panel.
 constexpr std::int64_t kPanelTokens = 4;
 
-template <typename I, typename Block, float (*kRowDot)(const std::uint8_t*, const MatmulInput&, std::int64_t)>
-void quantized_matmul(const WeightRows& weights, const MatmulInput& input, float* y, std::int64_t y_stride) {
+template <typename I,
+          typename Block,
+          float (*kRowDot)(const std::uint8_t*, const MatmulInput&, std::int64_t)>
+void quantized_matmul(const WeightRows& weights,
+                      const MatmulInput& input,
+                      float* y,
+                      std::int64_t y_stride) {
   if (input.tokens >= kPanelTokens) return panel_matmul<I, Block>(weights, input, y, y_stride);
   const auto* data = static_cast<const std::uint8_t*>(weights.data);
   for (std::int64_t r = 0; r < weights.rows; ++r) {
-    for (std::int64_t t = 0; t < input.tokens; ++t) y[t * y_stride + r] = kRowDot(data + r * weights.row_bytes, input, t);
+    for (std::int64_t t = 0; t < input.tokens; ++t)
+      y[t * y_stride + r] = kRowDot(data + r * weights.row_bytes, input, t);
   }
 }
 

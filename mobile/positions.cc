@@ -6,8 +6,8 @@
 namespace pocketvlm {
 namespace {
 
-// torch.arange(start, end, step) in float32 on a CPU with 16-lane vectors: whole groups of 16 start from a rounded
-// base, the rest is computed one by one in double.
+// torch.arange(start, end, step) in float32 on a CPU with 16-lane vectors: whole groups of 16 start
+// from a rounded base, the rest is computed one by one in double.
 std::vector<float> float_range(double start, double end, double step) {
   constexpr std::size_t kLanes = 16;
   const auto count = static_cast<std::size_t>(std::ceil((end - start) / step));
@@ -16,7 +16,8 @@ std::vector<float> float_range(double start, double end, double step) {
   for (; i + kLanes <= count; i += kLanes) {
     const auto base = static_cast<float>(start + step * static_cast<double>(i));
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
-      values[i + lane] = static_cast<float>(static_cast<double>(base) + static_cast<double>(lane) * step);
+      values[i + lane] =
+          static_cast<float>(static_cast<double>(base) + static_cast<double>(lane) * step);
     }
   }
   for (; i < count; ++i) values[i] = static_cast<float>(start + step * static_cast<double>(i));
@@ -69,7 +70,8 @@ std::vector<Taps> plain_taps(std::int64_t in, std::int64_t out) {
     for (std::int64_t k = -1; k <= 2; ++k) {
       const std::int64_t at = static_cast<std::int64_t>(whole) + k;
       tap.from.push_back(std::clamp<std::int64_t>(at, 0, in - 1));
-      tap.weights.push_back(static_cast<float>(cubic(source - whole - static_cast<double>(k), -0.75)));
+      tap.weights.push_back(
+          static_cast<float>(cubic(source - whole - static_cast<double>(k), -0.75)));
     }
   }
   return taps;
@@ -82,7 +84,8 @@ std::vector<float> resample(const std::vector<float>& table,
                             const std::vector<Taps>& horizontal) {
   const auto rows = static_cast<std::int64_t>(vertical.size());
   const auto columns = static_cast<std::int64_t>(horizontal.size());
-  const auto mix = [hidden](const float* source, std::int64_t step, const Taps& tap, float* target) {
+  const auto mix = [hidden](
+                       const float* source, std::int64_t step, const Taps& tap, float* target) {
     for (std::size_t k = 0; k < tap.from.size(); ++k) {
       const float* row = source + tap.from[k] * step;
       for (std::int64_t h = 0; h < hidden; ++h) target[h] += tap.weights[k] * row[h];
@@ -131,7 +134,8 @@ std::vector<float> resample_positions_antialiased(const std::vector<float>& tabl
                                                   std::int64_t rows,
                                                   std::int64_t columns) {
   if (rows == side && columns == side) return table;
-  return resample(table, side, hidden, antialiased_taps(side, rows), antialiased_taps(side, columns));
+  return resample(
+      table, side, hidden, antialiased_taps(side, rows), antialiased_taps(side, columns));
 }
 
 std::vector<float> resample_positions(const std::vector<float>& table,
@@ -146,7 +150,8 @@ std::vector<float> sincos_table(std::int64_t rows, std::int64_t columns, std::in
   const std::int64_t quarter = hidden / 4;
   std::vector<double> frequencies;
   for (std::int64_t i = 0; i < quarter; ++i) {
-    frequencies.push_back(std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(quarter)));
+    frequencies.push_back(
+        std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(quarter)));
   }
   std::vector<float> table(static_cast<std::size_t>(rows * columns * hidden));
   for (std::int64_t r = 0; r < rows; ++r) {

@@ -23,7 +23,9 @@ std::vector<float> depthwise3x3(const Compute& compute,
   // [9][channels], so that the inner loop runs over neighbours in memory.
   std::vector<float> taps(weight.size());
   for (std::int64_t c = 0; c < channels; ++c) {
-    for (std::int64_t k = 0; k < 9; ++k) taps[static_cast<std::size_t>(k * channels + c)] = weight[static_cast<std::size_t>(c * 9 + k)];
+    for (std::int64_t k = 0; k < 9; ++k)
+      taps[static_cast<std::size_t>(k * channels + c)] =
+          weight[static_cast<std::size_t>(c * 9 + k)];
   }
   std::vector<float> y(static_cast<std::size_t>(out_rows * out_columns * channels), 0.0F);
   compute.pool.for_pieces(out_rows, 1, [&](std::int64_t out_row, std::int64_t) {
@@ -50,8 +52,10 @@ MobileProjector::MobileProjector(const GgufFile& file,
                                  const MobileProjectorParams& params,
                                  std::int64_t vision_hidden)
     : file_(file), params_(params), vision_hidden_(vision_hidden) {
-  if (params.kind == "resampler") bind_resampler();
-  else bind_convolutional();
+  if (params.kind == "resampler")
+    bind_resampler();
+  else
+    bind_convolutional();
 }
 
 void MobileProjector::bind_resampler() {
@@ -76,7 +80,8 @@ void MobileProjector::bind_convolutional() {
     return;
   }
   const bool ldp = params_.kind == "ldp";
-  first_ = MobileLinear(file_, ldp ? "mm.model.mlp.1" : "mm.model.mlp.0", vision_hidden_, hidden, true);
+  first_ =
+      MobileLinear(file_, ldp ? "mm.model.mlp.1" : "mm.model.mlp.0", vision_hidden_, hidden, true);
   second_ = MobileLinear(file_, ldp ? "mm.model.mlp.3" : "mm.model.mlp.2", hidden, hidden, true);
   if (!ldp) {
     peg_weight_ = read_vector(file_, "mm.model.peg.0.weight", 9 * hidden);
@@ -107,7 +112,8 @@ std::vector<float> MobileProjector::resample(const Compute& compute,
 
   std::vector<float> query = read_vector(file_, "resampler.query", queries * hidden);
   norm_q_.forward(compute, query.data(), queries, query.data());
-  const auto side = static_cast<std::int64_t>(std::llround(std::sqrt(static_cast<double>(queries))));
+  const auto side =
+      static_cast<std::int64_t>(std::llround(std::sqrt(static_cast<double>(queries))));
   const std::vector<float> query_table =
       params_.positions == "key" ? std::vector<float>() : sincos_table(side, side, hidden);
   if (!query_table.empty()) {
@@ -123,11 +129,13 @@ std::vector<float> MobileProjector::resample(const Compute& compute,
   std::vector<std::int64_t> lengths;
   std::int64_t first = 0;
   for (const auto& [rows, columns] : grids) {
-    const std::vector<float> positions = params_.positions == "interpolated"
-                                             ? resample_positions(query_table, side, hidden, rows, columns)
-                                             : sincos_table(rows, columns, hidden);
+    const std::vector<float> positions =
+        params_.positions == "interpolated"
+            ? resample_positions(query_table, side, hidden, rows, columns)
+            : sincos_table(rows, columns, hidden);
     const std::int64_t count = std::int64_t{rows} * columns;
-    compute.kernels.add_scaled(positions.data(), 1.0F, count * hidden, &keys[static_cast<std::size_t>(first * hidden)]);
+    compute.kernels.add_scaled(
+        positions.data(), 1.0F, count * hidden, &keys[static_cast<std::size_t>(first * hidden)]);
     lengths.push_back(count);
     first += count;
   }
@@ -148,7 +156,8 @@ std::vector<float> MobileProjector::resample(const Compute& compute,
   return proj_.forward(compute, out.data(), slices * queries);
 }
 
-// MobileVLM's inverted residual without expansion: depthwise, norm, hardswish, squeeze-excite, pointwise, norm.
+// MobileVLM's inverted residual without expansion: depthwise, norm, hardswish, squeeze-excite,
+// pointwise, norm.
 std::vector<float> MobileProjector::run_block(const Compute& compute,
                                               const InvertedResidual& block,
                                               const std::vector<float>& x,
@@ -161,7 +170,10 @@ std::vector<float> MobileProjector::run_block(const Compute& compute,
   std::vector<float> mean(static_cast<std::size_t>(hidden), 0.0F);
   for (float& value : y) value *= hard_sigmoid(value);
   for (std::int64_t t = 0; t < tokens; ++t) {
-    compute.kernels.add_scaled(&y[static_cast<std::size_t>(t * hidden)], 1.0F / static_cast<float>(tokens), hidden, mean.data());
+    compute.kernels.add_scaled(&y[static_cast<std::size_t>(t * hidden)],
+                               1.0F / static_cast<float>(tokens),
+                               hidden,
+                               mean.data());
   }
   std::vector<float> squeezed = block.squeeze.forward(compute, mean.data(), 1);
   for (float& value : squeezed) value = std::max(value, 0.0F);
@@ -187,14 +199,16 @@ std::vector<float> MobileProjector::shrink(const Compute& compute,
   std::vector<float> pooled(static_cast<std::size_t>(half[0] * half[1] * hidden), 0.0F);
   for (std::int64_t r = 0; r < 2 * half[0]; ++r) {
     for (std::int64_t c = 0; c < 2 * half[1]; ++c) {
-      compute.kernels.add_scaled(&x[static_cast<std::size_t>((r * grid[1] + c) * hidden)],
-                                 0.25F,
-                                 hidden,
-                                 &pooled[static_cast<std::size_t>((r / 2 * half[1] + c / 2) * hidden)]);
+      compute.kernels.add_scaled(
+          &x[static_cast<std::size_t>((r * grid[1] + c) * hidden)],
+          0.25F,
+          hidden,
+          &pooled[static_cast<std::size_t>((r / 2 * half[1] + c / 2) * hidden)]);
     }
   }
   std::vector<float> y = depthwise3x3(compute, pooled, half, 1, peg_weight_, hidden);
-  for (std::size_t i = 0; i < y.size(); ++i) y[i] += pooled[i] + peg_bias_[i % static_cast<std::size_t>(hidden)];
+  for (std::size_t i = 0; i < y.size(); ++i)
+    y[i] += pooled[i] + peg_bias_[i % static_cast<std::size_t>(hidden)];
   return y;
 }
 
@@ -218,7 +232,8 @@ std::vector<float> MobileProjector::forward(const Compute& compute,
     auto begin = x.begin();
     for (const auto& [rows, columns] : grids) {
       const auto end = begin + std::int64_t{rows} * columns * params_.hidden;
-      const std::vector<float> one = shrink(compute, std::vector<float>(begin, end), {rows, columns});
+      const std::vector<float> one =
+          shrink(compute, std::vector<float>(begin, end), {rows, columns});
       all.insert(all.end(), one.begin(), one.end());
       begin = end;
     }

@@ -10,12 +10,14 @@
 
 namespace pocketvlm {
 
-/// From the patches of each slice to visual tokens: resampler (MiniCPM-V), mlp (LLaVA), ldp and ldpv2 (MobileVLM), with
-/// the weights of an mmproj file, which stay in the mapped file.
+/// From the patches of each slice to visual tokens: resampler (MiniCPM-V), mlp (LLaVA), ldp and
+/// ldpv2 (MobileVLM), with the weights of an mmproj file, which stay in the mapped file.
 class MobileProjector {
  public:
   /// `vision_hidden`: width of what it reads. Throws Error for missing tensors or other sizes.
-  MobileProjector(const GgufFile& file, const MobileProjectorParams& params, std::int64_t vision_hidden);
+  MobileProjector(const GgufFile& file,
+                  const MobileProjectorParams& params,
+                  std::int64_t vision_hidden);
 
   ///   features  [patches, vision_hidden], all slices one after the other
   ///   grids     (rows, columns) of each slice

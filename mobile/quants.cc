@@ -14,16 +14,16 @@ namespace pocketvlm {
 namespace {
 
 constexpr std::array<GgmlTypeInfo, 20> kTypes = {{
-    {GgmlType::kF32, "f32", 1, 4},        {GgmlType::kF16, "f16", 1, 2},
-    {GgmlType::kQ4_0, "q4_0", 32, 18},    {GgmlType::kQ4_1, "q4_1", 32, 20},
-    {GgmlType::kQ5_0, "q5_0", 32, 22},    {GgmlType::kQ5_1, "q5_1", 32, 24},
-    {GgmlType::kQ8_0, "q8_0", 32, 34},    {GgmlType::kQ8_1, "q8_1", 32, 36},
-    {GgmlType::kQ2_K, "q2_K", 256, 84},   {GgmlType::kQ3_K, "q3_K", 256, 110},
-    {GgmlType::kQ4_K, "q4_K", 256, 144},  {GgmlType::kQ5_K, "q5_K", 256, 176},
-    {GgmlType::kQ6_K, "q6_K", 256, 210},  {GgmlType::kQ8_K, "q8_K", 256, 292},
-    {GgmlType::kI8, "i8", 1, 1},          {GgmlType::kI16, "i16", 1, 2},
-    {GgmlType::kI32, "i32", 1, 4},        {GgmlType::kI64, "i64", 1, 8},
-    {GgmlType::kF64, "f64", 1, 8},        {GgmlType::kBF16, "bf16", 1, 2},
+    {GgmlType::kF32, "f32", 1, 4},       {GgmlType::kF16, "f16", 1, 2},
+    {GgmlType::kQ4_0, "q4_0", 32, 18},   {GgmlType::kQ4_1, "q4_1", 32, 20},
+    {GgmlType::kQ5_0, "q5_0", 32, 22},   {GgmlType::kQ5_1, "q5_1", 32, 24},
+    {GgmlType::kQ8_0, "q8_0", 32, 34},   {GgmlType::kQ8_1, "q8_1", 32, 36},
+    {GgmlType::kQ2_K, "q2_K", 256, 84},  {GgmlType::kQ3_K, "q3_K", 256, 110},
+    {GgmlType::kQ4_K, "q4_K", 256, 144}, {GgmlType::kQ5_K, "q5_K", 256, 176},
+    {GgmlType::kQ6_K, "q6_K", 256, 210}, {GgmlType::kQ8_K, "q8_K", 256, 292},
+    {GgmlType::kI8, "i8", 1, 1},         {GgmlType::kI16, "i16", 1, 2},
+    {GgmlType::kI32, "i32", 1, 4},       {GgmlType::kI64, "i64", 1, 8},
+    {GgmlType::kF64, "f64", 1, 8},       {GgmlType::kBF16, "bf16", 1, 2},
 }};
 
 std::string lower(std::string_view text) {
@@ -32,7 +32,8 @@ std::string lower(std::string_view text) {
   return out;
 }
 
-// The quants are made with the unrounded scale, the stored scale is its half: the format's reference does so.
+// The quants are made with the unrounded scale, the stored scale is its half: the format's
+// reference does so.
 float inverse(float d) { return d != 0.0F ? 1.0F / d : 0.0F; }
 
 void quantize_q8_0(const float* x, BlockQ8_0& block) {
@@ -57,8 +58,8 @@ float signed_largest(const float* x, int n) {
   return value;
 }
 
-// Scale of a symmetric grid -levels .. levels - 1 that lessens the weighted squared error. Our own search: the
-// reference has none for the 32-blocks without importance.
+// Scale of a symmetric grid -levels .. levels - 1 that lessens the weighted squared error. Our own
+// search: the reference has none for the 32-blocks without importance.
 float weighted_scale(const float* x, const float* importance, int levels) {
   const float extreme = signed_largest(x, 32);
   if (extreme == 0.0F) return 0.0F;
@@ -89,7 +90,8 @@ int symmetric_level(float x, float id, int levels) {
 }
 
 void quantize_q4_0(const float* x, BlockQ4_0& block, const float* importance) {
-  const float d = importance != nullptr ? weighted_scale(x, importance, 8) : signed_largest(x, 32) / -8.0F;
+  const float d =
+      importance != nullptr ? weighted_scale(x, importance, 8) : signed_largest(x, 32) / -8.0F;
   const float id = inverse(d);
   block.d = float_to_half(d);
   for (int j = 0; j < 16; ++j) {
@@ -100,7 +102,8 @@ void quantize_q4_0(const float* x, BlockQ4_0& block, const float* importance) {
 }
 
 void quantize_q5_0(const float* x, BlockQ5_0& block, const float* importance) {
-  const float d = importance != nullptr ? weighted_scale(x, importance, 16) : signed_largest(x, 32) / -16.0F;
+  const float d =
+      importance != nullptr ? weighted_scale(x, importance, 16) : signed_largest(x, 32) / -16.0F;
   const float id = inverse(d);
   block.d = float_to_half(d);
   std::uint32_t fifth = 0;
@@ -214,7 +217,8 @@ void dequantize_block(const BlockQ4_K& block, float* y) {
     const float offset = dmin * static_cast<float>(pair.min);
     const std::uint8_t* qs = block.qs + 32 * (j / 2);
     const int shift = 4 * (j % 2);
-    for (int l = 0; l < 32; ++l) y[32 * j + l] = scale * static_cast<float>(qs[l] >> shift & 15) - offset;
+    for (int l = 0; l < 32; ++l)
+      y[32 * j + l] = scale * static_cast<float>(qs[l] >> shift & 15) - offset;
   }
 }
 
@@ -334,9 +338,11 @@ std::uint16_t float_to_half(float value) {
   if (magnitude > 0x7F800000U) {
     return static_cast<std::uint16_t>(sign | 0x7E00U | (magnitude >> 13 & 0x1FFU));
   }
-  if (magnitude >= 0x477FF000U) return static_cast<std::uint16_t>(sign | 0x7C00U);  // rounds to infinity
+  if (magnitude >= 0x477FF000U)
+    return static_cast<std::uint16_t>(sign | 0x7C00U);  // rounds to infinity
   if (magnitude < 0x38800000U) {
-    // Subnormal or zero: adding 2^-1 puts the half's last place at the float's last place, rounding to even.
+    // Subnormal or zero: adding 2^-1 puts the half's last place at the float's last place, rounding
+    // to even.
     const float shifted = std::bit_cast<float>(magnitude) + 0.5F;
     return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3F000000U));
   }
@@ -358,11 +364,8 @@ void quantize_row(GgmlType type, const float* source, std::int64_t n, void* out)
   quantize_row(type, source, n, out, nullptr);
 }
 
-void quantize_row(GgmlType type,
-                  const float* x,
-                  std::int64_t n,
-                  void* out,
-                  const float* importance) {
+void quantize_row(
+    GgmlType type, const float* x, std::int64_t n, void* out, const float* importance) {
   const std::int64_t bytes = row_bytes(type, n);
   const auto weights = [&](std::int64_t first) {
     return importance != nullptr ? importance + first : nullptr;
@@ -385,34 +388,41 @@ void quantize_row(GgmlType type,
       return quantize_blocks<BlockQ8_0>(
           x, n, out, [&](const float* v, std::int64_t, BlockQ8_0& b) { quantize_q8_0(v, b); });
     case GgmlType::kQ4_0:
-      return quantize_blocks<BlockQ4_0>(x, n, out, [&](const float* v, std::int64_t i, BlockQ4_0& b) {
-        quantize_q4_0(v, b, weights(i));
-      });
+      return quantize_blocks<BlockQ4_0>(
+          x, n, out, [&](const float* v, std::int64_t i, BlockQ4_0& b) {
+            quantize_q4_0(v, b, weights(i));
+          });
     case GgmlType::kQ4_1:
       return quantize_blocks<BlockQ4_1>(
           x, n, out, [&](const float* v, std::int64_t, BlockQ4_1& b) { quantize_q4_1(v, b); });
     case GgmlType::kQ5_0:
-      return quantize_blocks<BlockQ5_0>(x, n, out, [&](const float* v, std::int64_t i, BlockQ5_0& b) {
-        quantize_q5_0(v, b, weights(i));
-      });
+      return quantize_blocks<BlockQ5_0>(
+          x, n, out, [&](const float* v, std::int64_t i, BlockQ5_0& b) {
+            quantize_q5_0(v, b, weights(i));
+          });
     case GgmlType::kQ5_1:
       return quantize_blocks<BlockQ5_1>(
           x, n, out, [&](const float* v, std::int64_t, BlockQ5_1& b) { quantize_q5_1(v, b); });
     case GgmlType::kQ4_K:
-      return quantize_blocks<BlockQ4_K>(x, n, out, [&](const float* v, std::int64_t i, BlockQ4_K& b) {
-        quantize_q4_k(v, weights(i), b);
-      });
+      return quantize_blocks<BlockQ4_K>(
+          x, n, out, [&](const float* v, std::int64_t i, BlockQ4_K& b) {
+            quantize_q4_k(v, weights(i), b);
+          });
     case GgmlType::kQ5_K:
-      return quantize_blocks<BlockQ5_K>(x, n, out, [&](const float* v, std::int64_t i, BlockQ5_K& b) {
-        quantize_q5_k(v, weights(i), b);
-      });
+      return quantize_blocks<BlockQ5_K>(
+          x, n, out, [&](const float* v, std::int64_t i, BlockQ5_K& b) {
+            quantize_q5_k(v, weights(i), b);
+          });
     case GgmlType::kQ6_K:
-      return quantize_blocks<BlockQ6_K>(x, n, out, [&](const float* v, std::int64_t i, BlockQ6_K& b) {
-        quantize_q6_k(v, weights(i), b);
-      });
+      return quantize_blocks<BlockQ6_K>(
+          x, n, out, [&](const float* v, std::int64_t i, BlockQ6_K& b) {
+            quantize_q6_k(v, weights(i), b);
+          });
     default:
-      fail("values cannot be quantized to type {}; choose f32, f16, bf16, q8_0, q4_0, q5_0, q4_k, q5_k or q6_k",
-           type_info(type).name);
+      fail(
+          "values cannot be quantized to type {}; choose f32, f16, bf16, q8_0, q4_0, q5_0, q4_k, "
+          "q5_k or q6_k",
+          type_info(type).name);
   }
 }
 
@@ -448,8 +458,10 @@ void dequantize_row(GgmlType type, const void* blocks, std::int64_t n, float* ou
     case GgmlType::kQ6_K:
       return dequantize_blocks<BlockQ6_K>(blocks, n, out);
     default:
-      fail("type {} cannot be read here; supported are f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_K, q5_K, q6_K",
-           type_info(type).name);
+      fail(
+          "type {} cannot be read here; supported are f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, "
+          "q5_1, q4_K, q5_K, q6_K",
+          type_info(type).name);
   }
 }
 

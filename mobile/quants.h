@@ -59,20 +59,18 @@ std::uint16_t float_to_half(float value);
 float bfloat16_to_float(std::uint16_t value);
 std::uint16_t float_to_bfloat16(float value);
 
-/// Quantizes one row by the format's reference rules, byte-equal to llama.cpp's reference quantizers:
-/// F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K.
+/// Quantizes one row by the format's reference rules, byte-equal to llama.cpp's reference
+/// quantizers: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K.
 ///   source  n values, finite
 ///   out     row_bytes(type, n) bytes
 /// Throws Error when the type is not supported or n is not a multiple of its block.
 void quantize_row(GgmlType type, const float* source, std::int64_t n, void* out);
 
-/// The same, choosing scales that lessen the error weighted by `importance` [n] (mean squared activation of each
-/// input column); nullptr gives the reference rules. K types and the 4/5-bit ones use it, others ignore it.
-void quantize_row(GgmlType type,
-                  const float* source,
-                  std::int64_t n,
-                  void* out,
-                  const float* importance);
+/// The same, choosing scales that lessen the error weighted by `importance` [n] (mean squared
+/// activation of each input column); nullptr gives the reference rules. K types and the 4/5-bit
+/// ones use it, others ignore it.
+void quantize_row(
+    GgmlType type, const float* source, std::int64_t n, void* out, const float* importance);
 
 /// Back to float32, exactly as the format defines.
 void dequantize_row(GgmlType type, const void* blocks, std::int64_t n, float* out);

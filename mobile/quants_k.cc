@@ -4,8 +4,9 @@
 #include "mobile/block_formats.h"
 #include "mobile/quants.h"
 
-// The scale searches of the 256-element blocks follow the format's reference step for step in float32, so that our
-// blocks equal its blocks byte for byte; the order of the sums matters. Compiled without fused multiply-add.
+// The scale searches of the 256-element blocks follow the format's reference step for step in
+// float32, so that our blocks equal its blocks byte for byte; the order of the sums matters.
+// Compiled without fused multiply-add.
 namespace pocketvlm {
 namespace {
 
@@ -22,7 +23,8 @@ struct Affine {
   float min;  // subtracted: x = scale q - min, min >= 0
 };
 
-// x ~ scale * q - min for 32 values, q in 0..levels, by weighted least squares over a few starting scales.
+// x ~ scale * q - min for 32 values, q in 0..levels, by weighted least squares over a few starting
+// scales.
 Affine search_affine(const float* x,
                      const float* weights,
                      int levels,
@@ -55,7 +57,8 @@ Affine search_affine(const float* x,
   }
   std::uint8_t trial[kSize];
   for (int step = 0; step <= steps; ++step) {
-    iscale = (first_step + 0.1F * static_cast<float>(step) + static_cast<float>(levels)) / (max - min);
+    iscale =
+        (first_step + 0.1F * static_cast<float>(step) + static_cast<float>(levels)) / (max - min);
     float sum_q = 0.0F;
     float sum_qq = 0.0F;
     float sum_xq = 0.0F;
@@ -90,11 +93,12 @@ Affine search_affine(const float* x,
   return {scale, -min};
 }
 
-// Weight of each value's error: the reference takes rms + |x|; known importance multiplies the spread-aware
-// magnitude, as its importance-aware quantizers do.
+// Weight of each value's error: the reference takes rms + |x|; known importance multiplies the
+// spread-aware magnitude, as its importance-aware quantizers do.
 void error_weights(const float* x, const float* importance, float row_mean_square, float* weights) {
   if (importance != nullptr) {
-    for (int i = 0; i < 32; ++i) weights[i] = importance[i] * std::sqrt(row_mean_square + x[i] * x[i]);
+    for (int i = 0; i < 32; ++i)
+      weights[i] = importance[i] * std::sqrt(row_mean_square + x[i] * x[i]);
     return;
   }
   float sum = 0.0F;
@@ -119,7 +123,8 @@ void quantize_affine(const float* x,
   float max_min = 0.0F;
   for (int j = 0; j < 8; ++j) {
     float weights[32];
-    error_weights(x + 32 * j, importance != nullptr ? importance + 32 * j : nullptr, mean_square, weights);
+    error_weights(
+        x + 32 * j, importance != nullptr ? importance + 32 * j : nullptr, mean_square, weights);
     found[j] = search_affine(x + 32 * j, weights, levels, first_step, steps, q + 32 * j);
     max_scale = std::max(max_scale, found[j].scale);
     max_min = std::max(max_min, found[j].min);
@@ -128,7 +133,8 @@ void quantize_affine(const float* x,
   const float inverse_min = max_min > 0.0F ? 63.0F / max_min : 0.0F;
   std::fill(block.scales, block.scales + 12, std::uint8_t{0});
   for (int j = 0; j < 8; ++j) {
-    // A negative least-squares scale would wrap in the 6 bits; it can only come from degenerate weights.
+    // A negative least-squares scale would wrap in the 6 bits; it can only come from degenerate
+    // weights.
     const int scale = std::clamp(round_even(inverse_scale * found[j].scale), 0, 63);
     const int min = std::clamp(round_even(inverse_min * found[j].min), 0, 63);
     pack_scale_min(block.scales, j, {scale, min});
@@ -174,7 +180,8 @@ float search_symmetric(const float* x, const float* importance, std::int8_t* q) 
     float sum_xq = 0.0F;
     float sum_qq = 0.0F;
     for (int i = 0; i < kSize; ++i) {
-      const auto level = static_cast<float>(std::clamp(round_even(iscale * x[i]), -kLevels, kLevels - 1));
+      const auto level =
+          static_cast<float>(std::clamp(round_even(iscale * x[i]), -kLevels, kLevels - 1));
       sum_xq += weight(i) * x[i] * level;
       sum_qq += weight(i) * level * level;
     }
@@ -224,7 +231,8 @@ void quantize_q6_k(const float* x, const float* importance, BlockQ6_K& block) {
   float scales[16];
   float extreme = 0.0F;
   for (int k = 0; k < 16; ++k) {
-    scales[k] = search_symmetric(x + 16 * k, importance != nullptr ? importance + 16 * k : nullptr, q + 16 * k);
+    scales[k] = search_symmetric(
+        x + 16 * k, importance != nullptr ? importance + 16 * k : nullptr, q + 16 * k);
     if (std::fabs(scales[k]) > std::fabs(extreme)) extreme = scales[k];
   }
   block = BlockQ6_K{};
@@ -232,7 +240,8 @@ void quantize_q6_k(const float* x, const float* importance, BlockQ6_K& block) {
   const float iscale = -128.0F / extreme;
   block.d = float_to_half(1.0F / iscale);
   for (int k = 0; k < 16; ++k) {
-    block.scales[k] = static_cast<std::int8_t>(std::clamp(round_even(iscale * scales[k]), -128, 127));
+    block.scales[k] =
+        static_cast<std::int8_t>(std::clamp(round_even(iscale * scales[k]), -128, 127));
     const float d = half_to_float(block.d) * static_cast<float>(block.scales[k]);
     if (d == 0.0F) continue;
     for (int i = 16 * k; i < 16 * k + 16; ++i) {

@@ -9,7 +9,8 @@
 namespace pocketvlm {
 namespace {
 
-constexpr std::uint64_t kSamplingStream = 0x70686F6E65;  // keeps these draws apart from others of the same seed
+constexpr std::uint64_t kSamplingStream =
+    0x70686F6E65;  // keeps these draws apart from others of the same seed
 
 struct Candidate {
   float score;
@@ -20,7 +21,9 @@ bool better(const Candidate& a, const Candidate& b) {
   return a.score != b.score ? a.score > b.score : a.id < b.id;
 }
 
-void penalise_repetition(std::span<const std::int32_t> history, float penalty, std::vector<Candidate>& candidates) {
+void penalise_repetition(std::span<const std::int32_t> history,
+                         float penalty,
+                         std::vector<Candidate>& candidates) {
   const std::unordered_set<std::int32_t> seen(history.begin(), history.end());
   for (const std::int32_t id : seen) {
     if (id < 0 || static_cast<std::size_t>(id) >= candidates.size()) continue;
@@ -33,7 +36,8 @@ void penalise_repetition(std::span<const std::int32_t> history, float penalty, s
 std::vector<double> cut_tail(std::vector<Candidate>& candidates, const MobileSampling& sampling) {
   const auto top_k = static_cast<std::size_t>(sampling.top_k);
   if (top_k > 0 && top_k < candidates.size()) {
-    std::nth_element(candidates.begin(), candidates.begin() + sampling.top_k, candidates.end(), better);
+    std::nth_element(
+        candidates.begin(), candidates.begin() + sampling.top_k, candidates.end(), better);
     candidates.resize(top_k);
   }
   std::sort(candidates.begin(), candidates.end(), better);
@@ -45,8 +49,8 @@ std::vector<double> cut_tail(std::vector<Candidate>& candidates, const MobileSam
   }
   double before = 0.0;
   std::size_t kept = 0;
-  while (kept < weights.size() &&
-         (kept == 0 || (before < sampling.top_p * total && weights[kept] >= sampling.min_p * weights[0]))) {
+  while (kept < weights.size() && (kept == 0 || (before < sampling.top_p * total &&
+                                                 weights[kept] >= sampling.min_p * weights[0]))) {
     before += weights[kept++];
   }
   weights.resize(kept);
@@ -59,23 +63,28 @@ std::int32_t sample_token(std::span<const float> logits,
                           std::span<const std::int32_t> history,
                           const MobileSampling& sampling,
                           std::uint64_t step) {
-  PV_CHECK(sampling.temperature >= 0.0 && sampling.top_p >= 0.0 && sampling.top_p <= 1.0 && sampling.top_k >= 0 &&
-               sampling.min_p >= 0.0 && sampling.min_p <= 1.0 && sampling.repetition_penalty > 0.0,
-           "sampling: temperature and top_k must not be negative, top_p and min_p lie in 0 .. 1, the repetition penalty is "
+  PV_CHECK(sampling.temperature >= 0.0 && sampling.top_p >= 0.0 && sampling.top_p <= 1.0 &&
+               sampling.top_k >= 0 && sampling.min_p >= 0.0 && sampling.min_p <= 1.0 &&
+               sampling.repetition_penalty > 0.0,
+           "sampling: temperature and top_k must not be negative, top_p and min_p lie in 0 .. 1, "
+           "the repetition penalty is "
            "positive");
   if (sampling.temperature == 0.0 && sampling.repetition_penalty == 1.0) {
-    return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+    return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) -
+                                     logits.begin());
   }
   std::vector<Candidate> candidates;
   candidates.reserve(logits.size());
-  for (std::size_t i = 0; i < logits.size(); ++i) candidates.push_back({logits[i], static_cast<std::int32_t>(i)});
+  for (std::size_t i = 0; i < logits.size(); ++i)
+    candidates.push_back({logits[i], static_cast<std::int32_t>(i)});
   if (sampling.repetition_penalty != 1.0) {
     penalise_repetition(history, static_cast<float>(sampling.repetition_penalty), candidates);
   }
   if (sampling.temperature == 0.0) {
     return std::min_element(candidates.begin(), candidates.end(), better)->id;
   }
-  for (Candidate& candidate : candidates) candidate.score /= static_cast<float>(sampling.temperature);
+  for (Candidate& candidate : candidates)
+    candidate.score /= static_cast<float>(sampling.temperature);
   const std::vector<double> weights = cut_tail(candidates, sampling);
   double total = 0.0;
   for (const double weight : weights) total += weight;

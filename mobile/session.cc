@@ -35,7 +35,8 @@ std::uint64_t hash_floats(std::span<const float> values, std::uint64_t seed) {
   return hash;
 }
 
-// Text that is certain: bytes of an unfinished character decode to U+FFFD, which the next tokens may still mend.
+// Text that is certain: bytes of an unfinished character decode to U+FFFD, which the next tokens
+// may still mend.
 std::string_view without_unfinished(std::string_view text) {
   constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
   while (text.ends_with(kReplacement)) text.remove_suffix(kReplacement.size());
@@ -45,7 +46,9 @@ std::string_view without_unfinished(std::string_view text) {
 }  // namespace
 
 struct Session::State {
-  State(const std::string& model_path, const std::string& mmproj_path, const SessionOptions& options)
+  State(const std::string& model_path,
+        const std::string& mmproj_path,
+        const SessionOptions& options)
       : language_file(model_path),
         params(read_language_params(language_file)),
         tokenizer(Tokenizer::load(model_path)),
@@ -54,7 +57,9 @@ struct Session::State {
         decoder(language_file, params) {
     if (!mmproj_path.empty()) bind_vision(mmproj_path);
     const GgufFile* mmproj = mmproj_file ? &*mmproj_file : nullptr;
-    encoder.emplace(tokenizer, read_prompt_config(language_file, mmproj), read_image_config(language_file, mmproj));
+    encoder.emplace(tokenizer,
+                    read_prompt_config(language_file, mmproj),
+                    read_image_config(language_file, mmproj));
     PV_CHECK(tokenizer.size() <= params.vocab,
              "{}: the tokenizer has {} pieces, but the embedding only {} rows",
              model_path,
@@ -68,7 +73,8 @@ struct Session::State {
              context,
              params.max_positions,
              model_path);
-    const bool half = options.kv_cache == "f16" || (options.kv_cache == "auto" && !decoder.all_float());
+    const bool half =
+        options.kv_cache == "f16" || (options.kv_cache == "auto" && !decoder.all_float());
     PV_CHECK(options.kv_cache == "auto" || options.kv_cache == "f32" || options.kv_cache == "f16",
              "the KV cache type \"{}\" is unknown; choose auto, f32 or f16",
              options.kv_cache);
@@ -85,7 +91,8 @@ struct Session::State {
 
   void check_fit(const std::string& model_path) const {
     PV_CHECK(projector->params().hidden == params.hidden,
-             "{}: its visual tokens have width {}, but {} takes {}; the two files do not belong together",
+             "{}: its visual tokens have width {}, but {} takes {}; the two files do not belong "
+             "together",
              mmproj_file->path(),
              projector->params().hidden,
              model_path,
@@ -129,10 +136,12 @@ struct Session::State {
     for (std::size_t s = 0; s < hashes.size(); ++s) {
       const std::size_t count = slice_floats(prompt, s);
       const bool known = known_slices.count(hashes[s]) != 0 ||
-                         std::find(missing_hashes.begin(), missing_hashes.end(), hashes[s]) != missing_hashes.end();
+                         std::find(missing_hashes.begin(), missing_hashes.end(), hashes[s]) !=
+                             missing_hashes.end();
       if (!known) {
         missing.grids.push_back(prompt.grids[s]);
-        missing.patches.insert(missing.patches.end(), prompt.patches.begin() + static_cast<std::ptrdiff_t>(at),
+        missing.patches.insert(missing.patches.end(),
+                               prompt.patches.begin() + static_cast<std::ptrdiff_t>(at),
                                prompt.patches.begin() + static_cast<std::ptrdiff_t>(at + count));
         missing_hashes.push_back(hashes[s]);
       }
@@ -143,8 +152,9 @@ struct Session::State {
       const std::vector<float> tokens = projector->forward(compute, features, missing.grids);
       const std::size_t each = tokens.size() / missing.grids.size();
       for (std::size_t i = 0; i < missing_hashes.size(); ++i) {
-        known_slices[missing_hashes[i]].assign(tokens.begin() + static_cast<std::ptrdiff_t>(i * each),
-                                               tokens.begin() + static_cast<std::ptrdiff_t>((i + 1) * each));
+        known_slices[missing_hashes[i]].assign(
+            tokens.begin() + static_cast<std::ptrdiff_t>(i * each),
+            tokens.begin() + static_cast<std::ptrdiff_t>((i + 1) * each));
       }
       release_vision();
     }
@@ -161,8 +171,8 @@ struct Session::State {
 
   std::size_t slice_floats(const EncodedChat& prompt, std::size_t slice) const {
     const auto patch = static_cast<std::size_t>(vision->params().patch_size);
-    return static_cast<std::size_t>(prompt.grids[slice][0]) * static_cast<std::size_t>(prompt.grids[slice][1]) * 3 *
-           patch * patch;
+    return static_cast<std::size_t>(prompt.grids[slice][0]) *
+           static_cast<std::size_t>(prompt.grids[slice][1]) * 3 * patch * patch;
   }
 
   std::vector<std::uint64_t> slice_hashes(const EncodedChat& prompt) const {
@@ -170,7 +180,8 @@ struct Session::State {
     std::size_t at = 0;
     for (std::size_t s = 0; s < prompt.grids.size(); ++s) {
       const std::size_t count = slice_floats(prompt, s);
-      PV_CHECK(at + count <= prompt.patches.size(), "the grids ask for more patches than were given");
+      PV_CHECK(at + count <= prompt.patches.size(),
+               "the grids ask for more patches than were given");
       const auto rows = static_cast<std::uint64_t>(prompt.grids[s][0]);
       hashes.push_back(hash_floats(std::span(prompt.patches).subspan(at, count), rows));
       at += count;
@@ -186,13 +197,17 @@ struct Session::State {
     const std::vector<std::uint64_t> hashes = slice_hashes(prompt);
     const auto queries = static_cast<std::size_t>(projector->params().num_queries);
     for (std::size_t i = 0; i < prompt.visual_positions.size(); ++i) {
-      keys[static_cast<std::size_t>(prompt.visual_positions[i])] = mix_keys({hashes[i / queries], i % queries});
+      keys[static_cast<std::size_t>(prompt.visual_positions[i])] =
+          mix_keys({hashes[i / queries], i % queries});
     }
     return keys;
   }
 
-  // Embeddings of ids [first, end): text rows, or visual tokens scaled like text, since files store them divided.
-  std::vector<float> embeddings(const EncodedChat& prompt, std::span<const float> visual, std::size_t first) const {
+  // Embeddings of ids [first, end): text rows, or visual tokens scaled like text, since files store
+  // them divided.
+  std::vector<float> embeddings(const EncodedChat& prompt,
+                                std::span<const float> visual,
+                                std::size_t first) const {
     const auto hidden = static_cast<std::size_t>(params.hidden);
     PV_CHECK(visual.size() == prompt.visual_positions.size() * hidden,
              "the prompt has places for {} visual tokens, but {} were given",
@@ -201,12 +216,13 @@ struct Session::State {
     std::vector<float> x((prompt.ids.size() - first) * hidden);
     std::size_t next = 0;
     for (std::size_t i = 0; i < prompt.ids.size(); ++i) {
-      const bool is_visual =
-          next < prompt.visual_positions.size() && static_cast<std::size_t>(prompt.visual_positions[next]) == i;
+      const bool is_visual = next < prompt.visual_positions.size() &&
+                             static_cast<std::size_t>(prompt.visual_positions[next]) == i;
       if (i >= first) {
         float* row = &x[(i - first) * hidden];
         if (is_visual) {
-          for (std::size_t h = 0; h < hidden; ++h) row[h] = visual[next * hidden + h] * params.scale_embeddings;
+          for (std::size_t h = 0; h < hidden; ++h)
+            row[h] = visual[next * hidden + h] * params.scale_embeddings;
         } else {
           decoder.embed(prompt.ids[i], row);
         }
@@ -216,7 +232,8 @@ struct Session::State {
     return x;
   }
 
-  // Runs embeddings in passes; `all_logits` collects logits of every token, otherwise only the last token's are kept.
+  // Runs embeddings in passes; `all_logits` collects logits of every token, otherwise only the last
+  // token's are kept.
   void run(std::vector<float> x, std::vector<float>* all_logits) {
     const std::int64_t hidden = params.hidden;
     const auto tokens = static_cast<std::int64_t>(x.size()) / hidden;
@@ -233,7 +250,8 @@ struct Session::State {
         const std::vector<float> logits = decoder.logits(compute, part.data(), count);
         all_logits->insert(all_logits->end(), logits.begin(), logits.end());
       } else if (begin + count == tokens) {
-        last_logits = decoder.logits(compute, &part[static_cast<std::size_t>((count - 1) * hidden)], 1);
+        last_logits =
+            decoder.logits(compute, &part[static_cast<std::size_t>((count - 1) * hidden)], 1);
       }
     }
   }
@@ -241,7 +259,8 @@ struct Session::State {
   void append(std::span<const std::int32_t> ids) {
     if (ids.empty()) return;
     std::vector<float> x(ids.size() * static_cast<std::size_t>(params.hidden));
-    for (std::size_t i = 0; i < ids.size(); ++i) decoder.embed(ids[i], &x[i * static_cast<std::size_t>(params.hidden)]);
+    for (std::size_t i = 0; i < ids.size(); ++i)
+      decoder.embed(ids[i], &x[i * static_cast<std::size_t>(params.hidden)]);
     run(std::move(x), nullptr);
     for (const std::int32_t id : ids) keys.push_back(static_cast<std::uint64_t>(id));
   }
@@ -251,7 +270,8 @@ struct Session::State {
     const std::vector<std::uint64_t> wanted = token_keys(prompt);
     std::size_t shared = 0;
     // The last token always runs: its logits are wanted.
-    while (shared + 1 < wanted.size() && shared < keys.size() && keys[shared] == wanted[shared]) ++shared;
+    while (shared + 1 < wanted.size() && shared < keys.size() && keys[shared] == wanted[shared])
+      ++shared;
     keys.resize(shared);
     cache.reserve(static_cast<std::int64_t>(wanted.size()));
     run(embeddings(prompt, visual, shared), nullptr);
@@ -277,7 +297,9 @@ struct Session::State {
   std::string kernels_name = compute.kernels.name;
 };
 
-Session::Session(const std::string& model_path, const std::string& mmproj_path, const SessionOptions& options) {
+Session::Session(const std::string& model_path,
+                 const std::string& mmproj_path,
+                 const SessionOptions& options) {
   const auto begin = Clock::now();
   state_ = std::make_unique<State>(model_path, mmproj_path, options);
   state_->load_ms = milliseconds_since(begin);
@@ -298,9 +320,12 @@ std::vector<float> Session::encode_vision(const EncodedChat& prompt) {
   return features;
 }
 
-std::vector<float> Session::encode_image(const EncodedChat& prompt) { return state_->visual_tokens(prompt); }
+std::vector<float> Session::encode_image(const EncodedChat& prompt) {
+  return state_->visual_tokens(prompt);
+}
 
-std::vector<float> Session::forward_logits(const EncodedChat& prompt, std::span<const float> visual) {
+std::vector<float> Session::forward_logits(const EncodedChat& prompt,
+                                           std::span<const float> visual) {
   reset();
   std::vector<float> computed;
   if (visual.empty()) {
@@ -333,7 +358,8 @@ ChatAnswer Session::generate(const EncodedChat& prompt,
   State& state = *state_;
   PV_CHECK(!prompt.ids.empty(), "the prompt is empty");
   PV_CHECK(static_cast<std::int64_t>(prompt.ids.size()) < state.cache.context(),
-           "the prompt has {} tokens, but the context holds {}; shorten it, use fewer slices or raise --context",
+           "the prompt has {} tokens, but the context holds {}; shorten it, use fewer slices or "
+           "raise --context",
            prompt.ids.size(),
            state.cache.context());
   ChatAnswer answer;
@@ -354,7 +380,8 @@ ChatAnswer Session::generate(const EncodedChat& prompt,
   const auto choices = static_cast<std::size_t>(state.tokenizer.size());
   for (std::int64_t step = 0; step < sampling.max_new_tokens; ++step) {
     const std::span<const float> logits = std::span(state.last_logits).first(choices);
-    const std::int32_t id = sample_token(logits, history, sampling, static_cast<std::uint64_t>(step));
+    const std::int32_t id =
+        sample_token(logits, history, sampling, static_cast<std::uint64_t>(step));
     if (std::find(state.stop_ids.begin(), state.stop_ids.end(), id) != state.stop_ids.end()) {
       answer.stopped = true;
       break;
@@ -390,7 +417,8 @@ ChatAnswer Session::chat(const Chat& chat,
     emitted = certain.size();
     return on_text(piece);
   });
-  if (on_text && answer.text.size() > emitted) on_text(std::string_view(answer.text).substr(emitted));
+  if (on_text && answer.text.size() > emitted)
+    on_text(std::string_view(answer.text).substr(emitted));
   answer.timings.image_ms = image_ms;
   return answer;
 }

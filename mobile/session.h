@@ -13,15 +13,17 @@
 namespace pocketvlm {
 
 struct SessionOptions {
-  int threads = 0;                // 0: one for each core this process may use
-  std::string kernels = "auto";   // auto: the fastest this processor has; scalar | avx2 | avx512vnni | neon ...
-  std::int64_t context = 0;       // tokens the KV cache can hold; 0: what the model says, at most 4096
-  std::string kv_cache = "auto";  // f32 | f16; auto: f32 where all weights are F32/F16/BF16, f16 where they are quantized
+  int threads = 0;  // 0: one for each core this process may use
+  std::string kernels =
+      "auto";  // auto: the fastest this processor has; scalar | avx2 | avx512vnni | neon ...
+  std::int64_t context = 0;  // tokens the KV cache can hold; 0: what the model says, at most 4096
+  std::string kv_cache = "auto";  // f32 | f16; auto: f32 where all weights are F32/F16/BF16, f16
+                                  // where they are quantized
 };
 
 /// How the next token is chosen.
 struct MobileSampling {
-  double temperature = 0.0;         // 0: greedy
+  double temperature = 0.0;  // 0: greedy
   double top_p = 1.0;
   std::int64_t top_k = 0;           // 0: off
   double min_p = 0.0;               // drops tokens below min_p times the largest probability
@@ -31,9 +33,9 @@ struct MobileSampling {
 };
 
 struct ChatTimings {
-  double load_ms = 0;      // of the session: mapping, checking, tokenizer
-  double image_ms = 0;     // resize, slicing
-  double vision_ms = 0;    // encoder and projector
+  double load_ms = 0;    // of the session: mapping, checking, tokenizer
+  double image_ms = 0;   // resize, slicing
+  double vision_ms = 0;  // encoder and projector
   std::int64_t slices = 0;
   std::int64_t prompt_tokens = 0;
   double prefill_ms = 0;
@@ -48,8 +50,8 @@ struct ChatAnswer {
   ChatTimings timings;
 };
 
-/// A model ready to answer: language file, optional mmproj, tokenizer, prompt encoder, thread pool, kernels, KV cache.
-/// Not thread-safe: one call at a time.
+/// A model ready to answer: language file, optional mmproj, tokenizer, prompt encoder, thread pool,
+/// kernels, KV cache. Not thread-safe: one call at a time.
 class Session {
  public:
   /// `mmproj_path` may be empty (text only). Throws Error naming the file at fault.
@@ -65,8 +67,8 @@ class Session {
   const std::string& kernels() const;  // name of the variant in use
   int threads() const;
 
-  /// Answers the chat; `on_text` receives the answer piece by piece, always whole UTF-8 characters. Return false from it
-  /// to stop early.
+  /// Answers the chat; `on_text` receives the answer piece by piece, always whole UTF-8 characters.
+  /// Return false from it to stop early.
   ChatAnswer chat(const Chat& chat,
                   const MobileSampling& sampling,
                   const std::function<bool(std::string_view)>& on_text = {});
@@ -76,20 +78,20 @@ class Session {
                       const MobileSampling& sampling,
                       const std::function<bool(std::int32_t)>& on_token = {});
 
-  /// Vision encoder and projector: [slices * num_queries, hidden], in the order of prompt.visual_positions, as the
-  /// projector hands it to the decoder (MiniCPM: before scale_embeddings). Empty without slices.
+  /// Vision encoder and projector: [slices * num_queries, hidden], in the order of
+  /// prompt.visual_positions, as the projector hands it to the decoder (MiniCPM: before
+  /// scale_embeddings). Empty without slices.
   std::vector<float> encode_image(const EncodedChat& prompt);
 
   /// Vision encoder alone: [patches, vision hidden], what the projector reads.
   std::vector<float> encode_vision(const EncodedChat& prompt);
 
-  /// Teacher forcing: logits of every position, [tokens, vocab]. `visual` may hold encode_image's result; empty: it is
-  /// computed. The KV cache is empty before and after.
-  std::vector<float> forward_logits(const EncodedChat& prompt,
-                                    std::span<const float> visual = {});
+  /// Teacher forcing: logits of every position, [tokens, vocab]. `visual` may hold encode_image's
+  /// result; empty: it is computed. The KV cache is empty before and after.
+  std::vector<float> forward_logits(const EncodedChat& prompt, std::span<const float> visual = {});
 
-  /// The steps of generation for those who time or steer them: start over, append tokens (text only), read the logits
-  /// of the last appended token [vocab].
+  /// The steps of generation for those who time or steer them: start over, append tokens (text
+  /// only), read the logits of the last appended token [vocab].
   void reset();
   void append(std::span<const std::int32_t> ids);
   void append(const EncodedChat& prompt, std::span<const float> visual);
@@ -102,8 +104,8 @@ class Session {
   std::unique_ptr<State> state_;
 };
 
-/// Chooses the next token. `history` are the ids the repetition penalty looks at; `step` selects the random draw, so the same
-/// seed gives the same answer.
+/// Chooses the next token. `history` are the ids the repetition penalty looks at; `step` selects
+/// the random draw, so the same seed gives the same answer.
 std::int32_t sample_token(std::span<const float> logits,
                           std::span<const std::int32_t> history,
                           const MobileSampling& sampling,

@@ -13,7 +13,8 @@
 namespace pocketvlm {
 namespace {
 
-// About 20 microseconds: longer than the serial parts of a decoding step, shorter than a scheduler quantum.
+// About 20 microseconds: longer than the serial parts of a decoding step, shorter than a scheduler
+// quantum.
 constexpr int kSpins = 2000;
 
 constexpr std::uint32_t kOpen = 1U << 31;  // workers may still enter the loop
@@ -89,7 +90,8 @@ void ThreadPool::for_pieces(std::int64_t count,
                             const std::function<void(std::int64_t, std::int64_t)>& body) {
   if (count <= 0) return;
   if (workers_.empty() || count <= piece) {
-    for (std::int64_t begin = 0; begin < count; begin += piece) body(begin, std::min(begin + piece, count));
+    for (std::int64_t begin = 0; begin < count; begin += piece)
+      body(begin, std::min(begin + piece, count));
     return;
   }
   body_ = &body;

@@ -8,9 +8,9 @@
 
 namespace pocketvlm {
 
-/// A few threads that share loops. Between loops they spin a moment, since the next loop of a decoding step usually
-/// follows within microseconds, and then sleep. A loop never waits for a worker that has not begun: on a busy device the
-/// others do its part.
+/// A few threads that share loops. Between loops they spin a moment, since the next loop of a
+/// decoding step usually follows within microseconds, and then sleep. A loop never waits for a
+/// worker that has not begun: on a busy device the others do its part.
 class ThreadPool {
  public:
   /// `threads` workers including the caller; 0: one for each core this process may use.
@@ -21,9 +21,10 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Runs body(begin, end) over pieces of [0, count) of `piece` elements (the last one may be shorter), on all threads; returns
-  /// when all are done. The pieces do not depend on the number of threads, so neither do results. An exception in a
-  /// piece is rethrown here after the loop has ended. Not reentrant.
+  /// Runs body(begin, end) over pieces of [0, count) of `piece` elements (the last one may be
+  /// shorter), on all threads; returns when all are done. The pieces do not depend on the number of
+  /// threads, so neither do results. An exception in a piece is rethrown here after the loop has
+  /// ended. Not reentrant.
   void for_pieces(std::int64_t count,
                   std::int64_t piece,
                   const std::function<void(std::int64_t, std::int64_t)>& body);

@@ -6,8 +6,9 @@
 #include "mobile/block_formats.h"
 #include "mobile/quants.h"
 
-/// Blocks as unsigned levels with, for each 16 of them, x = scale * level + offset: the one form that the plain loops and the
-/// batched vector kernels compute with. Included by files with different instruction sets, hence everything has internal linkage.
+/// Blocks as unsigned levels with, for each 16 of them, x = scale * level + offset: the one form
+/// that the plain loops and the batched vector kernels compute with. Included by files with
+/// different instruction sets, hence everything has internal linkage.
 namespace pocketvlm {
 namespace {
 
@@ -32,7 +33,8 @@ template <typename Block>
 inline void add_fifth_bits(const Block& block, std::uint8_t* levels) {
   std::uint32_t bits;
   std::memcpy(&bits, block.qh, 4);
-  for (int e = 0; e < 32; ++e) levels[e] = static_cast<std::uint8_t>(levels[e] | (bits >> e & 1) << 4);
+  for (int e = 0; e < 32; ++e)
+    levels[e] = static_cast<std::uint8_t>(levels[e] | (bits >> e & 1) << 4);
 }
 
 inline void unpack(const BlockQ8_0& block, Unpacked<BlockQ8_0>& out) {

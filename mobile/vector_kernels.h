@@ -4,19 +4,24 @@
 
 #include "mobile/kernels.h"
 
-/// The float kernels written once over a vector type V, which each instruction set defines in its own file:
+/// The float kernels written once over a vector type V, which each instruction set defines in its
+/// own file:
 ///   kLanes, kRows x kTokens (accumulators of the matrix kernel that fit its registers), Type
-///   zero, set1, load, load_part(p, n), store, store_part(p, v, n), load_f16 / load_bf16 (p) and their _part forms,
-///   add, sub, mul, div, fma(a, b, c) = a b + c, max, abs, round (half to even), pow2(integral float), sum, largest, select_negative(x, a, b)
-/// Every (row, token) is accumulated in one register from left to right, so its value does not depend on what is computed beside
-/// it. Included by files with different instruction sets, hence internal linkage.
+///   zero, set1, load, load_part(p, n), store, store_part(p, v, n), load_f16 / load_bf16 (p) and
+///   their _part forms, add, sub, mul, div, fma(a, b, c) = a b + c, max, abs, round (half to even),
+///   pow2(integral float), sum, largest, select_negative(x, a, b)
+/// Every (row, token) is accumulated in one register from left to right, so its value does not
+/// depend on what is computed beside it. Included by files with different instruction sets, hence
+/// internal linkage.
 namespace pocketvlm {
 namespace {
 
 template <typename V>
 struct LoadF32 {
   static constexpr std::int64_t kBytes = 4;
-  static typename V::Type full(const std::uint8_t* p) { return V::load(reinterpret_cast<const float*>(p)); }
+  static typename V::Type full(const std::uint8_t* p) {
+    return V::load(reinterpret_cast<const float*>(p));
+  }
   static typename V::Type part(const std::uint8_t* p, std::int64_t n) {
     return V::load_part(reinterpret_cast<const float*>(p), n);
   }
@@ -95,15 +100,20 @@ void float_rows(const std::uint8_t* weights,
                 std::int64_t y_stride) {
   std::int64_t r = 0;
   for (; r + V::kRows <= rows; r += V::kRows) {
-    float_tile<V, Load, V::kRows, kTokens>(weights + r * row_bytes, row_bytes, x, stride, columns, y + r, y_stride);
+    float_tile<V, Load, V::kRows, kTokens>(
+        weights + r * row_bytes, row_bytes, x, stride, columns, y + r, y_stride);
   }
   for (; r < rows; ++r) {
-    float_tile<V, Load, 1, kTokens>(weights + r * row_bytes, row_bytes, x, stride, columns, y + r, y_stride);
+    float_tile<V, Load, 1, kTokens>(
+        weights + r * row_bytes, row_bytes, x, stride, columns, y + r, y_stride);
   }
 }
 
 template <typename V, typename Load>
-void float_matmul(const WeightRows& weights, const MatmulInput& input, float* y, std::int64_t y_stride) {
+void float_matmul(const WeightRows& weights,
+                  const MatmulInput& input,
+                  float* y,
+                  std::int64_t y_stride) {
   const auto* data = static_cast<const std::uint8_t*>(weights.data);
   const std::int64_t columns = input.columns;
   // Input rows that stay in the second-level cache while all weight rows of this piece pass by.
@@ -112,24 +122,38 @@ void float_matmul(const WeightRows& weights, const MatmulInput& input, float* y,
   if (tile < V::kTokens) tile = V::kTokens;
   for (std::int64_t t0 = 0; t0 < input.tokens; t0 += tile) {
     const std::int64_t t1 = t0 + tile < input.tokens ? t0 + tile : input.tokens;
-    constexpr std::int64_t kGroup = 16;  // weight rows that stay in the first-level cache while the tile passes by
+    constexpr std::int64_t kGroup =
+        16;  // weight rows that stay in the first-level cache while the tile passes by
     for (std::int64_t r = 0; r < weights.rows; r += kGroup) {
       const std::int64_t rows = weights.rows - r < kGroup ? weights.rows - r : kGroup;
       const std::uint8_t* w = data + r * weights.row_bytes;
       std::int64_t t = t0;
       for (; t + V::kTokens <= t1; t += V::kTokens) {
-        float_rows<V, Load, V::kTokens>(
-            w, weights.row_bytes, rows, input.values + t * input.stride, input.stride, columns, y + t * y_stride + r, y_stride);
+        float_rows<V, Load, V::kTokens>(w,
+                                        weights.row_bytes,
+                                        rows,
+                                        input.values + t * input.stride,
+                                        input.stride,
+                                        columns,
+                                        y + t * y_stride + r,
+                                        y_stride);
       }
       for (; t < t1; ++t) {
-        float_rows<V, Load, 1>(
-            w, weights.row_bytes, rows, input.values + t * input.stride, input.stride, columns, y + t * y_stride + r, y_stride);
+        float_rows<V, Load, 1>(w,
+                               weights.row_bytes,
+                               rows,
+                               input.values + t * input.stride,
+                               input.stride,
+                               columns,
+                               y + t * y_stride + r,
+                               y_stride);
       }
     }
   }
 }
 
-// e^x to about one unit in the last place: 2^n e^r with |r| <= ln 2 / 2 and a polynomial of degree 6.
+// e^x to about one unit in the last place: 2^n e^r with |r| <= ln 2 / 2 and a polynomial of
+// degree 6.
 template <typename V>
 inline typename V::Type exponential(typename V::Type x) {
   using Type = typename V::Type;
@@ -154,7 +178,8 @@ inline typename V::Type sigmoid(typename V::Type x) {
   return V::div(one, V::add(one, exponential<V>(V::sub(V::zero(), x))));
 }
 
-// erf by Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7: the float32 noise of a value near one.
+// erf by Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7: the float32 noise of a value
+// near one.
 template <typename V>
 inline typename V::Type error_function(typename V::Type x) {
   using Type = typename V::Type;
@@ -186,8 +211,10 @@ inline typename V::Type load_some(const float* p, std::int64_t n) {
 
 template <typename V>
 inline void store_some(float* p, typename V::Type v, std::int64_t n) {
-  if (n == V::kLanes) V::store(p, v);
-  else V::store_part(p, v, n);
+  if (n == V::kLanes)
+    V::store(p, v);
+  else
+    V::store_part(p, v, n);
 }
 
 template <typename V>
@@ -205,8 +232,10 @@ void vector_softmax(float* x, std::int64_t n, float scale) {
   for_vectors<V>(n, [&](std::int64_t at, std::int64_t count) {
     const Type value = exponential<V>(V::sub(V::mul(factor, load_some<V>(x + at, count)), shift));
     store_some<V>(x + at, value, count);
-    if (count == V::kLanes) total = V::add(total, value);
-    else for (std::int64_t k = at; k < n; ++k) rest_sum += x[k];
+    if (count == V::kLanes)
+      total = V::add(total, value);
+    else
+      for (std::int64_t k = at; k < n; ++k) rest_sum += x[k];
   });
   const Type inverse = V::set1(1.0F / (V::sum(total) + rest_sum));
   for_vectors<V>(n, [&](std::int64_t at, std::int64_t count) {
@@ -231,7 +260,8 @@ void vector_activate(MobileActivation activation, float* x, std::int64_t n) {
       for_vectors<V>(n, [&](std::int64_t at, std::int64_t count) {
         const auto v = load_some<V>(x + at, count);
         const auto cube = V::mul(V::mul(v, v), v);
-        const auto inner = V::mul(V::set1(0.79788456080286535588F), V::fma(V::set1(0.044715F), cube, v));
+        const auto inner =
+            V::mul(V::set1(0.79788456080286535588F), V::fma(V::set1(0.044715F), cube, v));
         // 0.5 (1 + tanh(z)) = sigmoid(2 z)
         store_some<V>(x + at, V::mul(v, sigmoid<V>(V::add(inner, inner))), count);
       });
@@ -262,16 +292,23 @@ void vector_rms_norm(const float* x, const float* weight, std::int64_t n, float 
     const auto v = load_some<V>(x + at, count);
     squares = V::fma(v, v, squares);
   });
-  const auto inverse = V::set1(1.0F / __builtin_sqrtf(V::sum(squares) / static_cast<float>(n) + eps));
+  const auto inverse =
+      V::set1(1.0F / __builtin_sqrtf(V::sum(squares) / static_cast<float>(n) + eps));
   for_vectors<V>(n, [&](std::int64_t at, std::int64_t count) {
-    store_some<V>(y + at, V::mul(V::mul(load_some<V>(x + at, count), inverse), load_some<V>(weight + at, count)), count);
+    store_some<V>(
+        y + at,
+        V::mul(V::mul(load_some<V>(x + at, count), inverse), load_some<V>(weight + at, count)),
+        count);
   });
 }
 
 template <typename V>
-void vector_layer_norm(const float* x, const float* weight, const float* bias, std::int64_t n, float eps, float* y) {
+void vector_layer_norm(
+    const float* x, const float* weight, const float* bias, std::int64_t n, float eps, float* y) {
   auto total = V::zero();
-  for_vectors<V>(n, [&](std::int64_t at, std::int64_t count) { total = V::add(total, load_some<V>(x + at, count)); });
+  for_vectors<V>(n, [&](std::int64_t at, std::int64_t count) {
+    total = V::add(total, load_some<V>(x + at, count));
+  });
   const float mean = V::sum(total) / static_cast<float>(n);
   const auto centre = V::set1(mean);
   auto squares = V::zero();
@@ -284,10 +321,12 @@ void vector_layer_norm(const float* x, const float* weight, const float* bias, s
       for (std::int64_t i = at; i < n; ++i) rest += (x[i] - mean) * (x[i] - mean);
     }
   });
-  const auto inverse = V::set1(1.0F / __builtin_sqrtf((V::sum(squares) + rest) / static_cast<float>(n) + eps));
+  const auto inverse =
+      V::set1(1.0F / __builtin_sqrtf((V::sum(squares) + rest) / static_cast<float>(n) + eps));
   for_vectors<V>(n, [&](std::int64_t at, std::int64_t count) {
     const auto v = V::mul(V::sub(load_some<V>(x + at, count), centre), inverse);
-    store_some<V>(y + at, V::fma(v, load_some<V>(weight + at, count), load_some<V>(bias + at, count)), count);
+    store_some<V>(
+        y + at, V::fma(v, load_some<V>(weight + at, count), load_some<V>(bias + at, count)), count);
   });
 }
 
@@ -295,7 +334,8 @@ template <typename V>
 void vector_add_scaled(const float* x, float scale, std::int64_t n, float* y) {
   const auto factor = V::set1(scale);
   for_vectors<V>(n, [&](std::int64_t at, std::int64_t count) {
-    store_some<V>(y + at, V::fma(factor, load_some<V>(x + at, count), load_some<V>(y + at, count)), count);
+    store_some<V>(
+        y + at, V::fma(factor, load_some<V>(x + at, count), load_some<V>(y + at, count)), count);
   });
 }
 

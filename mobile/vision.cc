@@ -10,13 +10,18 @@
 namespace pocketvlm {
 namespace {
 
-// Rows of the widened MLP that exist at a time, so that ten slices do not need ten times the memory of one.
+// Rows of the widened MLP that exist at a time, so that ten slices do not need ten times the memory
+// of one.
 constexpr std::int64_t kMlpRows = 1024;
 
 void add_rows(const Compute& compute, const std::vector<float>& from, std::vector<float>& to) {
-  compute.pool.for_pieces(static_cast<std::int64_t>(to.size()), 1 << 16, [&](std::int64_t begin, std::int64_t end) {
-    compute.kernels.add_scaled(&from[static_cast<std::size_t>(begin)], 1.0F, end - begin, &to[static_cast<std::size_t>(begin)]);
-  });
+  compute.pool.for_pieces(
+      static_cast<std::int64_t>(to.size()), 1 << 16, [&](std::int64_t begin, std::int64_t end) {
+        compute.kernels.add_scaled(&from[static_cast<std::size_t>(begin)],
+                                   1.0F,
+                                   end - begin,
+                                   &to[static_cast<std::size_t>(begin)]);
+      });
 }
 
 }  // namespace
@@ -26,7 +31,8 @@ MobileVisionEncoder::MobileVisionEncoder(const GgufFile& file, const MobileVisio
   const std::int64_t hidden = params.hidden;
   patch_embedding_ = MobileLinear::from_tensor(
       file, "v.patch_embd.weight", 3 * params.patch_size * params.patch_size, hidden);
-  if (file.find("v.patch_embd.bias") != nullptr) patch_bias_ = read_vector(file, "v.patch_embd.bias", hidden);
+  if (file.find("v.patch_embd.bias") != nullptr)
+    patch_bias_ = read_vector(file, "v.patch_embd.bias", hidden);
   if (params.class_token) class_embedding_ = read_vector(file, "v.class_embd", hidden);
   if (params.pre_norm) pre_norm_ = MobileNorm(file, "v.pre_ln", hidden, params.norm_eps, true);
   if (params.final_norm) final_norm_ = MobileNorm(file, "v.post_ln", hidden, params.norm_eps, true);
@@ -40,9 +46,12 @@ MobileVisionEncoder::MobileVisionEncoder(const GgufFile& file, const MobileVisio
     block.out = MobileLinear(file, prefix + "attn_out", hidden, hidden, true);
     block.norm2 = MobileNorm(file, prefix + "ln2", hidden, params.norm_eps, true);
     // Old converters exchanged the names of the two linear layers; the row length tells.
-    const bool exchanged = file.tensor(prefix + "ffn_down.weight").row_length() == hidden && params.ffn != hidden;
-    block.up = MobileLinear(file, prefix + (exchanged ? "ffn_down" : "ffn_up"), hidden, params.ffn, true);
-    block.down = MobileLinear(file, prefix + (exchanged ? "ffn_up" : "ffn_down"), params.ffn, hidden, true);
+    const bool exchanged =
+        file.tensor(prefix + "ffn_down.weight").row_length() == hidden && params.ffn != hidden;
+    block.up =
+        MobileLinear(file, prefix + (exchanged ? "ffn_down" : "ffn_up"), hidden, params.ffn, true);
+    block.down =
+        MobileLinear(file, prefix + (exchanged ? "ffn_up" : "ffn_down"), params.ffn, hidden, true);
     blocks_.push_back(std::move(block));
   }
 }
@@ -70,8 +79,10 @@ void MobileVisionEncoder::add_positions(std::span<const std::array<int, 2>> grid
   for (const auto& [rows, columns] : grids) {
     if (params_.class_token) add_table_row(0);
     if (params_.positions == "interpolated") {
-      const std::vector<float> resized = resample_positions_antialiased(whole, side, hidden, rows, columns);
-      for (std::int64_t i = 0; i < std::int64_t{rows} * columns; ++i) add(&resized[static_cast<std::size_t>(i * hidden)]);
+      const std::vector<float> resized =
+          resample_positions_antialiased(whole, side, hidden, rows, columns);
+      for (std::int64_t i = 0; i < std::int64_t{rows} * columns; ++i)
+        add(&resized[static_cast<std::size_t>(i * hidden)]);
       continue;
     }
     if (params_.positions == "fixed") {
@@ -90,7 +101,8 @@ void MobileVisionEncoder::add_positions(std::span<const std::array<int, 2>> grid
     for (std::int64_t r = 0; r < rows; ++r) {
       for (std::int64_t c = 0; c < columns; ++c) {
         add_table_row(first + (fixed ? r * side + c
-                                     : down[static_cast<std::size_t>(r)] * side + across[static_cast<std::size_t>(c)]));
+                                     : down[static_cast<std::size_t>(r)] * side +
+                                           across[static_cast<std::size_t>(c)]));
       }
     }
   }
@@ -113,21 +125,30 @@ void MobileVisionEncoder::run_block(const Compute& compute,
     block.k.forward(compute, input, k.data(), hidden);
     block.v.forward(compute, input, v.data(), hidden);
     std::vector<float>& mixed = normed;  // no longer needed
-    mobile_attention(compute, q.data(), k.data(), v.data(), lengths, lengths, params_.num_heads,
-                     hidden / params_.num_heads, mixed.data());
+    mobile_attention(compute,
+                     q.data(),
+                     k.data(),
+                     v.data(),
+                     lengths,
+                     lengths,
+                     params_.num_heads,
+                     hidden / params_.num_heads,
+                     mixed.data());
     add_rows(compute, block.out.forward(compute, mixed.data(), tokens), x);
   }
   block.norm2.forward(compute, x.data(), tokens, normed.data());
   for (std::int64_t begin = 0; begin < tokens; begin += kMlpRows) {
     const std::int64_t count = std::min(kMlpRows, tokens - begin);
-    std::vector<float> wide = block.up.forward(compute, &normed[static_cast<std::size_t>(begin * hidden)], count);
+    std::vector<float> wide =
+        block.up.forward(compute, &normed[static_cast<std::size_t>(begin * hidden)], count);
     compute.pool.for_pieces(count, 16, [&](std::int64_t first, std::int64_t last) {
       compute.kernels.activate(params_.activation,
                                &wide[static_cast<std::size_t>(first * params_.ffn)],
                                (last - first) * params_.ffn);
     });
     const std::vector<float> narrow = block.down.forward(compute, wide.data(), count);
-    compute.kernels.add_scaled(narrow.data(), 1.0F, count * hidden, &x[static_cast<std::size_t>(begin * hidden)]);
+    compute.kernels.add_scaled(
+        narrow.data(), 1.0F, count * hidden, &x[static_cast<std::size_t>(begin * hidden)]);
   }
 }
 
@@ -147,9 +168,11 @@ std::vector<float> MobileVisionEncoder::forward(const Compute& compute,
            num_patches,
            patch_embedding_.in(),
            patches.size());
-  const std::vector<float> embedded = patch_embedding_.forward(compute, patches.data(), num_patches);
+  const std::vector<float> embedded =
+      patch_embedding_.forward(compute, patches.data(), num_patches);
   std::vector<float> x;
-  x.reserve(static_cast<std::size_t>((num_patches + extra * static_cast<std::int64_t>(grids.size())) * hidden));
+  x.reserve(static_cast<std::size_t>(
+      (num_patches + extra * static_cast<std::int64_t>(grids.size())) * hidden));
   const float* source = embedded.data();
   for (const std::int64_t length : lengths) {
     if (params_.class_token) x.insert(x.end(), class_embedding_.begin(), class_embedding_.end());

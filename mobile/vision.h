@@ -10,8 +10,8 @@
 
 namespace pocketvlm {
 
-/// SigLIP / CLIP vision transformer of an mmproj file; all slices in one batch, attention inside each slice.
-/// Weights stay in the mapped file.
+/// SigLIP / CLIP vision transformer of an mmproj file; all slices in one batch, attention inside
+/// each slice. Weights stay in the mapped file.
 class MobileVisionEncoder {
  public:
   MobileVisionEncoder(const GgufFile& file, const MobileVisionParams& params);

@@ -76,7 +76,8 @@ class Hostile : public ::testing::Test {
 
   // The error text, or empty when the file was accepted.
   std::string read(const std::string& bytes) {
-    std::ofstream(path_, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    std::ofstream(path_, std::ios::binary)
+        .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
     try {
       GgufFile file(path_);
       file.check_finite();
@@ -97,7 +98,8 @@ TEST_F(Hostile, TheUnspoiltFileIsRead) { EXPECT_EQ(read(Parts().bytes()), ""); }
 
 TEST_F(Hostile, EveryTruncationIsRefused) {
   const std::string whole = Parts().bytes();
-  for (std::size_t size = 0; size + 16 < whole.size(); ++size) {  // 16 bytes of padding may be missing
+  for (std::size_t size = 0; size + 16 < whole.size();
+       ++size) {  // 16 bytes of padding may be missing
     EXPECT_NE(read(whole.substr(0, size)), "") << size;
   }
 }
@@ -192,7 +194,8 @@ TEST_F(Hostile, Shapes) {
 }
 
 TEST_F(Hostile, Offsets) {
-  for (const std::uint64_t offset : {std::uint64_t{1}, std::uint64_t{32}, std::uint64_t{1} << 63, ~std::uint64_t{0}}) {
+  for (const std::uint64_t offset :
+       {std::uint64_t{1}, std::uint64_t{32}, std::uint64_t{1} << 63, ~std::uint64_t{0}}) {
     Parts parts;
     parts.first_offset = offset;
     expect_refused(parts, "without gap or overlap");
@@ -210,7 +213,8 @@ TEST_F(Hostile, NamesAndText) {
   expect_refused(parts, "no name");
   parts.first_name = std::string(64, 'n');
   expect_refused(parts, "more than the 63 allowed");
-  for (const char* bad : {"\x80", "\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "a\xE2\x96", "\xFF"}) {
+  for (const char* bad :
+       {"\x80", "\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "a\xE2\x96", "\xFF"}) {
     parts = Parts();
     parts.first_name = bad;
     expect_refused(parts, "not valid UTF-8");

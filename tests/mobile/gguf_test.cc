@@ -14,7 +14,9 @@ namespace pocketvlm {
 namespace {
 
 GgufWriter::Producer floats(std::vector<float> values) {
-  return [values = std::move(values)](const GgufWriter::Sink& sink) { sink(std::as_bytes(std::span(values))); };
+  return [values = std::move(values)](const GgufWriter::Sink& sink) {
+    sink(std::as_bytes(std::span(values)));
+  };
 }
 
 TEST(Gguf, WhatIsWrittenIsReadBack) {
@@ -26,7 +28,11 @@ TEST(Gguf, WhatIsWrittenIsReadBack) {
   writer.set_uint64("u64", 1ULL << 40);
   writer.set_float32("f32", 0.25F);
   writer.set_bool("bool", true);
-  writer.set_strings("strings", {"", "\xE2\x96\x81" "a", "b"});
+  writer.set_strings("strings",
+                     {"",
+                      "\xE2\x96\x81"
+                      "a",
+                      "b"});
   writer.set_float32s("floats", {0.5F, -1.0F});
   writer.set_int32s("ints", {3, -4});
   writer.set_uint32("u32", 7);  // replaces the value, keeps the place
@@ -43,7 +49,9 @@ TEST(Gguf, WhatIsWrittenIsReadBack) {
   EXPECT_EQ(file.get_float("f32"), 0.25);
   EXPECT_EQ(file.get_float("i32"), -5.0);
   EXPECT_TRUE(file.get_bool("bool"));
-  EXPECT_EQ(std::get<std::vector<std::string>>(file.get_array("strings").values)[1], "\xE2\x96\x81" "a");
+  EXPECT_EQ(std::get<std::vector<std::string>>(file.get_array("strings").values)[1],
+            "\xE2\x96\x81"
+            "a");
   EXPECT_EQ(file.get_floats("floats"), (std::vector<double>{0.5, -1.0}));
   EXPECT_EQ(std::get<std::vector<std::int64_t>>(file.get_array("ints").values)[1], -4);
   EXPECT_EQ(file.tensor("first").ne, (std::vector<std::int64_t>{3, 2}));
@@ -86,8 +94,17 @@ TEST(Gguf, GettersNameFileAndKey) {
 }
 
 TEST(Gguf, NanAndInfinityAreFoundInEveryType) {
-  for (const GgmlType type : {GgmlType::kF32, GgmlType::kF16, GgmlType::kBF16, GgmlType::kQ8_0, GgmlType::kQ4_0, GgmlType::kQ4_1,
-                              GgmlType::kQ5_0, GgmlType::kQ5_1, GgmlType::kQ4_K, GgmlType::kQ5_K, GgmlType::kQ6_K}) {
+  for (const GgmlType type : {GgmlType::kF32,
+                              GgmlType::kF16,
+                              GgmlType::kBF16,
+                              GgmlType::kQ8_0,
+                              GgmlType::kQ4_0,
+                              GgmlType::kQ4_1,
+                              GgmlType::kQ5_0,
+                              GgmlType::kQ5_1,
+                              GgmlType::kQ4_K,
+                              GgmlType::kQ5_K,
+                              GgmlType::kQ6_K}) {
     const std::string path = temporary_folder() + "/a.gguf";
     std::vector<std::byte> good(static_cast<std::size_t>(2 * row_bytes(type, 256)));
     std::vector<float> row(256, 1.0F);
@@ -110,8 +127,10 @@ TEST(Gguf, NanAndInfinityAreFoundInEveryType) {
       GgufWriter writer;
       writer.add_tensor("t", type, {256, 2}, [&](const GgufWriter::Sink& sink) { sink(bytes); });
       writer.write(path);
-      if (broken) EXPECT_THROW(GgufFile(path).check_finite(), Error) << type_info(type).name;
-      else EXPECT_NO_THROW(GgufFile(path).check_finite()) << type_info(type).name;
+      if (broken)
+        EXPECT_THROW(GgufFile(path).check_finite(), Error) << type_info(type).name;
+      else
+        EXPECT_NO_THROW(GgufFile(path).check_finite()) << type_info(type).name;
     }
   }
 }

@@ -12,8 +12,14 @@ namespace pocketvlm {
 namespace {
 
 const std::vector<GgmlType> kFloatTypes = {GgmlType::kF32, GgmlType::kF16, GgmlType::kBF16};
-const std::vector<GgmlType> kBlockTypes = {GgmlType::kQ8_0, GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ5_0,
-                                           GgmlType::kQ5_1, GgmlType::kQ4_K, GgmlType::kQ5_K, GgmlType::kQ6_K};
+const std::vector<GgmlType> kBlockTypes = {GgmlType::kQ8_0,
+                                           GgmlType::kQ4_0,
+                                           GgmlType::kQ4_1,
+                                           GgmlType::kQ5_0,
+                                           GgmlType::kQ5_1,
+                                           GgmlType::kQ4_K,
+                                           GgmlType::kQ5_K,
+                                           GgmlType::kQ6_K};
 
 // The int8 form of some rows, with the memory it lives in.
 struct QuantizedInput {
@@ -21,14 +27,28 @@ struct QuantizedInput {
   std::vector<float> scales, sums16, sums32;
   MatmulInput input;
 
-  QuantizedInput(const Kernels& kernels, const std::vector<float>& x, std::int64_t tokens, std::int64_t columns)
+  QuantizedInput(const Kernels& kernels,
+                 const std::vector<float>& x,
+                 std::int64_t tokens,
+                 std::int64_t columns)
       : quants(x.size()), scales(x.size() / 32), sums16(x.size() / 16), sums32(x.size() / 32) {
     for (std::int64_t t = 0; t < tokens; ++t) {
       const std::int64_t at = t * columns;
-      kernels.quantize(x.data() + at, columns, {quants.data() + at, scales.data() + at / 32, sums16.data() + at / 16, sums32.data() + at / 32});
+      kernels.quantize(x.data() + at,
+                       columns,
+                       {quants.data() + at,
+                        scales.data() + at / 32,
+                        sums16.data() + at / 16,
+                        sums32.data() + at / 32});
     }
-    input = {.tokens = tokens, .columns = columns, .values = x.data(), .stride = columns, .quants = quants.data(),
-             .scales = scales.data(), .sums16 = sums16.data(), .sums32 = sums32.data()};
+    input = {.tokens = tokens,
+             .columns = columns,
+             .values = x.data(),
+             .stride = columns,
+             .quants = quants.data(),
+             .scales = scales.data(),
+             .sums16 = sums16.data(),
+             .sums32 = sums32.data()};
   }
 };
 
@@ -46,9 +66,12 @@ struct Rows {
   Rows(GgmlType type, const std::vector<float>& values, std::int64_t rows, std::int64_t columns) {
     const std::int64_t bytes = row_bytes(type, columns);
     memory.resize(static_cast<std::size_t>(bytes * rows + 64));
-    std::byte* start = memory.data() + 2 + (16 - reinterpret_cast<std::uintptr_t>(memory.data()) % 16);
+    std::byte* start =
+        memory.data() + 2 + (16 - reinterpret_cast<std::uintptr_t>(memory.data()) % 16);
     if (type == GgmlType::kF32) start += 2;
-    for (std::int64_t r = 0; r < rows; ++r) quantize_row(type, &values[static_cast<std::size_t>(r * columns)], columns, start + r * bytes);
+    for (std::int64_t r = 0; r < rows; ++r)
+      quantize_row(
+          type, &values[static_cast<std::size_t>(r * columns)], columns, start + r * bytes);
     view = {start, bytes, rows};
   }
 };
@@ -59,35 +82,47 @@ class KernelTables : public ::testing::TestWithParam<const Kernels*> {
   const Kernels& plain_ = scalar_kernels();
   Random random_{5};
 
-  std::vector<float> multiply(const Kernels& kernels, GgmlType type, const WeightRows& rows, const MatmulInput& input) {
+  std::vector<float> multiply(const Kernels& kernels,
+                              GgmlType type,
+                              const WeightRows& rows,
+                              const MatmulInput& input) {
     const std::int64_t stride = rows.rows + 3;
     std::vector<float> y(static_cast<std::size_t>(input.tokens * stride), -77.0F);
     matmul_for(kernels, type)(rows, input, y.data(), stride);
     for (std::int64_t t = 0; t < input.tokens; ++t) {
-      for (std::int64_t k = rows.rows; k < stride; ++k) EXPECT_EQ(y[static_cast<std::size_t>(t * stride + k)], -77.0F);  // untouched
+      for (std::int64_t k = rows.rows; k < stride; ++k)
+        EXPECT_EQ(y[static_cast<std::size_t>(t * stride + k)], -77.0F);  // untouched
     }
     return y;
   }
 };
 
-std::string table_name(const ::testing::TestParamInfo<const Kernels*>& info) { return info.param->name; }
+std::string table_name(const ::testing::TestParamInfo<const Kernels*>& info) {
+  return info.param->name;
+}
 
 TEST_P(KernelTables, FloatProductsEqualThePlainLoops) {
   for (const GgmlType type : kFloatTypes) {
     for (const std::int64_t columns : {1, 3, 8, 15, 16, 17, 72, 96, 131}) {
       for (const std::int64_t rows : {1, 4, 16, 19}) {
         for (const std::int64_t tokens : {1, 2, 6, 7, 13}) {
-          const Rows weights(type, random_values(random_, static_cast<std::size_t>(rows * columns)), rows, columns);
+          const Rows weights(type,
+                             random_values(random_, static_cast<std::size_t>(rows * columns)),
+                             rows,
+                             columns);
           const std::int64_t stride = columns + 5;
           std::vector<float> x = random_values(random_, static_cast<std::size_t>(tokens * stride));
           for (std::size_t i = 0; i < x.size(); ++i) {
-            if (static_cast<std::int64_t>(i) % stride >= columns) x[i] = NAN;  // between the rows: must not be read into results
+            if (static_cast<std::int64_t>(i) % stride >= columns)
+              x[i] = NAN;  // between the rows: must not be read into results
           }
-          const MatmulInput input = {.tokens = tokens, .columns = columns, .values = x.data(), .stride = stride};
+          const MatmulInput input = {
+              .tokens = tokens, .columns = columns, .values = x.data(), .stride = stride};
           const std::vector<float> want = multiply(plain_, type, weights.view, input);
           const std::vector<float> got = multiply(kernels_, type, weights.view, input);
           for (std::size_t i = 0; i < want.size(); ++i) {
-            ASSERT_NEAR(got[i], want[i], 1e-5 * std::sqrt(static_cast<double>(columns))) << type_info(type).name << " " << columns << " " << rows << " " << tokens;
+            ASSERT_NEAR(got[i], want[i], 1e-5 * std::sqrt(static_cast<double>(columns)))
+                << type_info(type).name << " " << columns << " " << rows << " " << tokens;
           }
         }
       }
@@ -103,9 +138,14 @@ TEST_P(KernelTables, ValuesDoNotDependOnTheirNeighbours) {
   const std::vector<float> together = multiply(kernels_, GgmlType::kF16, weights.view, all);
   for (std::int64_t t = 0; t < 13; ++t) {
     for (std::int64_t r = 0; r < 19; ++r) {
-      const WeightRows one = {static_cast<const std::byte*>(weights.view.data) + r * weights.view.row_bytes, weights.view.row_bytes, 1};
-      const MatmulInput token = {.tokens = 1, .columns = columns, .values = x.data() + t * columns, .stride = columns};
-      EXPECT_EQ(multiply(kernels_, GgmlType::kF16, one, token)[0], together[static_cast<std::size_t>(t * 22 + r)]);
+      const WeightRows one = {
+          static_cast<const std::byte*>(weights.view.data) + r * weights.view.row_bytes,
+          weights.view.row_bytes,
+          1};
+      const MatmulInput token = {
+          .tokens = 1, .columns = columns, .values = x.data() + t * columns, .stride = columns};
+      EXPECT_EQ(multiply(kernels_, GgmlType::kF16, one, token)[0],
+                together[static_cast<std::size_t>(t * 22 + r)]);
     }
   }
 }
@@ -118,13 +158,18 @@ TEST_P(KernelTables, QuantizedProductsEqualThePlainLoops) {
       const std::int64_t columns = block * blocks;
       for (const std::int64_t rows : {1, 7, 16, 21}) {
         for (const std::int64_t tokens : {1, 3, 4, 8, 11}) {
-          const Rows weights(type, random_values(random_, static_cast<std::size_t>(rows * columns)), rows, columns);
-          const std::vector<float> x = random_values(random_, static_cast<std::size_t>(tokens * columns));
+          const Rows weights(type,
+                             random_values(random_, static_cast<std::size_t>(rows * columns)),
+                             rows,
+                             columns);
+          const std::vector<float> x =
+              random_values(random_, static_cast<std::size_t>(tokens * columns));
           const QuantizedInput input(plain_, x, tokens, columns);
           const std::vector<float> want = multiply(plain_, type, weights.view, input.input);
           const std::vector<float> got = multiply(kernels_, type, weights.view, input.input);
           for (std::size_t i = 0; i < want.size(); ++i) {
-            ASSERT_NEAR(got[i], want[i], 2e-5 * std::sqrt(static_cast<double>(columns))) << type_info(type).name << " " << blocks << " " << rows << " " << tokens;
+            ASSERT_NEAR(got[i], want[i], 2e-5 * std::sqrt(static_cast<double>(columns)))
+                << type_info(type).name << " " << blocks << " " << rows << " " << tokens;
           }
         }
       }
@@ -132,8 +177,8 @@ TEST_P(KernelTables, QuantizedProductsEqualThePlainLoops) {
   }
 }
 
-// Scales that are powers of two make every float step exact, so that what is left are the integer products: these must agree to
-// the last bit, with the extreme levels and inputs.
+// Scales that are powers of two make every float step exact, so that what is left are the integer
+// products: these must agree to the last bit, with the extreme levels and inputs.
 TEST_P(KernelTables, IntegerPartsAreExact) {
   for (const GgmlType type : kBlockTypes) {
     const std::int64_t columns = 512;
@@ -141,12 +186,15 @@ TEST_P(KernelTables, IntegerPartsAreExact) {
     const std::int64_t bytes = row_bytes(type, columns);
     const std::int64_t block_bytes = type_info(type).bytes;
     std::vector<std::uint8_t> memory(static_cast<std::size_t>(bytes * rows));
-    for (std::uint8_t& byte : memory) byte = static_cast<std::uint8_t>(random_.chance(0.3) ? (random_.chance(0.5) ? 255 : 0) : random_.below(256));
+    for (std::uint8_t& byte : memory)
+      byte = static_cast<std::uint8_t>(random_.chance(0.3) ? (random_.chance(0.5) ? 255 : 0)
+                                                           : random_.below(256));
     const std::uint16_t one = float_to_half(1.0F);
     for (std::int64_t at = 0; at < bytes * rows; at += block_bytes) {
       const std::int64_t field = type == GgmlType::kQ6_K ? 208 : 0;
       std::memcpy(&memory[static_cast<std::size_t>(at + field)], &one, 2);
-      if (type == GgmlType::kQ4_1 || type == GgmlType::kQ5_1 || type == GgmlType::kQ4_K || type == GgmlType::kQ5_K) {
+      if (type == GgmlType::kQ4_1 || type == GgmlType::kQ5_1 || type == GgmlType::kQ4_K ||
+          type == GgmlType::kQ5_K) {
         std::memcpy(&memory[static_cast<std::size_t>(at + 2)], &one, 2);
       }
     }
@@ -154,7 +202,9 @@ TEST_P(KernelTables, IntegerPartsAreExact) {
       std::vector<float> x(static_cast<std::size_t>(tokens * columns));
       for (std::size_t i = 0; i < x.size(); ++i) {
         // Largest 127, so the scale is exactly one and q = x.
-        x[i] = i % 32 == 0 ? 127.0F : static_cast<float>(random_.chance(0.2) ? -127 : random_.between(-127, 127));
+        x[i] = i % 32 == 0
+                   ? 127.0F
+                   : static_cast<float>(random_.chance(0.2) ? -127 : random_.between(-127, 127));
       }
       const QuantizedInput input(plain_, x, tokens, columns);
       const WeightRows view = {memory.data(), bytes, rows};
@@ -164,11 +214,15 @@ TEST_P(KernelTables, IntegerPartsAreExact) {
           std::vector<float> w(static_cast<std::size_t>(columns));
           dequantize_row(type, memory.data() + r * bytes, columns, w.data());
           double want = 0.0;
-          for (std::int64_t i = 0; i < columns; ++i) want += static_cast<double>(w[static_cast<std::size_t>(i)]) * static_cast<double>(x[static_cast<std::size_t>(t * columns + i)]);
+          for (std::int64_t i = 0; i < columns; ++i)
+            want += static_cast<double>(w[static_cast<std::size_t>(i)]) *
+                    static_cast<double>(x[static_cast<std::size_t>(t * columns + i)]);
           if (std::fabs(want) < 0x1p24 || type != GgmlType::kQ6_K) {
             // Q6_K sums may pass 2^24 on the way; the others cannot.
             const double slack = type == GgmlType::kQ6_K ? 64.0 : 0.0;
-            ASSERT_NEAR(static_cast<double>(got[static_cast<std::size_t>(t * (rows + 3) + r)]), want, slack) << type_info(type).name;
+            ASSERT_NEAR(
+                static_cast<double>(got[static_cast<std::size_t>(t * (rows + 3) + r)]), want, slack)
+                << type_info(type).name;
           }
         }
       }
@@ -180,8 +234,10 @@ TEST_P(KernelTables, QuantizingIsBitEqual) {
   for (int trial = 0; trial < 50; ++trial) {
     std::vector<float> x = random_values(random_, 320);
     if (trial == 0) std::fill(x.begin(), x.begin() + 64, 0.0F);
-    if (trial == 1) for (float& value : x) value = std::round(value * 4.0F) / 4.0F;  // ties
-    if (trial == 2) for (float& value : x) value *= 1e-30F;
+    if (trial == 1)
+      for (float& value : x) value = std::round(value * 4.0F) / 4.0F;  // ties
+    if (trial == 2)
+      for (float& value : x) value *= 1e-30F;
     const QuantizedInput want(plain_, x, 1, 320);
     const QuantizedInput got(kernels_, x, 1, 320);
     EXPECT_EQ(got.quants, want.quants);
@@ -202,14 +258,26 @@ TEST_P(KernelTables, ElementwiseFunctionsEqualThePlainLoops) {
       std::vector<float> got = x;
       function(plain_, want.data());
       function(kernels_, got.data());
-      for (std::size_t i = 0; i < size; ++i) ASSERT_NEAR(got[i], want[i], tolerance * (1.0 + std::fabs(static_cast<double>(want[i])))) << what << " " << n << " " << x[i];
+      for (std::size_t i = 0; i < size; ++i)
+        ASSERT_NEAR(got[i], want[i], tolerance * (1.0 + std::fabs(static_cast<double>(want[i]))))
+            << what << " " << n << " " << x[i];
     };
     compare("softmax", 1e-6, [&](const Kernels& k, float* v) { k.softmax(v, n, 3.0F); });
-    compare("silu", 1e-6, [&](const Kernels& k, float* v) { k.silu_multiply(v, weight.data(), n); });
-    compare("rms", 1e-6, [&](const Kernels& k, float* v) { k.rms_norm(x.data(), weight.data(), n, 1e-5F, v); });
-    if (n > 1) compare("layer norm", 3e-6, [&](const Kernels& k, float* v) { k.layer_norm(x.data(), weight.data(), bias.data(), n, 1e-6F, v); });
-    compare("add", 1e-6, [&](const Kernels& k, float* v) { k.add_scaled(weight.data(), 0.7F, n, v); });
-    for (const MobileActivation a : {MobileActivation::kGeluTanh, MobileActivation::kGeluErf, MobileActivation::kQuickGelu, MobileActivation::kSilu}) {
+    compare(
+        "silu", 1e-6, [&](const Kernels& k, float* v) { k.silu_multiply(v, weight.data(), n); });
+    compare("rms", 1e-6, [&](const Kernels& k, float* v) {
+      k.rms_norm(x.data(), weight.data(), n, 1e-5F, v);
+    });
+    if (n > 1)
+      compare("layer norm", 3e-6, [&](const Kernels& k, float* v) {
+        k.layer_norm(x.data(), weight.data(), bias.data(), n, 1e-6F, v);
+      });
+    compare(
+        "add", 1e-6, [&](const Kernels& k, float* v) { k.add_scaled(weight.data(), 0.7F, n, v); });
+    for (const MobileActivation a : {MobileActivation::kGeluTanh,
+                                     MobileActivation::kGeluErf,
+                                     MobileActivation::kQuickGelu,
+                                     MobileActivation::kSilu}) {
       compare("activation", 1e-6, [&](const Kernels& k, float* v) {
         for (std::int64_t i = 0; i < n; ++i) v[i] *= 4.0F;
         k.activate(a, v, n);
@@ -223,7 +291,10 @@ TEST_P(KernelTables, ExtremeInputsStayFinite) {
   std::vector<float> probabilities = x;
   kernels_.softmax(probabilities.data(), static_cast<std::int64_t>(x.size()), 1.0F);
   EXPECT_NEAR(probabilities[4], 1.0F, 1e-6);
-  for (const MobileActivation a : {MobileActivation::kGeluTanh, MobileActivation::kGeluErf, MobileActivation::kQuickGelu, MobileActivation::kSilu}) {
+  for (const MobileActivation a : {MobileActivation::kGeluTanh,
+                                   MobileActivation::kGeluErf,
+                                   MobileActivation::kQuickGelu,
+                                   MobileActivation::kSilu}) {
     std::vector<float> y = x;
     kernels_.activate(a, y.data(), static_cast<std::int64_t>(y.size()));
     EXPECT_EQ(y[4], 1000.0F);
@@ -240,7 +311,9 @@ TEST(Kernels, AutoIsTheFirstTableAndUnknownNamesAreRefused) {
   EXPECT_THROW(choose_kernels("fast"), Error);
 }
 
-TEST(Kernels, TypesWithoutAProductAreRefused) { EXPECT_THROW(matmul_for(scalar_kernels(), GgmlType::kQ2_K), Error); }
+TEST(Kernels, TypesWithoutAProductAreRefused) {
+  EXPECT_THROW(matmul_for(scalar_kernels(), GgmlType::kQ2_K), Error);
+}
 
 }  // namespace
 }  // namespace pocketvlm

@@ -6,13 +6,15 @@
 namespace pocketvlm {
 namespace {
 
-
 PlainMatrix read_matrix(const GgufFile& file, const std::string& name, std::int64_t columns = 0) {
   const GgufTensor& tensor = file.tensor(name);
   std::vector<float> values(static_cast<std::size_t>(tensor.num_elements()));
   const std::int64_t bytes = row_bytes(tensor.type, tensor.row_length());
   for (std::int64_t r = 0; r < tensor.num_rows(); ++r) {
-    dequantize_row(tensor.type, tensor.bytes.data() + r * bytes, tensor.row_length(), &values[static_cast<std::size_t>(r * tensor.row_length())]);
+    dequantize_row(tensor.type,
+                   tensor.bytes.data() + r * bytes,
+                   tensor.row_length(),
+                   &values[static_cast<std::size_t>(r * tensor.row_length())]);
   }
   if (columns == 0) columns = tensor.row_length();
   PlainMatrix matrix(tensor.num_elements() / columns, columns);
@@ -42,8 +44,10 @@ PlainMatrix layer_norm(const GgufFile& file, const std::string& name, PlainMatri
   for (std::int64_t t = 0; t < x.rows; ++t) {
     double mean = 0.0;
     double variance = 0.0;
-    for (std::int64_t i = 0; i < x.columns; ++i) mean += x.at(t, i) / static_cast<double>(x.columns);
-    for (std::int64_t i = 0; i < x.columns; ++i) variance += std::pow(x.at(t, i) - mean, 2) / static_cast<double>(x.columns);
+    for (std::int64_t i = 0; i < x.columns; ++i)
+      mean += x.at(t, i) / static_cast<double>(x.columns);
+    for (std::int64_t i = 0; i < x.columns; ++i)
+      variance += std::pow(x.at(t, i) - mean, 2) / static_cast<double>(x.columns);
     for (std::int64_t i = 0; i < x.columns; ++i) {
       x.at(t, i) = (x.at(t, i) - mean) / std::sqrt(variance + eps) * w.at(0, i) + b.at(0, i);
     }
@@ -55,8 +59,10 @@ PlainMatrix rms_norm(const GgufFile& file, const std::string& name, PlainMatrix 
   const PlainMatrix w = read_matrix(file, name + ".weight");
   for (std::int64_t t = 0; t < x.rows; ++t) {
     double squares = 0.0;
-    for (std::int64_t i = 0; i < x.columns; ++i) squares += x.at(t, i) * x.at(t, i) / static_cast<double>(x.columns);
-    for (std::int64_t i = 0; i < x.columns; ++i) x.at(t, i) *= w.at(0, i) / std::sqrt(squares + eps);
+    for (std::int64_t i = 0; i < x.columns; ++i)
+      squares += x.at(t, i) * x.at(t, i) / static_cast<double>(x.columns);
+    for (std::int64_t i = 0; i < x.columns; ++i)
+      x.at(t, i) *= w.at(0, i) / std::sqrt(squares + eps);
   }
   return x;
 }
@@ -69,9 +75,16 @@ double activate(const std::string& name, double x) {
   return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
 }
 
-// Queries [first_q, +nq) see keys [first_k, +nk), with `causal` only those not later than themselves.
-void attend(const PlainMatrix& q, const PlainMatrix& k, const PlainMatrix& v, std::int64_t heads, std::int64_t kv_heads,
-            std::array<std::int64_t, 4> span, bool causal, PlainMatrix& out) {
+// Queries [first_q, +nq) see keys [first_k, +nk), with `causal` only those not later than
+// themselves.
+void attend(const PlainMatrix& q,
+            const PlainMatrix& k,
+            const PlainMatrix& v,
+            std::int64_t heads,
+            std::int64_t kv_heads,
+            std::array<std::int64_t, 4> span,
+            bool causal,
+            PlainMatrix& out) {
   const auto [first_q, nq, first_k, nk] = span;
   const std::int64_t dim = q.columns / heads;
   for (std::int64_t h = 0; h < heads; ++h) {
@@ -82,13 +95,15 @@ void attend(const PlainMatrix& q, const PlainMatrix& k, const PlainMatrix& v, st
       double total = 0.0;
       for (std::int64_t s = first_k; s < end; ++s) {
         double score = 0.0;
-        for (std::int64_t i = 0; i < dim; ++i) score += q.at(t, h * dim + i) * k.at(s, kv * dim + i);
+        for (std::int64_t i = 0; i < dim; ++i)
+          score += q.at(t, h * dim + i) * k.at(s, kv * dim + i);
         p.push_back(std::exp(score / std::sqrt(static_cast<double>(dim))));
         total += p.back();
       }
       for (std::int64_t s = first_k; s < end; ++s) {
         for (std::int64_t i = 0; i < dim; ++i) {
-          out.at(t, h * dim + i) += p[static_cast<std::size_t>(s - first_k)] / total * v.at(s, kv * dim + i);
+          out.at(t, h * dim + i) +=
+              p[static_cast<std::size_t>(s - first_k)] / total * v.at(s, kv * dim + i);
         }
       }
     }
@@ -99,7 +114,8 @@ double sincos(double row, double column, std::int64_t channel, std::int64_t hidd
   const std::int64_t quarter = hidden / 4;
   const double place = channel < hidden / 2 ? column : row;
   const std::int64_t i = channel % (hidden / 2);
-  const double angle = place * std::pow(10000.0, -static_cast<double>(i % quarter) / static_cast<double>(quarter));
+  const double angle =
+      place * std::pow(10000.0, -static_cast<double>(i % quarter) / static_cast<double>(quarter));
   return i < quarter ? std::sin(angle) : std::cos(angle);
 }
 
@@ -110,8 +126,12 @@ double cubic(double x, double a) {
   return 0.0;
 }
 
-// Weights of all `side` table places for place o of n: antialiased (a = -0.5) or plain with repeated edges (a = -0.75).
-std::vector<double> bicubic_weights(std::int64_t side, std::int64_t n, std::int64_t o, bool antialias) {
+// Weights of all `side` table places for place o of n: antialiased (a = -0.5) or plain with
+// repeated edges (a = -0.75).
+std::vector<double> bicubic_weights(std::int64_t side,
+                                    std::int64_t n,
+                                    std::int64_t o,
+                                    bool antialias) {
   std::vector<double> weights(static_cast<std::size_t>(side), 0.0);
   const double scale = static_cast<double>(side) / static_cast<double>(n);
   const double centre = (static_cast<double>(o) + 0.5) * scale;
@@ -119,7 +139,8 @@ std::vector<double> bicubic_weights(std::int64_t side, std::int64_t n, std::int6
     const double stretch = std::max(1.0, scale);
     double total = 0.0;
     for (std::int64_t i = 0; i < side; ++i) {
-      weights[static_cast<std::size_t>(i)] = cubic((static_cast<double>(i) + 0.5 - centre) / stretch, -0.5);
+      weights[static_cast<std::size_t>(i)] =
+          cubic((static_cast<double>(i) + 0.5 - centre) / stretch, -0.5);
       total += weights[static_cast<std::size_t>(i)];
     }
     for (double& w : weights) w /= total;
@@ -143,9 +164,11 @@ PlainMatrix plain_vision(const GgufFile& file, const EncodedChat& prompt) {
   const bool with_class = file.find("v.class_embd") != nullptr;
   const PlainMatrix table = read_matrix(file, "v.position_embd.weight");
   const std::int64_t first = with_class ? 1 : 0;
-  const auto side = static_cast<std::int64_t>(std::sqrt(static_cast<double>(table.rows - first)) + 0.5);
+  const auto side =
+      static_cast<std::int64_t>(std::sqrt(static_cast<double>(table.rows - first)) + 0.5);
 
-  const std::int64_t patch_values = 3 * file.get_int("clip.vision.patch_size") * file.get_int("clip.vision.patch_size");
+  const std::int64_t patch_values =
+      3 * file.get_int("clip.vision.patch_size") * file.get_int("clip.vision.patch_size");
   PlainMatrix pixels(static_cast<std::int64_t>(prompt.patches.size()) / patch_values, patch_values);
   std::copy(prompt.patches.begin(), prompt.patches.end(), pixels.data.begin());
   const PlainMatrix embedded = linear(file, "v.patch_embd", pixels);
@@ -156,7 +179,8 @@ PlainMatrix plain_vision(const GgufFile& file, const EncodedChat& prompt) {
   std::int64_t t = 0;
   std::int64_t source = 0;
   for (const auto& [rows, columns] : prompt.grids) {
-    for (std::int64_t h = 0; with_class && h < hidden; ++h) x.at(t, h) = read_matrix(file, "v.class_embd").at(0, h) + table.at(0, h);
+    for (std::int64_t h = 0; with_class && h < hidden; ++h)
+      x.at(t, h) = read_matrix(file, "v.class_embd").at(0, h) + table.at(0, h);
     t += first;
     for (std::int64_t r = 0; r < rows; ++r) {
       for (std::int64_t c = 0; c < columns; ++c, ++t, ++source) {
@@ -167,7 +191,8 @@ PlainMatrix plain_vision(const GgufFile& file, const EncodedChat& prompt) {
           if (positions == "interpolated") {
             for (std::int64_t i = 0; i < side; ++i) {
               for (std::int64_t j = 0; j < side; ++j) {
-                position += down[static_cast<std::size_t>(i)] * across[static_cast<std::size_t>(j)] * table.at(first + i * side + j, h);
+                position += down[static_cast<std::size_t>(i)] *
+                            across[static_cast<std::size_t>(j)] * table.at(first + i * side + j, h);
               }
             }
           } else {
@@ -214,7 +239,9 @@ PlainMatrix plain_vision(const GgufFile& file, const EncodedChat& prompt) {
 
 namespace {
 
-PlainMatrix plain_resampler(const GgufFile& file, const PlainMatrix& features, const std::vector<std::array<int, 2>>& grids) {
+PlainMatrix plain_resampler(const GgufFile& file,
+                            const PlainMatrix& features,
+                            const std::vector<std::array<int, 2>>& grids) {
   const double eps = file.get_float("clip.vision.attention.layer_norm_epsilon");
   const std::int64_t heads = file.get_int("pocketvlm.projector.heads");
   const std::string positions = file.get_string("pocketvlm.projector.positions");
@@ -224,11 +251,13 @@ PlainMatrix plain_resampler(const GgufFile& file, const PlainMatrix& features, c
   const auto side = static_cast<std::int64_t>(std::sqrt(static_cast<double>(queries)) + 0.5);
   for (std::int64_t i = 0; positions != "key" && i < queries; ++i) {
     for (std::int64_t h = 0; h < hidden; ++h) {
-      query.at(i, h) += sincos(static_cast<double>(i / side), static_cast<double>(i % side), h, hidden);
+      query.at(i, h) +=
+          sincos(static_cast<double>(i / side), static_cast<double>(i % side), h, hidden);
     }
   }
   const PlainMatrix one = linear(file, "resampler.attn.q", query);
-  const PlainMatrix values = layer_norm(file, "resampler.ln_kv", linear(file, "resampler.kv", features), eps);
+  const PlainMatrix values =
+      layer_norm(file, "resampler.ln_kv", linear(file, "resampler.kv", features), eps);
   PlainMatrix keys = values;
   std::int64_t t = 0;
   for (const auto& [rows, columns] : grids) {
@@ -242,8 +271,10 @@ PlainMatrix plain_resampler(const GgufFile& file, const PlainMatrix& features, c
             continue;
           }
           for (std::int64_t i = 0; i < queries; ++i) {
-            keys.at(t, h) += down[static_cast<std::size_t>(i / side)] * across[static_cast<std::size_t>(i % side)] *
-                             sincos(static_cast<double>(i / side), static_cast<double>(i % side), h, hidden);
+            keys.at(t, h) +=
+                down[static_cast<std::size_t>(i / side)] *
+                across[static_cast<std::size_t>(i % side)] *
+                sincos(static_cast<double>(i / side), static_cast<double>(i % side), h, hidden);
           }
         }
       }
@@ -264,10 +295,17 @@ PlainMatrix plain_resampler(const GgufFile& file, const PlainMatrix& features, c
     attend(q, k, v, heads, heads, {s * queries, queries, begin, count}, false, mixed);
     begin += count;
   }
-  return linear(file, "resampler.proj", layer_norm(file, "resampler.ln_post", linear(file, "resampler.attn.out", mixed), eps));
+  return linear(
+      file,
+      "resampler.proj",
+      layer_norm(file, "resampler.ln_post", linear(file, "resampler.attn.out", mixed), eps));
 }
 
-PlainMatrix plain_depthwise(const PlainMatrix& x, std::int64_t rows, std::int64_t columns, std::int64_t stride, const PlainMatrix& w) {
+PlainMatrix plain_depthwise(const PlainMatrix& x,
+                            std::int64_t rows,
+                            std::int64_t columns,
+                            std::int64_t stride,
+                            const PlainMatrix& w) {
   const std::int64_t out_rows = (rows + stride - 1) / stride;
   const std::int64_t out_columns = (columns + stride - 1) / stride;
   PlainMatrix y(out_rows * out_columns, x.columns);
@@ -290,9 +328,17 @@ PlainMatrix plain_depthwise(const PlainMatrix& x, std::int64_t rows, std::int64_
 
 double hard_sigmoid(double x) { return std::clamp(x / 6.0 + 0.5, 0.0, 1.0); }
 
-PlainMatrix plain_inverted(const GgufFile& file, const std::string& p, const PlainMatrix& x, std::int64_t side, std::int64_t stride) {
+PlainMatrix plain_inverted(const GgufFile& file,
+                           const std::string& p,
+                           const PlainMatrix& x,
+                           std::int64_t side,
+                           std::int64_t stride) {
   const double eps = file.get_float("clip.vision.attention.layer_norm_epsilon");
-  PlainMatrix y = layer_norm(file, p + "0.1", plain_depthwise(x, side, side, stride, read_matrix(file, p + "0.0.weight", 9)), eps);
+  PlainMatrix y =
+      layer_norm(file,
+                 p + "0.1",
+                 plain_depthwise(x, side, side, stride, read_matrix(file, p + "0.0.weight", 9)),
+                 eps);
   PlainMatrix mean(1, y.columns);
   for (std::int64_t t = 0; t < y.rows; ++t) {
     for (std::int64_t h = 0; h < y.columns; ++h) {
@@ -311,13 +357,20 @@ PlainMatrix plain_inverted(const GgufFile& file, const std::string& p, const Pla
 
 }  // namespace
 
-PlainMatrix plain_projector(const GgufFile& file, const PlainMatrix& features, const std::vector<std::array<int, 2>>& grids) {
+PlainMatrix plain_projector(const GgufFile& file,
+                            const PlainMatrix& features,
+                            const std::vector<std::array<int, 2>>& grids) {
   const std::string kind = file.get_string("clip.projector_type");
   if (kind == "resampler") return plain_resampler(file, features, grids);
-  const std::string first = kind == "mlp" ? "mm.0" : kind == "ldp" ? "mm.model.mlp.1" : "mm.model.mlp.0";
-  const std::string second = kind == "mlp" ? "mm.2" : kind == "ldp" ? "mm.model.mlp.3" : "mm.model.mlp.2";
+  const std::string first = kind == "mlp"   ? "mm.0"
+                            : kind == "ldp" ? "mm.model.mlp.1"
+                                            : "mm.model.mlp.0";
+  const std::string second = kind == "mlp"   ? "mm.2"
+                             : kind == "ldp" ? "mm.model.mlp.3"
+                                             : "mm.model.mlp.2";
   PlainMatrix wide = linear(file, first, features);
-  for (double& value : wide.data) value = activate(file.get_string("pocketvlm.projector.activation"), value);
+  for (double& value : wide.data)
+    value = activate(file.get_string("pocketvlm.projector.activation"), value);
   const PlainMatrix x = linear(file, second, wide);
   if (kind == "mlp") return x;
   const std::int64_t side = grids[0][0];  // one slice, square
@@ -329,10 +382,12 @@ PlainMatrix plain_projector(const GgufFile& file, const PlainMatrix& features, c
   PlainMatrix pooled(side * side / 4, x.columns);
   for (std::int64_t r = 0; r < side; ++r) {
     for (std::int64_t c = 0; c < side; ++c) {
-      for (std::int64_t h = 0; h < x.columns; ++h) pooled.at(r / 2 * (side / 2) + c / 2, h) += x.at(r * side + c, h) / 4.0;
+      for (std::int64_t h = 0; h < x.columns; ++h)
+        pooled.at(r / 2 * (side / 2) + c / 2, h) += x.at(r * side + c, h) / 4.0;
     }
   }
-  PlainMatrix y = plain_depthwise(pooled, side / 2, side / 2, 1, read_matrix(file, "mm.model.peg.0.weight", 9));
+  PlainMatrix y =
+      plain_depthwise(pooled, side / 2, side / 2, 1, read_matrix(file, "mm.model.peg.0.weight", 9));
   const PlainMatrix bias = read_matrix(file, "mm.model.peg.0.bias");
   for (std::int64_t t = 0; t < y.rows; ++t) {
     for (std::int64_t h = 0; h < y.columns; ++h) y.at(t, h) += pooled.at(t, h) + bias.at(0, h);
@@ -340,7 +395,9 @@ PlainMatrix plain_projector(const GgufFile& file, const PlainMatrix& features, c
   return y;
 }
 
-PlainMatrix plain_language(const GgufFile& file, const EncodedChat& prompt, const PlainMatrix& visual) {
+PlainMatrix plain_language(const GgufFile& file,
+                           const EncodedChat& prompt,
+                           const PlainMatrix& visual) {
   const std::string a = file.get_string("general.architecture");
   const std::int64_t heads = file.get_int(a + ".attention.head_count");
   const std::int64_t kv_heads = file.get_int(a + ".attention.head_count_kv");
@@ -364,7 +421,9 @@ PlainMatrix plain_language(const GgufFile& file, const EncodedChat& prompt, cons
     for (std::int64_t t = 0; t < m.rows; ++t) {
       for (std::int64_t h = 0; h < count; ++h) {
         for (std::int64_t i = 0; i < dim / 2; ++i) {
-          const double angle = static_cast<double>(t) * std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(dim));
+          const double angle =
+              static_cast<double>(t) *
+              std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(dim));
           const std::int64_t p = h * dim + (a == "qwen2" ? i : 2 * i);
           const std::int64_t q = a == "qwen2" ? p + dim / 2 : p + 1;
           const double u = m.at(t, p);
@@ -390,11 +449,14 @@ PlainMatrix plain_language(const GgufFile& file, const EncodedChat& prompt, cons
     const PlainMatrix m = rms_norm(file, p + "ffn_norm", x, eps);
     PlainMatrix gate = linear(file, p + "ffn_gate", m);
     const PlainMatrix up = linear(file, p + "ffn_up", m);
-    for (std::size_t i = 0; i < gate.data.size(); ++i) gate.data[i] *= sigmoid(gate.data[i]) * up.data[i];
+    for (std::size_t i = 0; i < gate.data.size(); ++i)
+      gate.data[i] *= sigmoid(gate.data[i]) * up.data[i];
     const PlainMatrix down = linear(file, p + "ffn_down", gate);
     for (std::size_t i = 0; i < x.data.size(); ++i) x.data[i] += scale_residual * down.data[i];
   }
-  PlainMatrix logits = linear(file, file.find("output.weight") != nullptr ? "output" : "token_embd", rms_norm(file, "output_norm", x, eps));
+  PlainMatrix logits = linear(file,
+                              file.find("output.weight") != nullptr ? "output" : "token_embd",
+                              rms_norm(file, "output_norm", x, eps));
   for (double& value : logits.data) value /= file.get_float_or(a + ".logit_scale", 1.0);
   return logits;
 }

@@ -11,8 +11,10 @@ namespace {
 
 // MiniCPM-V 2.5 and 2.6: floor(70 k / n), one lower at these exact ties of the float32 ranges.
 TEST(Positions, BucketsFollowTheReferenceWithItsTies) {
-  const std::map<std::int64_t, std::set<std::int64_t>> lower = {
-      {25, {5, 10, 15, 20}}, {50, {5, 10, 15, 20, 30, 40}}, {55, {11, 22, 33, 44}}, {49, {7, 14, 35}}};
+  const std::map<std::int64_t, std::set<std::int64_t>> lower = {{25, {5, 10, 15, 20}},
+                                                                {50, {5, 10, 15, 20, 30, 40}},
+                                                                {55, {11, 22, 33, 44}},
+                                                                {49, {7, 14, 35}}};
   for (std::int64_t n = 1; n <= 70; ++n) {
     if (n == 58) continue;  // its tie depends on the reference's vector width
     const std::vector<std::int64_t> buckets = position_buckets(n, 70);
@@ -34,9 +36,11 @@ TEST(Positions, MorePatchesThanTableRowsShareBuckets) {
 
 TEST(Positions, ResamplingKeepsConstantsAndUnchangedSizes) {
   std::vector<float> table(5 * 5 * 2);
-  for (std::size_t i = 0; i < table.size(); ++i) table[i] = i % 2 == 0 ? 3.0F : static_cast<float>(i);
+  for (std::size_t i = 0; i < table.size(); ++i)
+    table[i] = i % 2 == 0 ? 3.0F : static_cast<float>(i);
   EXPECT_EQ(resample_positions_antialiased(table, 5, 2, 5, 5), table);
-  for (const auto& out : {resample_positions_antialiased(table, 5, 2, 3, 9), resample_positions(table, 5, 2, 3, 9)}) {
+  for (const auto& out :
+       {resample_positions_antialiased(table, 5, 2, 3, 9), resample_positions(table, 5, 2, 3, 9)}) {
     ASSERT_EQ(out.size(), 3U * 9U * 2U);
     for (std::size_t i = 0; i < out.size(); i += 2) EXPECT_NEAR(out[i], 3.0F, 1e-5);
   }

@@ -21,7 +21,8 @@ struct Result {
 Result run(const std::string& arguments, const std::string& input = "") {
   const std::string folder = temporary_folder();
   write_file_atomic(folder + "/in", input);
-  const std::string command = std::string(BINARY_ROOT) + "/pocketvlm-mobile " + arguments + " <" + folder + "/in >" + folder + "/out 2>" + folder + "/err";
+  const std::string command = std::string(BINARY_ROOT) + "/pocketvlm-mobile " + arguments + " <" +
+                              folder + "/in >" + folder + "/out 2>" + folder + "/err";
   const int code = std::system(command.c_str());
   return {WEXITSTATUS(code), read_file(folder + "/out"), read_file(folder + "/err")};
 }
@@ -39,7 +40,8 @@ class Program : public ::testing::Test {
 };
 
 TEST_F(Program, ChatAnswersWithTheAgreedKeys) {
-  const Result result = run("chat" + model_ + "--image " + image_ + " --prompt hello --greedy --max-new-tokens 8 --json");
+  const Result result = run("chat" + model_ + "--image " + image_ +
+                            " --prompt hello --greedy --max-new-tokens 8 --json");
   ASSERT_EQ(result.status, 0) << result.err;
   const Json json = parse_json(result.out, "out");
   EXPECT_TRUE(json["text"].is_string());
@@ -49,17 +51,22 @@ TEST_F(Program, ChatAnswersWithTheAgreedKeys) {
 }
 
 TEST_F(Program, AConversationGoesOverStandardInput) {
-  const Result result = run("chat" + model_ + "--max-new-tokens 5", "/image " + image_ + "\nhello\n/image none.png\n/what\nmore\n/reset\nagain\n/exit\nnot read\n");
+  const Result result =
+      run("chat" + model_ + "--max-new-tokens 5",
+          "/image " + image_ +
+              "\nhello\n/image none.png\n/what\nmore\n/reset\nagain\n/exit\nnot read\n");
   EXPECT_EQ(result.status, 0) << result.err;
   EXPECT_NE(result.err.find("none.png"), std::string::npos);
   EXPECT_NE(result.err.find("unknown command"), std::string::npos);
 }
 
 TEST_F(Program, BenchPrintsMedians) {
-  const Result result = run("bench" + model_ + "--prompt-tokens 16 --gen-tokens 4 --repeat 2 --threads 1 --json");
+  const Result result =
+      run("bench" + model_ + "--prompt-tokens 16 --gen-tokens 4 --repeat 2 --threads 1 --json");
   ASSERT_EQ(result.status, 0) << result.err;
   const Json json = parse_json(result.out, "out");
-  for (const char* key : {"load_ms", "vision_ms_per_slice", "prefill_tps", "decode_tps", "peak_rss_mib"}) {
+  for (const char* key :
+       {"load_ms", "vision_ms_per_slice", "prefill_tps", "decode_tps", "peak_rss_mib"}) {
     EXPECT_GT(json[key].get<double>(), 0.0) << key;
   }
   EXPECT_EQ(json["threads"], 1);

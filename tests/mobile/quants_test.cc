@@ -15,7 +15,8 @@ namespace {
 
 std::vector<std::uint8_t> from_hex(const std::string& text) {
   std::vector<std::uint8_t> bytes;
-  for (std::size_t i = 0; i < text.size(); i += 2) bytes.push_back(static_cast<std::uint8_t>(std::stoi(text.substr(i, 2), nullptr, 16)));
+  for (std::size_t i = 0; i < text.size(); i += 2)
+    bytes.push_back(static_cast<std::uint8_t>(std::stoi(text.substr(i, 2), nullptr, 16)));
   return bytes;
 }
 
@@ -25,8 +26,14 @@ std::vector<float> floats_of(const std::vector<std::uint8_t>& bytes) {
   return values;
 }
 
-const std::vector<GgmlType> kBlockTypes = {GgmlType::kQ8_0, GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ5_0,
-                                           GgmlType::kQ5_1, GgmlType::kQ4_K, GgmlType::kQ5_K, GgmlType::kQ6_K};
+const std::vector<GgmlType> kBlockTypes = {GgmlType::kQ8_0,
+                                           GgmlType::kQ4_0,
+                                           GgmlType::kQ4_1,
+                                           GgmlType::kQ5_0,
+                                           GgmlType::kQ5_1,
+                                           GgmlType::kQ4_K,
+                                           GgmlType::kQ5_K,
+                                           GgmlType::kQ6_K};
 
 class GoldenBlocks : public ::testing::TestWithParam<std::string> {
  protected:
@@ -35,21 +42,24 @@ class GoldenBlocks : public ::testing::TestWithParam<std::string> {
   std::int64_t columns_ = golden_["columns"].get<std::int64_t>();
   std::int64_t rows_ = golden_["rows"].get<std::int64_t>();
   GgmlType type_ = *parse_ggml_type(GetParam());
-  std::vector<std::uint8_t> blocks_ = from_hex(golden_["types"][GetParam()]["blocks"].get<std::string>());
-  std::vector<float> values_ = floats_of(from_hex(golden_["types"][GetParam()]["values"].get<std::string>()));
+  std::vector<std::uint8_t> blocks_ =
+      from_hex(golden_["types"][GetParam()]["blocks"].get<std::string>());
+  std::vector<float> values_ =
+      floats_of(from_hex(golden_["types"][GetParam()]["values"].get<std::string>()));
 
   std::vector<std::uint8_t> quantized(const std::vector<float>& source) const {
     std::vector<std::uint8_t> out(static_cast<std::size_t>(rows_ * row_bytes(type_, columns_)));
     for (std::int64_t r = 0; r < rows_; ++r) {
-      quantize_row(type_, &source[static_cast<std::size_t>(r * columns_)], columns_, &out[static_cast<std::size_t>(r * row_bytes(type_, columns_))]);
+      quantize_row(type_,
+                   &source[static_cast<std::size_t>(r * columns_)],
+                   columns_,
+                   &out[static_cast<std::size_t>(r * row_bytes(type_, columns_))]);
     }
     return out;
   }
 };
 
-TEST_P(GoldenBlocks, QuantizeGivesTheReferenceBytes) {
-  EXPECT_EQ(quantized(source_), blocks_);
-}
+TEST_P(GoldenBlocks, QuantizeGivesTheReferenceBytes) { EXPECT_EQ(quantized(source_), blocks_); }
 
 TEST_P(GoldenBlocks, QuantizeChangesWithOneValue) {
   source_[3] = source_[3] * 2.0F + 1.0F;
@@ -59,13 +69,19 @@ TEST_P(GoldenBlocks, QuantizeChangesWithOneValue) {
 TEST_P(GoldenBlocks, DequantizeGivesTheReferenceValues) {
   std::vector<float> out(values_.size());
   for (std::int64_t r = 0; r < rows_; ++r) {
-    dequantize_row(type_, &blocks_[static_cast<std::size_t>(r * row_bytes(type_, columns_))], columns_, &out[static_cast<std::size_t>(r * columns_)]);
+    dequantize_row(type_,
+                   &blocks_[static_cast<std::size_t>(r * row_bytes(type_, columns_))],
+                   columns_,
+                   &out[static_cast<std::size_t>(r * columns_)]);
   }
   EXPECT_EQ(out, values_);
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, GoldenBlocks,
-                         ::testing::Values("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"));
+INSTANTIATE_TEST_SUITE_P(
+    Types,
+    GoldenBlocks,
+    ::testing::Values(
+        "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"));
 
 TEST(Quants, EveryHalfSurvivesTheWayThroughFloat) {
   for (std::uint32_t bits = 0; bits < 65536; ++bits) {
@@ -80,8 +96,8 @@ TEST(Quants, EveryHalfSurvivesTheWayThroughFloat) {
 }
 
 TEST(Quants, HalvesRoundToEven) {
-  EXPECT_EQ(float_to_half(1.0F + 0x1p-11F), 0x3C00);             // halfway, even below
-  EXPECT_EQ(float_to_half(1.0F + 3 * 0x1p-11F), 0x3C02);         // halfway, even above
+  EXPECT_EQ(float_to_half(1.0F + 0x1p-11F), 0x3C00);      // halfway, even below
+  EXPECT_EQ(float_to_half(1.0F + 3 * 0x1p-11F), 0x3C02);  // halfway, even above
   EXPECT_EQ(float_to_half(std::nextafter(1.0F + 0x1p-11F, 2.0F)), 0x3C01);
   EXPECT_EQ(float_to_half(65519.996F), 0x7BFF);
   EXPECT_EQ(float_to_half(65520.0F), 0x7C00);
@@ -109,7 +125,11 @@ TEST(Quants, ErrorsStayWithinTheStep) {
         error += std::pow(static_cast<double>(x[i] - back[i]), 2);
         energy += std::pow(static_cast<double>(x[i]), 2);
       }
-      const int bits = type == GgmlType::kQ8_0 ? 8 : type == GgmlType::kQ6_K ? 6 : type == GgmlType::kQ5_0 || type == GgmlType::kQ5_1 || type == GgmlType::kQ5_K ? 5 : 4;
+      const int bits =
+          type == GgmlType::kQ8_0                                                         ? 8
+          : type == GgmlType::kQ6_K                                                       ? 6
+          : type == GgmlType::kQ5_0 || type == GgmlType::kQ5_1 || type == GgmlType::kQ5_K ? 5
+                                                                                          : 4;
       // A uniform grid of 2^bits steps over about +-2.7 sigma: rms error step / sqrt(12).
       const double step = 2.0 * 2.7 / std::pow(2.0, bits);
       EXPECT_LT(std::sqrt(error / energy), 1.1 * step / std::sqrt(12.0)) << type_info(type).name;
@@ -129,7 +149,8 @@ TEST(Quants, Q8ErrorsStayWithinHalfAStep) {
     std::uint16_t scale;
     std::memcpy(&scale, &blocks[i / 32 * 34], 2);
     const float d = half_to_float(scale);
-    EXPECT_LE(std::fabs(x[i] - back[i]), 0.5F * d + 127.0F * d * 0x1p-11F);  // the stored scale is rounded
+    EXPECT_LE(std::fabs(x[i] - back[i]),
+              0.5F * d + 127.0F * d * 0x1p-11F);  // the stored scale is rounded
   }
 }
 
@@ -150,7 +171,8 @@ TEST(Quants, QuantizingAgainChangesNothing) {
 
 TEST(Quants, ImportanceLessensTheWeightedError) {
   Random random({10});
-  for (const GgmlType type : {GgmlType::kQ4_0, GgmlType::kQ5_0, GgmlType::kQ4_K, GgmlType::kQ5_K, GgmlType::kQ6_K}) {
+  for (const GgmlType type :
+       {GgmlType::kQ4_0, GgmlType::kQ5_0, GgmlType::kQ4_K, GgmlType::kQ5_K, GgmlType::kQ6_K}) {
     double plain_total = 0.0;
     double weighted_total = 0.0;
     for (int trial = 0; trial < 20; ++trial) {
@@ -166,7 +188,8 @@ TEST(Quants, ImportanceLessensTheWeightedError) {
         quantize_row(type, x.data(), 256, blocks.data(), weights);
         dequantize_row(type, blocks.data(), 256, back.data());
         double total = 0.0;
-        for (std::size_t i = 0; i < 256; ++i) total += importance[i] * std::pow(static_cast<double>(x[i] - back[i]), 2);
+        for (std::size_t i = 0; i < 256; ++i)
+          total += importance[i] * std::pow(static_cast<double>(x[i] - back[i]), 2);
         return total;
       };
       plain_total += error(nullptr);

@@ -100,8 +100,14 @@ TEST_P(EveryTable, EveryProjectorAndPositionSchemeEqualsThePlainForward) {
 }
 
 TEST_P(EveryTable, QuantizedModelsDifferOnlyByTheRoundingOfInputs) {
-  for (const GgmlType type : {GgmlType::kQ8_0, GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ5_0, GgmlType::kQ5_1,
-                              GgmlType::kQ4_K, GgmlType::kQ5_K, GgmlType::kQ6_K}) {
+  for (const GgmlType type : {GgmlType::kQ8_0,
+                              GgmlType::kQ4_0,
+                              GgmlType::kQ4_1,
+                              GgmlType::kQ5_0,
+                              GgmlType::kQ5_1,
+                              GgmlType::kQ4_K,
+                              GgmlType::kQ5_K,
+                              GgmlType::kQ6_K}) {
     TinyModel model;
     model.type = type;
     model.wide = true;
@@ -113,7 +119,9 @@ TEST_P(EveryTable, QuantizedModelsDifferOnlyByTheRoundingOfInputs) {
   }
 }
 
-std::string table_name(const ::testing::TestParamInfo<const Kernels*>& info) { return info.param->name; }
+std::string table_name(const ::testing::TestParamInfo<const Kernels*>& info) {
+  return info.param->name;
+}
 INSTANTIATE_TEST_SUITE_P(All, EveryTable, ::testing::ValuesIn(available_kernels()), table_name);
 
 TEST(Session, ThePlainForwardNoticesOneChangedWeight) {
@@ -167,7 +175,8 @@ TEST(Session, CachedDecodingEqualsTheFullForward) {
     for (std::size_t t = head.ids.size(); t < prompt.ids.size(); ++t) {
       session.append(std::span(&prompt.ids[t], 1));
       for (std::size_t v = 0; v < vocab; ++v) {
-        ASSERT_NEAR(session.logits()[v], all[t * vocab + v], std::string(cache) == "f32" ? 1e-4 : 2e-2);
+        ASSERT_NEAR(
+            session.logits()[v], all[t * vocab + v], std::string(cache) == "f32" ? 1e-4 : 2e-2);
       }
     }
     EXPECT_EQ(session.position(), static_cast<std::int64_t>(prompt.ids.size()));
@@ -207,7 +216,8 @@ TEST(Session, StreamedPiecesAddUpToTheAnswer) {
   });
   EXPECT_EQ(streamed, answer.text);
   int pieces = 0;
-  const ChatAnswer cut = session.chat(picture_chat(), sampling, [&](std::string_view) { return ++pieces < 3; });
+  const ChatAnswer cut =
+      session.chat(picture_chat(), sampling, [&](std::string_view) { return ++pieces < 3; });
   EXPECT_LT(cut.ids.size(), answer.ids.size());
 }
 
@@ -248,12 +258,16 @@ TEST(Session, MistakesNameTheFileAtFault) {
     return "";
   };
   EXPECT_NE(text_of([&] { Session(files.mmproj, ""); }).find("--mmproj"), std::string::npos);
-  EXPECT_NE(text_of([&] { Session(files.language, files.language); }).find("clip"), std::string::npos);
-  EXPECT_NE(text_of([&] { Session(files.language, other.mmproj); }).find("do not belong together"), std::string::npos);
-  EXPECT_NE(text_of([&] { Session("/no/such.gguf", ""); }).find("/no/such.gguf"), std::string::npos);
+  EXPECT_NE(text_of([&] { Session(files.language, files.language); }).find("clip"),
+            std::string::npos);
+  EXPECT_NE(text_of([&] { Session(files.language, other.mmproj); }).find("do not belong together"),
+            std::string::npos);
+  EXPECT_NE(text_of([&] { Session("/no/such.gguf", ""); }).find("/no/such.gguf"),
+            std::string::npos);
   SessionOptions options;
   options.context = 100000;
-  EXPECT_NE(text_of([&] { Session(files.language, "", options); }).find("positions"), std::string::npos);
+  EXPECT_NE(text_of([&] { Session(files.language, "", options); }).find("positions"),
+            std::string::npos);
   options = SessionOptions();
   options.kv_cache = "q3";
   EXPECT_NE(text_of([&] { Session(files.language, "", options); }).find("q3"), std::string::npos);
@@ -273,10 +287,12 @@ TEST(Sampling, GreedyTakesTheFirstOfTheLargest) {
 }
 
 TEST(Sampling, CutsLeaveOnlyTheHead) {
-  const std::vector<float> logits = {std::log(0.5F), std::log(0.3F), std::log(0.15F), std::log(0.05F)};
+  const std::vector<float> logits = {
+      std::log(0.5F), std::log(0.3F), std::log(0.15F), std::log(0.05F)};
   const auto reachable = [&](const MobileSampling& sampling) {
     std::int32_t largest = 0;
-    for (std::uint64_t step = 0; step < 500; ++step) largest = std::max(largest, sample_token(logits, {}, sampling, step));
+    for (std::uint64_t step = 0; step < 500; ++step)
+      largest = std::max(largest, sample_token(logits, {}, sampling, step));
     return largest;
   };
   MobileSampling sampling;
@@ -297,7 +313,8 @@ TEST(Sampling, FrequenciesFollowTheProbabilities) {
   MobileSampling sampling;
   sampling.temperature = 1.0;
   std::vector<int> counts(3);
-  for (std::uint64_t step = 0; step < 10000; ++step) ++counts[static_cast<std::size_t>(sample_token(logits, {}, sampling, step))];
+  for (std::uint64_t step = 0; step < 10000; ++step)
+    ++counts[static_cast<std::size_t>(sample_token(logits, {}, sampling, step))];
   EXPECT_NEAR(counts[0], 6000, 200);
   EXPECT_NEAR(counts[1], 3000, 200);
 }

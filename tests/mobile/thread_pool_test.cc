@@ -26,14 +26,19 @@ TEST(ThreadPool, EveryElementIsVisitedOnce) {
 TEST(ThreadPool, ManyShortLoopsFinish) {
   ThreadPool pool(3);
   std::atomic<std::int64_t> sum{0};
-  for (int i = 0; i < 5000; ++i) pool.for_pieces(8, 1, [&](std::int64_t begin, std::int64_t) { sum += begin; });
+  for (int i = 0; i < 5000; ++i)
+    pool.for_pieces(8, 1, [&](std::int64_t begin, std::int64_t) { sum += begin; });
   EXPECT_EQ(sum.load(), 5000 * 28);
 }
 
 TEST(ThreadPool, AnExceptionReachesTheCallerAndThePoolGoesOn) {
   ThreadPool pool(3);
   for (int i = 0; i < 20; ++i) {
-    EXPECT_THROW(pool.for_pieces(100, 1, [](std::int64_t begin, std::int64_t) { if (begin == 50) throw std::runtime_error("x"); }),
+    EXPECT_THROW(pool.for_pieces(100,
+                                 1,
+                                 [](std::int64_t begin, std::int64_t) {
+                                   if (begin == 50) throw std::runtime_error("x");
+                                 }),
                  std::runtime_error);
     std::atomic<int> count{0};
     pool.for_pieces(10, 1, [&](std::int64_t, std::int64_t) { ++count; });

@@ -32,7 +32,11 @@ class TensorMaker {
  public:
   TensorMaker(GgufWriter& writer, std::uint64_t seed) : writer_(writer), seed_(seed) {}
 
-  void add(const std::string& name, GgmlType type, std::vector<std::int64_t> ne, double spread, double centre = 0.0) {
+  void add(const std::string& name,
+           GgmlType type,
+           std::vector<std::int64_t> ne,
+           double spread,
+           double centre = 0.0) {
     const std::uint64_t stream = ++count_;
     std::int64_t rows = 1;
     for (std::size_t d = 1; d < ne.size(); ++d) rows *= ne[d];
@@ -76,7 +80,8 @@ class TensorMaker {
 std::vector<std::string> pieces() {
   std::vector<std::string> all = {"<unk>", "<s>", "</s>"};
   for (int byte = 0; byte < 256; ++byte) all.push_back(fmt::format("<0x{:02X}>", byte));
-  for (const char* special : {"<image>", "</image>", "<slice>", "</slice>", "\xE2\x96\x81"}) all.emplace_back(special);
+  for (const char* special : {"<image>", "</image>", "<slice>", "</slice>", "\xE2\x96\x81"})
+    all.emplace_back(special);
   for (char letter = 'a'; letter <= 'z'; ++letter) all.emplace_back(1, letter);
   while (all.size() % 32 != 0) all.push_back(fmt::format("[PAD{}]", all.size()));
   return all;
@@ -87,10 +92,15 @@ void set_tokenizer(GgufWriter& writer) {
   std::vector<std::int32_t> types;
   for (const std::string& piece : all) {
     TokenType type = TokenType::kNormal;
-    if (piece == "<unk>") type = TokenType::kUnknown;
-    else if (piece == "<s>" || piece == "</s>" || piece.ends_with("image>") || piece.ends_with("slice>")) type = TokenType::kControl;
-    else if (piece.starts_with("<0x")) type = TokenType::kByte;
-    else if (piece.starts_with("[PAD")) type = TokenType::kUnused;
+    if (piece == "<unk>")
+      type = TokenType::kUnknown;
+    else if (piece == "<s>" || piece == "</s>" || piece.ends_with("image>") ||
+             piece.ends_with("slice>"))
+      type = TokenType::kControl;
+    else if (piece.starts_with("<0x"))
+      type = TokenType::kByte;
+    else if (piece.starts_with("[PAD"))
+      type = TokenType::kUnused;
     types.push_back(static_cast<std::int32_t>(type));
   }
   writer.set_string("tokenizer.ggml.model", "llama");
@@ -170,8 +180,10 @@ void add_projector(const TinyModel& model, TensorMaker& make) {
   if (model.resampler()) {
     make.add("resampler.query", GgmlType::kF32, {hidden, 4}, 1.0);
     make.matrix("resampler.kv.weight", type, kVisionHidden, hidden);
-    for (const char* name : {"q", "k", "v", "out"}) make.linear(fmt::format("resampler.attn.{}", name), type, hidden, hidden);
-    for (const char* name : {"q", "kv", "post"}) make.norm(fmt::format("resampler.ln_{}", name), hidden);
+    for (const char* name : {"q", "k", "v", "out"})
+      make.linear(fmt::format("resampler.attn.{}", name), type, hidden, hidden);
+    for (const char* name : {"q", "kv", "post"})
+      make.norm(fmt::format("resampler.ln_{}", name), hidden);
     make.matrix("resampler.proj.weight", type, hidden, hidden);
     return;
   }
@@ -225,7 +237,10 @@ void write_mmproj(const TinyModel& model, const std::string& path) {
   TensorMaker make(writer, model.seed + 1000);
   make.add("v.patch_embd.weight", GgmlType::kF16, {kPatch, kPatch, 3, kVisionHidden}, 0.2);
   if (!clip) make.vector("v.patch_embd.bias", kVisionHidden, 0.1);
-  make.add("v.position_embd.weight", GgmlType::kF16, {kVisionHidden, kSide * kSide + (clip ? 1 : 0)}, 0.5);
+  make.add("v.position_embd.weight",
+           GgmlType::kF16,
+           {kVisionHidden, kSide * kSide + (clip ? 1 : 0)},
+           0.5);
   if (clip) {
     make.vector("v.class_embd", kVisionHidden, 0.5);
     make.norm("v.pre_ln", kVisionHidden);
@@ -250,7 +265,8 @@ void write_mmproj(const TinyModel& model, const std::string& path) {
 
 std::string temporary_folder() {
   static Folders folders;
-  std::string pattern = (std::filesystem::temp_directory_path() / "pocketvlm-mobile-XXXXXX").string();
+  std::string pattern =
+      (std::filesystem::temp_directory_path() / "pocketvlm-mobile-XXXXXX").string();
   if (::mkdtemp(pattern.data()) == nullptr) std::abort();
   folders.paths.push_back(pattern);
   return pattern;

@@ -9,9 +9,9 @@ namespace pocketvlm {
 
 /// A very small random model for tests: what it is made of.
 struct TinyModel {
-  std::string architecture = "llama";    // llama | minicpm | qwen2
-  GgmlType type = GgmlType::kF32;        // of the language matrices
-  std::string projector = "resampler";   // resampler | mlp | ldp | ldpv2
+  std::string architecture = "llama";   // llama | minicpm | qwen2
+  GgmlType type = GgmlType::kF32;       // of the language matrices
+  std::string projector = "resampler";  // resampler | mlp | ldp | ldpv2
   std::string vision_positions = "bucketed";
   std::string projector_positions = "key";
   std::string activation = "gelu_tanh";
