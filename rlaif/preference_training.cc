@@ -296,7 +296,7 @@ class PreferenceRun {
   NamedTensors weights_;
   std::vector<Reference> references_;  // one a pair
   std::vector<std::size_t> usable_;    // pairs that can be trained on
-  std::optional<AdamW> optimizer_;
+  std::optional<Optimizer> optimizer_;
   TrainingState state_;
   PreferenceResult result_;
 };

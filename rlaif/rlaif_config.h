@@ -68,7 +68,7 @@ struct PreferenceConfig {
           at_least(0));
     field("epochs", epochs, "passes over the pairs", in_range(1, 10000));
     field("batch_pairs", batch_pairs, "pairs an optimizer step", in_range(1, 1 << 20));
-    field("optimizer", optimizer, "AdamW");
+    field("optimizer", optimizer, "AdamW, or Muon for chosen matrices");
     field("trainable", trainable, "name patterns that learn");
     field("compute_dtype", compute_dtype, "dtype of matrix products", one_of({"bf16", "f32"}));
     field("pack_tokens",

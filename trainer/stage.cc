@@ -370,7 +370,7 @@ class StageRun {
   NamedTensors
       weights_;  // what learns: trainable parameters, and the heads of the contrastive objective
   ContrastiveHeads heads_{nullptr};
-  std::optional<AdamW> optimizer_;
+  std::optional<Optimizer> optimizer_;
   std::optional<MetricsLog> metrics_;
   TrainingState state_;
   double last_loss_ = 0;

@@ -22,6 +22,7 @@ struct OptimizerConfig {
   double beta2 = 0.95;
   double eps = 1e-8;
   double clip_norm = 1.0;
+  std::vector<std::string> orthogonalized;  // patterns
 
   void visit_fields(auto&& field) {
     field("learning_rate", learning_rate, "peak, reached after warm-up", in_range(0, 10));
@@ -36,6 +37,9 @@ struct OptimizerConfig {
     field("beta2", beta2, "second moment", in_range(0, 0.9999999));
     field("eps", eps, "in the denominator", at_least(0));
     field("clip_norm", clip_norm, "gradients are scaled down to this norm; 0 is off", at_least(0));
+    field("orthogonalized", orthogonalized,
+          "name patterns of matrices that are updated by their orthogonalized momentum (Muon) instead of AdamW; the update is "
+          "scaled so that the same learning rate fits both; vectors that match stay with AdamW");
   }
   void validate(const std::string& path) const;
 };
@@ -86,7 +90,7 @@ struct StageConfig {
     field("trainable", trainable, "name patterns that learn; everything else is frozen and checked to be bit-identical afterwards");
     field("data", data, "mixture, packing, workers");
     field("input", input, "image and prompt settings of this stage alone");
-    field("optimizer", optimizer, "AdamW");
+    field("optimizer", optimizer, "AdamW, or Muon for chosen matrices");
     field("steps", steps, "optimizer steps", in_range(1, 1e12));
     field("accumulation", accumulation, "packs an optimizer step", in_range(1, 1 << 20));
     field("compute_dtype", compute_dtype, "dtype of matrix products; master weights stay float32", one_of({"bf16", "f32"}));

@@ -60,7 +60,7 @@ struct TrainingState {
 struct SavedTraining {
   TrainingState state;
   NamedTensors weights;  // trainable parameters
-  NamedTensors moments;  // AdamW::state()
+  NamedTensors moments;  // Optimizer::state()
 };
 
 /// Writes <folder>/training.safetensors in one step, with the state of LibTorch's random generator.

@@ -96,16 +96,16 @@ struct SceneSource::State {
     return composer.compose(random, wish);
   }
 
-  /// The scene in words, in random order: "dog at the top left, cat on the right, sign at the bottom: stop".
-  std::string outline(const SceneFacts& facts, Random& random) const {
+  /// The scene in words, line by line as its picture is read: "at the top left: dog, on the right: cat, at the bottom: sign
+  /// stop". A place comes before what is there, so that a name's token knows its place, as a token of a picture does.
+  std::string outline(const SceneFacts& facts) const {
     std::vector<std::string> parts;
     for (const SceneFacts::Group& group : facts.groups) {
       for (int i = 0; i < group.count; ++i) {
-        parts.push_back(names[static_cast<std::size_t>(group.class_index)] + " " + position_words(group.cell));
+        parts.push_back(fmt::format("{}: {}", position_words(group.cell), names[static_cast<std::size_t>(group.class_index)]));
       }
     }
-    if (!facts.sign_text.empty()) parts.push_back(fmt::format("sign {}: {}", position_words(facts.sign_cell), facts.sign_text));
-    random.shuffle(parts);
+    if (!facts.sign_text.empty()) parts.push_back(fmt::format("{}: sign {}", position_words(facts.sign_cell), facts.sign_text));
     return fmt::format("{}", fmt::join(parts, ", "));
   }
 
@@ -181,7 +181,7 @@ Sample SceneSource::at(std::int64_t index) const {
   sample.chat.turns = state_->text.turns(choice.task, choice.language, facts, random, false);
   if (choice.task != "text") {
     if (state_->config.outlines) {
-      sample.chat.turns.front().content = state_->outline(facts, random) + "\n" + sample.chat.turns.front().content;
+      sample.chat.turns.front().content = state_->outline(facts) + "\n" + sample.chat.turns.front().content;
     } else {
       sample.chat.images.push_back(draw(scene));
     }

@@ -11,7 +11,7 @@ SceneText::SceneText(const ScenesConfig& config,
                      const std::vector<ObjectClass>& classes,
                      const ClassFrequencies& frequencies,
                      const std::string& path)
-    : classes_(classes), queries_(config, classes, frequencies) {
+    : classes_(classes), queries_(config, classes, frequencies), questions_(config.questions) {
   names_["en"] = class_names_in("en", classes, path);
   for (const auto& [language, weight] : config.languages) {
     names_[language] = class_names_in(language, classes, path);
@@ -58,14 +58,13 @@ std::vector<Turn> SceneText::turns(const std::string& task,
     turns.push_back({"assistant", alone ? text.answer : text.question + " " + text.answer});
     return turns;
   }
-  if (task != "chat") {
-    const QuestionAnswer text = ask(task, canonical);
-    return {{"user", text.question}, {"assistant", text.answer}};
-  }
-  static const std::vector<std::string> topics = {"caption", "vqa", "vqa", "counting", "position", "yes_no"};
-  const std::int64_t wanted = random.between(2, 3);
-  for (int attempt = 0; attempt < 30 && static_cast<std::int64_t>(turns.size()) < 2 * wanted; ++attempt) {
-    const QuestionAnswer text = ask(random.pick(topics), true);
+  static const std::vector<std::string> chat_topics = {"caption", "vqa", "vqa", "counting", "position", "yes_no"};
+  const bool is_chat = task == "chat";
+  const bool has_questions = task == "vqa" || task == "counting" || task == "position" || task == "yes_no";
+  const std::int64_t wanted = is_chat ? random.between(2, 3) : has_questions && !canonical ? questions_ : 1;
+  const std::int64_t attempts = wanted == 1 ? 1 : std::max<std::int64_t>(30, 3 * wanted);
+  for (std::int64_t i = 0; i < attempts && static_cast<std::int64_t>(turns.size()) < 2 * wanted; ++i) {
+    const QuestionAnswer text = ask(is_chat ? random.pick(chat_topics) : task, is_chat || canonical);
     const bool asked = std::any_of(turns.begin(), turns.end(), [&](const Turn& turn) {
       return turn.role == "user" && turn.content == text.question;
     });

@@ -59,6 +59,7 @@ class SceneText {
 
   const std::vector<ObjectClass>& classes_;
   QueryMaker queries_;
+  std::int64_t questions_;
   std::map<std::string, std::vector<std::string>> names_;  // by language
   std::map<std::string, std::string> language_names_;      // of languages without patterns
 };

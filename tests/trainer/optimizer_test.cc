@@ -1,5 +1,7 @@
 #include "trainer/optimizer.h"
 
+#include <ATen/ops/linalg_svd.h>
+#include <ATen/ops/linalg_svdvals.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -111,7 +113,7 @@ OptimizerConfig made_up_config() {
   return config;
 }
 
-void take_step(AdamW& optimizer,
+void take_step(Optimizer& optimizer,
                const std::vector<std::pair<std::string, torch::Tensor>>& parameters,
                int64_t step) {
   for (int64_t i = 0; i < 3; ++i) {
@@ -121,10 +123,10 @@ void take_step(AdamW& optimizer,
   optimizer.step(0.25);
 }
 
-TEST(AdamW, EqualsAPlainLoopInDoubleOverTenSteps) {
+TEST(Optimizer, EqualsAPlainLoopInDoubleOverTenSteps) {
   const OptimizerConfig config = made_up_config();
   const auto parameters = made_up_parameters();
-  AdamW optimizer(config, parameters, 10);
+  Optimizer optimizer(config, parameters, 10);
   std::vector<PlainAdamW> plain;
   for (const auto& [name, parameter] : parameters) plain.emplace_back(parameter.detach());
   const double factors[] = {0.5, 2.0, 2.0, 2.0};
@@ -164,9 +166,9 @@ TEST(AdamW, EqualsAPlainLoopInDoubleOverTenSteps) {
   EXPECT_EQ(optimizer.steps_done(), 10);
 }
 
-TEST(AdamW, ContinuesFromItsSavedStateWithTheSameBits) {
+TEST(Optimizer, ContinuesFromItsSavedStateWithTheSameBits) {
   const auto parameters = made_up_parameters();
-  AdamW optimizer(made_up_config(), parameters, 10);
+  Optimizer optimizer(made_up_config(), parameters, 10);
   for (int64_t step = 0; step < 5; ++step) take_step(optimizer, parameters, step);
 
   std::vector<std::pair<std::string, torch::Tensor>> copies, state;
@@ -174,7 +176,7 @@ TEST(AdamW, ContinuesFromItsSavedStateWithTheSameBits) {
     copies.emplace_back(name, parameter.detach().clone().requires_grad_());
   for (const auto& [name, moment] : optimizer.state()) state.emplace_back(name, moment.clone());
   EXPECT_EQ(state.size(), 8U);
-  AdamW continued(made_up_config(), copies, 10);
+  Optimizer continued(made_up_config(), copies, 10);
   continued.restore(state, 5);
   for (int64_t step = 5; step < 10; ++step) {
     take_step(optimizer, parameters, step);
@@ -185,8 +187,8 @@ TEST(AdamW, ContinuesFromItsSavedStateWithTheSameBits) {
   }
 }
 
-TEST(AdamW, RefusesAStateOfOtherParameters) {
-  AdamW optimizer(made_up_config(), made_up_parameters(), 10);
+TEST(Optimizer, RefusesAStateOfOtherParameters) {
+  Optimizer optimizer(made_up_config(), made_up_parameters(), 10);
   auto state = optimizer.state();
   state.pop_back();
   EXPECT_NE(test::error_of([&] { optimizer.restore(state, 1); }).find("is missing"),
@@ -197,11 +199,11 @@ TEST(AdamW, RefusesAStateOfOtherParameters) {
             std::string::npos);
 }
 
-TEST(AdamW, TouchesNothingWhenTheGradientIsNotFinite) {
+TEST(Optimizer, TouchesNothingWhenTheGradientIsNotFinite) {
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     const auto parameters = made_up_parameters();
-    AdamW optimizer(made_up_config(), parameters, 10);
+    Optimizer optimizer(made_up_config(), parameters, 10);
     take_step(optimizer, parameters, 0);
     std::vector<torch::Tensor> before;
     for (const auto& [name, parameter] : parameters) {
@@ -217,12 +219,101 @@ TEST(AdamW, TouchesNothingWhenTheGradientIsNotFinite) {
   }
 }
 
-TEST(AdamW, NamesALearningRatePatternThatMatchesNothing) {
+TEST(Optimizer, NamesALearningRatePatternThatMatchesNothing) {
   OptimizerConfig config = made_up_config();
   config.learning_rate_factors["projector.*"] = 2.0;
   EXPECT_NE(test::error_of([&] {
-              AdamW(config, made_up_parameters(), 10);
+              Optimizer(config, made_up_parameters(), 10);
             }).find("\"projector.*\" matches no"),
+            std::string::npos);
+}
+
+/// U V^T of x = U S V^T, [rows, columns] in double.
+torch::Tensor polar_factor(const torch::Tensor& x) {
+  const auto [u, s, vh] = at::linalg_svd(x.to(torch::kFloat64), /*full_matrices=*/false);
+  return torch::matmul(u, vh);
+}
+
+TEST(Orthogonalized, KeepsTheSingularVectorsAndEvensTheSingularValues) {
+  torch::manual_seed(3);
+  for (const auto& [rows, columns] : std::vector<std::pair<int64_t, int64_t>>{{24, 24}, {12, 40}, {40, 12}}) {
+    const torch::Tensor x = torch::randn({3, rows, columns}) * 0.01;
+    const torch::Tensor y = orthogonalized(x);
+    ASSERT_EQ(y.sizes(), x.sizes());
+    ASSERT_EQ(y.scalar_type(), torch::kFloat32);
+    for (int64_t i = 0; i < 3; ++i) {
+      const torch::Tensor values = at::linalg_svdvals(y[i]);
+      const torch::Tensor before = at::linalg_svdvals(x[i]);
+      // Random square matrices have singular values near zero, which five steps cannot lift.
+      const torch::Tensor lifted = values.masked_select(before > 0.1 * before.max());
+      EXPECT_GT(lifted.min().item<float>(), 0.6F) << rows << " x " << columns;
+      EXPECT_LT(values.max().item<float>(), 1.3F) << rows << " x " << columns;
+      const torch::Tensor turned = torch::matmul(y[i].to(torch::kFloat64), polar_factor(x[i]).t());
+      EXPECT_GT(turned.trace().item<double>() / static_cast<double>(std::min(rows, columns)), 0.7);
+    }
+  }
+}
+
+OptimizerConfig orthogonalizing_config() {
+  OptimizerConfig config;
+  config.learning_rate = 0.01;
+  config.schedule = "constant";
+  config.warmup_steps = 0;
+  config.weight_decay = 0.1;
+  config.clip_norm = 0;
+  config.orthogonalized = {"*.weight"};
+  return config;
+}
+
+TEST(Optimizer, UpdatesMatricesByTheirOrthogonalizedNesterovMomentum) {
+  torch::manual_seed(4);
+  const torch::Tensor start = torch::randn({6, 10}), first = torch::randn({6, 10}), second = torch::randn({6, 10});
+  torch::Tensor weight = start.clone().requires_grad_(), vector = torch::ones({6}).requires_grad_();
+  Optimizer optimizer(orthogonalizing_config(), {{"a.weight", weight}, {"b.weight", vector}}, 10);
+  EXPECT_EQ(optimizer.state().size(), 3U);  // the matrix has no second moment
+
+  torch::Tensor expected = start, momentum = torch::zeros({6, 10});
+  for (const torch::Tensor& gradient : {first, second}) {
+    weight.mutable_grad() = gradient.clone();
+    vector.mutable_grad() = torch::full({6}, 2.0);
+    optimizer.step(1.0);
+    momentum = 0.9 * momentum + 0.1 * gradient;
+    const torch::Tensor update = orthogonalized((0.1 * gradient + 0.9 * momentum).unsqueeze(0))[0];
+    expected = expected * (1 - 0.01 * 0.1) - 0.01 * 0.2 * std::sqrt(10.0) * update;
+  }
+  EXPECT_LT((weight.detach() - expected).abs().max().item<float>(), 1e-4F);
+  EXPECT_GT((weight.detach() - start).abs().max().item<float>(), 1e-3F);
+  EXPECT_NEAR(vector.detach()[0].item<float>(), 1.0F - 2 * 0.01F, 1e-5F);  // AdamW: no decay of vectors
+}
+
+TEST(Optimizer, ContinuesOrthogonalizedUpdatesWithTheSameBits) {
+  torch::manual_seed(5);
+  const torch::Tensor start = torch::randn({8, 8});
+  const auto run = [&](int64_t stop) {
+    std::vector<std::pair<std::string, torch::Tensor>> parameters = {{"a.weight", start.clone().requires_grad_()}};
+    auto optimizer = std::make_unique<Optimizer>(orthogonalizing_config(), parameters, 10);
+    for (int64_t step = 0; step < 6; ++step) {
+      if (step == stop) {
+        std::vector<std::pair<std::string, torch::Tensor>> state;
+        for (const auto& [name, moment] : optimizer->state()) state.emplace_back(name, moment.clone());
+        optimizer = std::make_unique<Optimizer>(orthogonalizing_config(), parameters, 10);
+        optimizer->restore(state, step);
+      }
+      parameters[0].second.mutable_grad() = torch::sin(parameters[0].second.detach() * static_cast<double>(step + 1));
+      optimizer->step(1.0);
+    }
+    return parameters[0].second;
+  };
+  EXPECT_TRUE(test::same_bits(run(-1), run(3)));
+}
+
+TEST(Optimizer, NamesAPatternOfMatricesThatMatchesNone) {
+  OptimizerConfig config = orthogonalizing_config();
+  config.orthogonalized = {"a.*", "norm.*"};
+  const torch::Tensor weight = torch::ones({4, 4}).requires_grad_(), norm = torch::ones({4}).requires_grad_();
+  EXPECT_NE(test::error_of([&] {
+              Optimizer(config, {{"a.weight", weight}, {"norm.weight", norm}}, 10);
+            }).find("\"norm.*\" matches no trainable matrix"),
             std::string::npos);
 }
 

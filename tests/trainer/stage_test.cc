@@ -187,7 +187,7 @@ TEST(Stage, FourAccumulatedPacksEqualOneOfAllTheirSamples) {
   std::vector<std::pair<std::string, torch::Tensor>> parameters;
   for (const auto& item : whole.model->named_parameters())
     parameters.emplace_back(item.key(), item.value());
-  AdamW optimizer(config.optimizer, parameters, config.steps);
+  Optimizer optimizer(config.optimizer, parameters, config.steps);
   for (int64_t step = 0; step < config.steps; ++step) {
     std::vector<PackedBatch> packs;
     for (int64_t i = 0; i < 4; ++i) packs.push_back(loader.next());

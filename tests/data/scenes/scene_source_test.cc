@@ -130,6 +130,11 @@ TEST(SceneSource, OutlinesStandForThePicture) {
     const std::string outline = question.substr(0, question.find('\n'));
     const auto parts = 1 + std::count(outline.begin(), outline.end(), ',');
     EXPECT_EQ(static_cast<std::size_t>(parts), sample.truth["objects"].size()) << question;
+    // In the order of the answer, place first: "There is a cat at the top left. ..."
+    const std::string& answer = sample.chat.turns[1].content;
+    const std::string place = outline.substr(0, outline.find(':'));
+    EXPECT_EQ(answer.substr(0, answer.find('.') + 1).find(place + "."), answer.find('.') - place.size())
+        << outline << " | " << answer;
   }
 }
 

@@ -156,6 +156,32 @@ TEST(SceneText, EveryEnglishAnswerIsTrue) {
   EXPECT_NEAR(static_cast<double>(answers["yes"]) / (answers["yes"] + answers["no"]), 0.5, 0.07);
 }
 
+TEST(SceneText, SeveralQuestionsAboutAPictureDifferAndHaveTrueAnswers) {
+  for (const char* task : {"yes_no", "vqa", "counting", "position"}) {
+    ScenesConfig config;
+    config.tasks = {{task, 1}};
+    config.questions = 5;
+    const SceneSource source(config, 31);
+    const ObjectVocabulary vocabulary = scene_vocabulary(config);
+    std::size_t most = 0;
+    for (int i = 0; i < 200; ++i) {
+      const Sample sample = source.at(i);
+      const Scene scene = source.scene(i);
+      const Examiner examiner(sample.truth, scene.width, scene.height, vocabulary);
+      std::set<std::string> questions;
+      for (std::size_t k = 0; k < sample.chat.turns.size(); k += 2) {
+        const std::string& question = sample.chat.turns[k].content;
+        EXPECT_TRUE(questions.insert(question).second) << sample.id << " asks twice: " << question;
+        EXPECT_TRUE(examiner.accepts(question, sample.chat.turns[k + 1].content)) << sample.id << ": " << question;
+      }
+      EXPECT_LE(questions.size(), 5U);
+      most = std::max(most, questions.size());
+      EXPECT_EQ(source.with_task(i, task, "en").chat.turns.size(), 2U);  // what is measured is one question
+    }
+    EXPECT_EQ(most, 5U) << task;
+  }
+}
+
 TEST(SceneText, TheExaminerRefusesFalseAnswers) {
   const Json truth = parse_json(
       R"({"objects": [{"name": "cat", "box": [0, 0, 20, 20]}, {"name": "dog", "box": [80, 80, 20, 20]},
