@@ -46,12 +46,17 @@ install_wheels() {  # list-file stamp-file patterns...
   mkdir -p third_party/site
   local wheels
   wheels=$(mktemp -d third_party/wheels.XXXXXX)
-  trap 'rm -rf "$wheels"' EXIT
+  # shellcheck disable=SC2064  # the folder's name now: the variable is gone when the trap runs
+  trap "rm -rf '$wheels'" EXIT
   echo "setup.sh: fetching $(grep -c '==' "$list") wheels of $list"
   python3 -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
     --implementation cp --python-version 3.11 --abi cp311 --abi none \
     --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_25_x86_64 \
-    --platform manylinux_2_18_x86_64 --platform manylinux2014_x86_64 -r "$list" -d "$wheels"
+    --platform manylinux_2_18_x86_64 --platform manylinux2014_x86_64 -r "$list" -d "$wheels" || {
+    echo "setup.sh: the wheels of $list could not be fetched (see above); call it again when the package index can be reached," \
+      "or build with -DCMAKE_PREFIX_PATH=<unzipped LibTorch>" >&2
+    exit 1
+  }
   local wheel
   for wheel in "$wheels"/*.whl; do
     # A pattern that a wheel does not hold is no fault: the wheels have different parts.
