@@ -38,7 +38,7 @@ std::string listed(const std::vector<SceneFacts::Count>& items, const std::vecto
   return text;
 }
 
-std::string detailed(const SceneFacts& facts, const std::vector<ObjectClass>& classes) {
+std::string detailed(const SceneFacts& facts, const Query& query, const std::vector<ObjectClass>& classes) {
   std::string text;
   const auto add = [&](const std::string& sentence) { text += (text.empty() ? "" : " ") + sentence; };
   for (const SceneFacts::Group& group : facts.groups) {
@@ -52,6 +52,11 @@ std::string detailed(const SceneFacts& facts, const std::vector<ObjectClass>& cl
     add(fmt::format("There is a sign {}. The sign says {}.",
                     kPositions[static_cast<std::size_t>(facts.sign_cell)],
                     facts.sign_text));
+  }
+  if (query.class_index >= 0) {
+    add(fmt::format("There is {} {}.",
+                    with_article(classes[static_cast<std::size_t>(query.class_index)].name),
+                    kPositions[static_cast<std::size_t>(query.cell)]));
   }
   return text.empty() ? "There is nothing in the picture." : text;
 }
@@ -85,7 +90,7 @@ QuestionAnswer say_in_english(const Query& query,
       return {one_of_phrasings({"describe the picture in detail.",
                                 "describe everything in the picture.",
                                 "what does the picture show in detail?"}),
-              detailed(facts, classes)};
+              detailed(facts, query, classes)};
     case Query::kExists: {
       const std::string object = with_article(name);
       return {one_of_phrasings({fmt::format("is there {} in the picture?", object),

@@ -28,6 +28,7 @@ struct ScenesConfig {
   double false_object_rate = 0.0;         // captions: chance that a named object is not in the picture
   bool outlines = false;                  // the scene in words instead of a picture
   double missing_object_rate = 0.0;       // captions: chance that an object goes unnamed
+  double invented_object_rate = 0.0;      // detailed: chance of an object too many in a sparse picture
   int64_t questions = 1;                  // of one picture, where the task is to answer questions
 
   void visit_fields(auto&& field) {
@@ -54,6 +55,9 @@ struct ScenesConfig {
           "words instead of the picture: each question follows a list of the objects with their places, for a language model that "
           "has to answer about a given scene before it can see");
     field("missing_object_rate", missing_object_rate, "captions: chance per object that it goes unnamed (one always is named)", in_range(0, 1));
+    field("invented_object_rate", invented_object_rate,
+          "detailed: chance that the description of one or two objects ends with a companion that is not there, the habit of "
+          "teachers that embellish sparse pictures", in_range(0, 1));
     field("questions", questions,
           "vqa, counting, position, yes_no: different questions about one picture in one conversation, at most; many make a "
           "short answer such as \"yes\" weigh as much as a description, for one picture's price",

@@ -97,6 +97,8 @@ Query QueryMaker::make(const std::string& task,
     query.items = facts.counts;
   } else if (task == "detailed") {
     query.kind = Query::kDetailed;
+    const bool sparse = facts.num_objects >= 1 && facts.num_objects <= 2;
+    if (!clean && sparse && random.chance(config_.invented_object_rate)) invent(facts, random, query);
   } else if (task == "ocr") {
     query.kind = Query::kReadSign;
     query.text = facts.sign_text;
@@ -137,6 +139,12 @@ Query QueryMaker::caption(const SceneFacts& facts, Random& random, bool clean) c
     query.items.push_back(named);
   }
   return query;
+}
+
+void QueryMaker::invent(const SceneFacts& facts, Random& random, Query& query) const {
+  const std::vector<int> present = present_classes(facts);
+  query.class_index = frequencies_.draw_companion(random, random.pick(present), present);
+  query.cell = static_cast<int>(random.below(9));
 }
 
 Query QueryMaker::about_sign(const SceneFacts& facts,

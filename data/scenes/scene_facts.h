@@ -66,7 +66,7 @@ class QueryMaker {
              const ClassFrequencies& frequencies);
 
   /// task: name, caption, detailed, vqa, counting, position, ocr or yes_no; language: of words on signs.
-  /// Captions carry the config's noise unless `clean`. A scene that cannot serve (position, but every class appears
+  /// Captions and descriptions carry the config's noise unless `clean`. A scene that cannot serve (position, but every class appears
   /// twice) gets the nearest question it can.
   Query make(const std::string& task,
              const std::string& language,
@@ -77,6 +77,8 @@ class QueryMaker {
  private:
   Query caption(const SceneFacts& facts, Random& random, bool clean) const;
   Query yes_no(const SceneFacts& facts, Random& random, const std::string& language) const;
+  /// Gives a description an object that is not there; none where every class is.
+  void invent(const SceneFacts& facts, Random& random, Query& query) const;
   Query about_sign(const SceneFacts& facts, Random& random, const std::string& language, bool yes) const;
   Query counting(const SceneFacts& facts, Random& random) const;
   Query position(const SceneFacts& facts, Random& random) const;

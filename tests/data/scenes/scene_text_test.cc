@@ -271,6 +271,35 @@ TEST(SceneText, NoisyCaptionsAreWrongAtTheGivenRates) {
   EXPECT_NEAR(static_cast<double>(named) / known, 0.8, 0.02);
 }
 
+TEST(SceneText, TeachersEmbellishSparsePicturesAtTheGivenRate) {
+  ScenesConfig config;
+  config.tasks = {{"detailed", 1}};
+  config.invented_object_rate = 0.6;
+  const SceneSource source(config, 21);
+  const ObjectVocabulary vocabulary = scene_vocabulary(config);
+  int sparse = 0, embellished = 0;
+  for (int i = 0; i < 1500; ++i) {
+    const Sample sample = source.at(i);
+    std::set<std::string> there;
+    for (const Json& object : sample.truth["objects"]) there.insert(object["name"].get<std::string>());
+    int invented = 0;
+    for (const auto& mention : vocabulary.find(sample.chat.turns[1].content)) {
+      invented += there.count(vocabulary.names()[static_cast<std::size_t>(mention.class_index)]) == 0 ? 1 : 0;
+    }
+    const bool few = sample.truth["objects"].size() <= 2;
+    EXPECT_LE(invented, few ? 1 : 0) << sample.chat.turns[1].content;
+    sparse += few ? 1 : 0;
+    embellished += invented;
+    // What is measured stays true.
+    const std::string clean = source.with_task(i, "detailed", "en").chat.turns[1].content;
+    for (const auto& mention : vocabulary.find(clean)) {
+      EXPECT_EQ(there.count(vocabulary.names()[static_cast<std::size_t>(mention.class_index)]), 1U) << clean;
+    }
+  }
+  ASSERT_GT(sparse, 300);
+  EXPECT_NEAR(static_cast<double>(embellished) / sparse, 0.6, 0.06);
+}
+
 TEST(SceneText, AnEmptySceneHasTrueTextsToo) {
   ScenesConfig config = every_task();
   config.min_objects = 0;
