@@ -85,8 +85,44 @@ void add_data_commands(CLI::App& app, CommandLine& line) {
   add_json(check, line);
 }
 
+void add_released_commands(CLI::App& app, CommandLine& line) {
+  CLI::App* import = app.add_subcommand("import", "a released MiniCPM-V or MobileVLM folder, or a LLaMA GGUF, as a checkpoint");
+  import->add_option("source", line.file, "folder of the release, or file.gguf")->required();
+  import->add_option("--out", line.out, "checkpoint folder")->required();
+  import->add_option("--model", line.model, "GGUF: preset or config whose vision side (with random weights) stands before the language model");
+  import->add_option("--seed", line.seed, "GGUF: of those random weights");
+  import->add_flag("--allow-nonfinite", line.allow_nonfinite, "keep weights that are NaN or infinite");
+  add_json(import, line);
+  CLI::App* save = app.add_subcommand("save-hf", "a checkpoint in the released layout, for the original code");
+  save->add_option("checkpoint", line.file, "checkpoint folder")->required();
+  save->add_option("--out", line.out, "folder")->required();
+  save->add_option("--source", line.source, "imported folder that the checkpoint was trained from; default: the checkpoint itself");
+  save->add_flag("--allow-nonfinite", line.allow_nonfinite, "write weights that are NaN or infinite");
+  add_json(save, line);
+}
+
+void add_inspect_weights_commands(CLI::App& inspect, CommandLine& line) {
+  CLI::App* checkpoint = inspect.add_subcommand("checkpoint", "tensors, dtypes, sizes and damage of a checkpoint or released folder");
+  checkpoint->add_option("folder", line.file, "checkpoint or released folder")->required();
+  add_json(checkpoint, line);
+  CLI::App* forward = inspect.add_subcommand("forward", "one forward pass, every stage written as tensors");
+  forward->add_option("--checkpoint", line.checkpoint, "checkpoint folder")->required();
+  forward->add_option("--image", line.images, "picture; may be repeated")->allow_extra_args(false);
+  auto* input = forward->add_option_group("input");
+  input->add_option("--prompt", line.prompt, "question, put into the model's chat template");
+  input->add_option("--ids", line.ids, "JSON file {\"ids\": [...]} with the filler id, or -200, at every visual token");
+  input->require_option(1);
+  forward->add_option("--dtype", line.dtype, "of matrix products")->check(CLI::IsMember({"f32", "bf16"}));
+  forward->add_option("--compat", line.compat, "released: with the released code's quirks; right: without; default: the checkpoint's own")
+      ->check(CLI::IsMember({"released", "right"}));
+  forward->add_option("--max-slices", line.max_slices, "instead of the model's")->check(CLI::Range(1, 1024));
+  forward->add_option("--threads", line.threads, "0: all cores")->check(CLI::NonNegativeNumber);
+  forward->add_option("--out", line.out, "safetensors file")->required();
+  add_json(forward, line);
+}
+
 void add_inspect_commands(CLI::App& app, CommandLine& line) {
-  CLI::App* inspect = app.add_subcommand("inspect", "look into models, images, tokens");
+  CLI::App* inspect = app.add_subcommand("inspect", "look into models, checkpoints, images, tokens");
   inspect->require_subcommand(1);
   CLI::App* model = inspect->add_subcommand("model", "parameters, memory, work per token");
   model->add_option("model", line.file, "preset name or config file")->required();
@@ -109,6 +145,7 @@ void add_inspect_commands(CLI::App& app, CommandLine& line) {
   tokens->add_flag("--bos", line.bos, "begin with the BOS id");
   tokens->add_flag("--eos", line.eos, "end with the EOS id");
   add_json(tokens, line);
+  add_inspect_weights_commands(*inspect, line);
 }
 
 }  // namespace
@@ -123,6 +160,7 @@ CommandLine parse_command_line(int argc, char** argv) {
   add_model_commands(app, line);
   add_data_commands(app, line);
   add_inspect_commands(app, line);
+  add_released_commands(app, line);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -19,6 +19,8 @@ struct CommandLine {
   std::string checkpoint, model, out, png, prompt, tokenizer, text, text_file, jsonl_file, ids, data, type, mmproj_type = "f16";
   std::string dtype = "f32", sprites = "emoji", run_name, instruction;
   std::vector<std::string> images, languages, types;
+  std::string source, compat;
+  bool allow_nonfinite = false;
   bool specials = false, bos = false, eos = false, greedy = false, tar = false;
   std::int64_t max_slices = 0, count = 100, num_samples = 1, max_new_tokens = 128, threads = 0, top_k = 0;
   std::uint64_t seed = 0;

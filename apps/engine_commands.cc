@@ -8,6 +8,8 @@
 #include <filesystem>
 #include <set>
 
+#include "apps/import_gguf.h"
+#include "apps/inspect_forward.h"
 #include "apps/recipe.h"
 #include "base/files.h"
 #include "base/log.h"
@@ -143,6 +145,8 @@ void run_engine_command(const CommandLine& line) {
   else if (line.command == "generate") generate(line);
   else if (line.command == "eval") eval(line);
   else if (line.command == "export") export_checkpoint(line);
+  else if (line.command == "inspect forward") inspect_forward(line);
+  else if (line.command == "import") import_gguf(line);
   else fail("pocketvlm-engine: unknown command \"{}\"", line.command);
 }
 

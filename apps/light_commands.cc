@@ -8,7 +8,9 @@
 #include <thread>
 
 #include "apps/inspect_image.h"
+#include "apps/inspect_model.h"
 #include "apps/recipe_config.h"
+#include "apps/released_commands.h"
 #include "base/files.h"
 #include "base/json.h"
 #include "data/data_check.h"
@@ -48,34 +50,6 @@ void explain(const CommandLine& line) {
   if (kind == "model") text = explain_config(read_config<ModelConfig>(json, line.file));
   if (kind == "stage") text = explain_config(read_config<StageConfig>(json, line.file));
   std::fputs(text.c_str(), stdout);
-}
-
-void inspect_model(const CommandLine& line) {
-  const ModelConfig config = load_model_config(line.file);
-  const ParameterCounts counts = count_parameters(config);
-  const std::int64_t total = counts.total();
-  const LanguageConfig& language = config.language;
-  // Forward work of one text token: two operations a weight that is multiplied; embeddings are looked up, the output layer is not.
-  const std::int64_t looked_up = language.tied_embeddings ? 0 : language.vocab * language.hidden;
-  const std::int64_t flops = 2 * (counts.language - looked_up);
-  const Json report = {
-      {"parameters",
-       {{"vision_encoder", counts.vision_encoder},
-        {"projector", counts.projector},
-        {"language", counts.language},
-        {"total", total}}},
-      {"flops_per_token", flops},
-      {"memory",
-       {{"weights_bf16_bytes", total * 2},
-        {"weights_f32_bytes", total * 4},
-        // float32 master weights, gradients and two moments
-        {"training_replicated_bytes", total * 16},
-        {"training_sharded_8_bytes", (total * 16 + 7) / 8}}}};
-  if (line.json) return print_json(report);
-  fmt::print("vision_encoder {:>14}\nprojector      {:>14}\nlanguage       {:>14}\ntotal          {:>14}\n"
-             "{} operations a text token (forward); weights {:.1f} MiB in bf16; training state {:.1f} MiB on one rank\n",
-             counts.vision_encoder, counts.projector, counts.language, total, flops,
-             static_cast<double>(total) * 2 / (1 << 20), static_cast<double>(total) * 16 / (1 << 20));
 }
 
 Json tokens_of(const Tokenizer& tokenizer, const std::string& text, const CommandLine& line) {
@@ -149,7 +123,10 @@ bool run_light_command(const CommandLine& line) {
   if (line.command == "explain") explain(line);
   else if (line.command == "inspect model") inspect_model(line);
   else if (line.command == "inspect image") inspect_image(line);
+  else if (line.command == "inspect checkpoint") inspect_checkpoint(line);
   else if (line.command == "inspect tokens") inspect_tokens(line);
+  else if (line.command == "import" && !needs_engine(line)) import_release(line);
+  else if (line.command == "save-hf") save_release(line);
   else if (line.command == "data check") data_check(line);
   else if (line.command == "data scenes") data_scenes(line);
   else return false;

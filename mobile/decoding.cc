@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "base/error.h"
@@ -13,17 +14,59 @@ namespace {
 constexpr std::int64_t kCacheStep = 256;  // tokens by which the cache grows
 constexpr std::int64_t kQueryTile = 16;
 
+// The int8 form of a tile's queries where the keys are quantized; `input` is pointed at it.
+class QuantizedQueries {
+ public:
+  QuantizedQueries(const Kernels& kernels, GgmlType type, MatmulInput& input) {
+    if (!needs_quantized_input(type)) return;
+    const std::int64_t columns = input.columns;
+    const auto size = static_cast<std::size_t>(input.tokens * columns);
+    quants_.resize(size);
+    scales_.resize(size / 32);
+    sums16_.resize(size / 16);
+    sums32_.resize(size / 32);
+    for (std::int64_t t = 0; t < input.tokens; ++t) {
+      const std::int64_t at = t * columns;
+      kernels.quantize(input.values + t * input.stride,
+                       columns,
+                       {&quants_[static_cast<std::size_t>(at)],
+                        &scales_[static_cast<std::size_t>(at / 32)],
+                        &sums16_[static_cast<std::size_t>(at / 16)],
+                        &sums32_[static_cast<std::size_t>(at / 32)]});
+    }
+    input.quants = quants_.data();
+    input.scales = scales_.data();
+    input.sums16 = sums16_.data();
+    input.sums32 = sums32_.data();
+  }
+
+ private:
+  std::vector<std::int8_t> quants_;
+  std::vector<float> scales_;
+  std::vector<float> sums16_;
+  std::vector<float> sums32_;
+};
+
 }  // namespace
 
-MobileKvCache::MobileKvCache(const MobileLanguageParams& params, std::int64_t context, bool half)
+MobileKvCache::MobileKvCache(const MobileLanguageParams& params,
+                             std::int64_t context,
+                             GgmlType type)
     : layers_(params.num_layers),
       heads_(params.num_kv_heads),
       head_dim_(params.head_dim),
       context_(context),
-      element_(half ? 2 : 4),
-      half_(half),
+      type_(type),
       keys_(static_cast<std::size_t>(params.num_layers)),
-      values_(static_cast<std::size_t>(params.num_layers)) {}
+      values_(static_cast<std::size_t>(params.num_layers)) {
+  PV_CHECK(params.head_dim % type_info(type).block == 0,
+           "a {} cache needs attention heads in blocks of {}, but this model's have {} channels; "
+           "choose f16",
+           type_info(type).name,
+           type_info(type).block,
+           params.head_dim);
+  row_bytes_ = row_bytes(type, params.head_dim);
+}
 
 void MobileKvCache::reserve(std::int64_t tokens) {
   if (tokens <= capacity_) return;
@@ -33,38 +76,55 @@ void MobileKvCache::reserve(std::int64_t tokens) {
            context_);
   const std::int64_t old = capacity_;
   capacity_ = std::min(context_, (tokens + kCacheStep - 1) / kCacheStep * kCacheStep);
-  const auto size = static_cast<std::size_t>(heads_ * head_dim_ * capacity_ * element_);
-  for (std::int64_t layer = 0; layer < layers_; ++layer) {
-    const auto at = static_cast<std::size_t>(layer);
-    const std::vector<std::byte> old_keys = std::exchange(keys_[at], std::vector<std::byte>(size));
-    const std::vector<std::byte> old_values =
-        std::exchange(values_[at], std::vector<std::byte>(size));
-    if (old == 0) continue;
-    const std::int64_t old_row = old * element_;
-    for (std::int64_t head = 0; head < heads_; ++head) {
-      std::memcpy(key_at(layer, head, 0),
-                  old_keys.data() + head * head_dim_ * old_row,
-                  static_cast<std::size_t>(head_dim_ * old_row));
-      for (std::int64_t c = 0; c < head_dim_; ++c) {
-        std::memcpy(value_at(layer, head, c, 0),
-                    old_values.data() + (head * head_dim_ + c) * old_row,
-                    static_cast<std::size_t>(old_row));
-      }
+  try {
+    for (std::int64_t layer = 0; layer < layers_; ++layer) grow(layer, old);
+  } catch (const std::bad_alloc&) {
+    // Layers of different sizes are of no use.
+    capacity_ = 0;
+    for (Layers* layers : {&keys_, &values_}) layers->assign(keys_.size(), {});
+    throw;
+  }
+}
+
+// Moves one layer from `old` tokens to capacity_.
+void MobileKvCache::grow(std::int64_t layer, std::int64_t old) {
+  const auto at = static_cast<std::size_t>(layer);
+  const auto size = static_cast<std::size_t>(heads_ * capacity_ * row_bytes_);
+  std::vector<std::byte> new_keys(size);
+  std::vector<std::byte> new_values(size);
+  const std::vector<std::byte> old_keys = std::exchange(keys_[at], std::move(new_keys));
+  const std::vector<std::byte> old_values = std::exchange(values_[at], std::move(new_values));
+  if (old == 0) return;
+  const std::int64_t old_head = old * row_bytes_;
+  const std::int64_t old_channel = old_head / head_dim_;
+  for (std::int64_t head = 0; head < heads_; ++head) {
+    const auto copy = [&](const std::vector<std::byte>& from, std::byte* to) {
+      std::memcpy(to, from.data() + head * old_head, static_cast<std::size_t>(old_head));
+    };
+    copy(old_keys, row_at(keys_, layer, head, 0));
+    if (type_ == GgmlType::kQ8_0) {
+      copy(old_values, row_at(values_, layer, head, 0));
+      continue;
+    }
+    for (std::int64_t c = 0; c < head_dim_; ++c) {
+      std::memcpy(channel_at(layer, head, c),
+                  old_values.data() + head * old_head + c * old_channel,
+                  static_cast<std::size_t>(old_channel));
     }
   }
 }
 
-std::byte* MobileKvCache::key_at(std::int64_t layer, std::int64_t head, std::int64_t position) {
-  return keys_[static_cast<std::size_t>(layer)].data() +
-         (head * capacity_ + position) * head_dim_ * element_;
+std::byte* MobileKvCache::row_at(Layers& layers,
+                                 std::int64_t layer,
+                                 std::int64_t head,
+                                 std::int64_t position) const {
+  return layers[static_cast<std::size_t>(layer)].data() +
+         (head * capacity_ + position) * row_bytes_;
 }
 
-std::byte* MobileKvCache::value_at(std::int64_t layer,
-                                   std::int64_t head,
-                                   std::int64_t channel,
-                                   std::int64_t position) {
+std::byte* MobileKvCache::channel_at(std::int64_t layer, std::int64_t head, std::int64_t channel) {
   return values_[static_cast<std::size_t>(layer)].data() +
-         ((head * head_dim_ + channel) * capacity_ + position) * element_;
+         (head * head_dim_ + channel) * capacity_ * (row_bytes_ / head_dim_);
 }
 
 void MobileKvCache::store(std::int64_t layer,
@@ -72,19 +132,19 @@ void MobileKvCache::store(std::int64_t layer,
                           const float* key,
                           const float* value) {
   for (std::int64_t head = 0; head < heads_; ++head) {
-    std::byte* row = key_at(layer, head, position);
+    quantize_row(type_, key + head * head_dim_, head_dim_, row_at(keys_, layer, head, position));
+    const float* v = value + head * head_dim_;
+    if (type_ == GgmlType::kQ8_0) {
+      quantize_row(type_, v, head_dim_, row_at(values_, layer, head, position));
+      continue;
+    }
     for (std::int64_t c = 0; c < head_dim_; ++c) {
-      const float k = key[head * head_dim_ + c];
-      const float v = value[head * head_dim_ + c];
-      std::byte* place = value_at(layer, head, c, position);
-      if (half_) {
-        const std::uint16_t half_key = float_to_half(k);
-        const std::uint16_t half_value = float_to_half(v);
-        std::memcpy(row + 2 * c, &half_key, 2);
-        std::memcpy(place, &half_value, 2);
+      std::byte* channel = channel_at(layer, head, c);
+      if (type_ == GgmlType::kF16) {
+        const std::uint16_t half = float_to_half(v[c]);
+        std::memcpy(channel + 2 * position, &half, 2);
       } else {
-        std::memcpy(row + 4 * c, &k, 4);
-        std::memcpy(place, &v, 4);
+        std::memcpy(channel + 4 * position, &v[c], 4);
       }
     }
   }
@@ -92,12 +152,19 @@ void MobileKvCache::store(std::int64_t layer,
 
 WeightRows MobileKvCache::keys(std::int64_t layer, std::int64_t head, std::int64_t count) const {
   auto* self = const_cast<MobileKvCache*>(this);
-  return {self->key_at(layer, head, 0), head_dim_ * element_, count};
+  return {row_at(self->keys_, layer, head, 0), row_bytes_, count};
 }
 
-WeightRows MobileKvCache::values(std::int64_t layer, std::int64_t head) const {
+WeightRows MobileKvCache::transposed_values(std::int64_t layer, std::int64_t head) const {
   auto* self = const_cast<MobileKvCache*>(this);
-  return {self->value_at(layer, head, 0, 0), capacity_ * element_, head_dim_};
+  return {self->channel_at(layer, head, 0), capacity_ * (row_bytes_ / head_dim_), head_dim_};
+}
+
+WeightRows MobileKvCache::value_rows(std::int64_t layer,
+                                     std::int64_t head,
+                                     std::int64_t count) const {
+  auto* self = const_cast<MobileKvCache*>(this);
+  return {row_at(self->values_, layer, head, 0), row_bytes_, count};
 }
 
 MobileDecoder::MobileDecoder(const GgufFile& file, const MobileLanguageParams& params)
@@ -179,6 +246,57 @@ void MobileDecoder::rotate(std::int64_t position, std::int64_t heads, float* x) 
   }
 }
 
+// Some queries of one key-value head, and how many keys each of them sees.
+struct MobileDecoder::QueryTile {
+  std::int64_t kv_head;
+  MatmulInput queries;
+  std::int64_t first_seen;  // keys that the first query sees
+  std::int64_t more_seen;   // more for each one after it: 1 along a prompt, 0 across heads
+  float* out;
+  std::int64_t out_stride;
+
+  std::int64_t seen(std::int64_t query) const { return first_seen + query * more_seen; }
+};
+
+void MobileDecoder::attend_tile(const Compute& compute,
+                                const MobileKvCache& cache,
+                                std::int64_t layer,
+                                const QueryTile& tile) const {
+  const std::int64_t head_dim = params_.head_dim;
+  const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim));
+  const MatmulFunction matmul = matmul_for(compute.kernels, cache.type());
+  MatmulInput input = tile.queries;
+  const std::int64_t visible = tile.seen(input.tokens - 1);
+  const QuantizedQueries quantized(compute.kernels, cache.type(), input);
+  std::vector<float> scores(static_cast<std::size_t>(input.tokens * visible));
+  matmul(cache.keys(layer, tile.kv_head, visible), input, scores.data(), visible);
+  for (std::int64_t t = 0; t < input.tokens; ++t) {
+    float* row = &scores[static_cast<std::size_t>(t * visible)];
+    compute.kernels.softmax(row, tile.seen(t), scale);
+    std::fill(row + tile.seen(t), row + visible, 0.0F);
+  }
+  if (cache.type() != GgmlType::kQ8_0) {
+    input.columns = visible;
+    input.values = scores.data();
+    input.stride = visible;
+    matmul(cache.transposed_values(layer, tile.kv_head), input, tile.out, tile.out_stride);
+    return;
+  }
+  for (std::int64_t t = 0; t < input.tokens; ++t)
+    std::fill_n(tile.out + t * tile.out_stride, head_dim, 0.0F);
+  const WeightRows values = cache.value_rows(layer, tile.kv_head, visible);
+  std::vector<float> value(static_cast<std::size_t>(head_dim));
+  for (std::int64_t k = 0; k < visible; ++k) {
+    const auto* row = static_cast<const std::byte*>(values.data) + k * values.row_bytes;
+    dequantize_row(cache.type(), row, head_dim, value.data());
+    for (std::int64_t t = 0; t < input.tokens; ++t) {
+      const float weight = scores[static_cast<std::size_t>(t * visible + k)];
+      if (weight == 0.0F) continue;
+      compute.kernels.add_scaled(value.data(), weight, head_dim, tile.out + t * tile.out_stride);
+    }
+  }
+}
+
 void MobileDecoder::attend(const Compute& compute,
                            const MobileKvCache& cache,
                            std::int64_t layer,
@@ -189,37 +307,17 @@ void MobileDecoder::attend(const Compute& compute,
   const std::int64_t head_dim = params_.head_dim;
   const std::int64_t width = params_.num_heads * head_dim;
   const std::int64_t group = params_.num_heads / params_.num_kv_heads;
-  const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim));
-  const MatmulFunction matmul =
-      cache.half() ? compute.kernels.matmul_f16 : compute.kernels.matmul_f32;
-  const auto run = [&](std::int64_t kv_head,
-                       std::int64_t first,
-                       MatmulInput input,
-                       std::int64_t y_stride,
-                       float* target) {
-    // Row t of the tile sees first_seen(t) keys; in decoding all rows are heads of one token.
-    const std::int64_t visible = tokens == 1 ? position + 1 : position + first + input.tokens;
-    std::vector<float> scores(static_cast<std::size_t>(input.tokens * visible));
-    matmul(cache.keys(layer, kv_head, visible), input, scores.data(), visible);
-    for (std::int64_t t = 0; t < input.tokens; ++t) {
-      float* row = &scores[static_cast<std::size_t>(t * visible)];
-      const std::int64_t seen = tokens == 1 ? visible : position + first + t + 1;
-      compute.kernels.softmax(row, seen, scale);
-      std::fill(row + seen, row + visible, 0.0F);
-    }
-    input.columns = visible;
-    input.values = scores.data();
-    input.stride = visible;
-    matmul(cache.values(layer, kv_head), input, target, y_stride);
-  };
+  MatmulInput queries;
+  queries.columns = head_dim;
   if (tokens == 1) {
+    // The heads that share a key-value head are the queries of one tile.
     compute.pool.for_pieces(params_.num_kv_heads, 1, [&](std::int64_t kv_head, std::int64_t) {
-      MatmulInput input;
-      input.tokens = group;
-      input.columns = head_dim;
-      input.values = q + kv_head * group * head_dim;
-      input.stride = head_dim;
-      run(kv_head, 0, input, head_dim, out + kv_head * group * head_dim);
+      MatmulInput heads = queries;
+      heads.tokens = group;
+      heads.values = q + kv_head * group * head_dim;
+      heads.stride = head_dim;
+      float* target = out + kv_head * group * head_dim;
+      attend_tile(compute, cache, layer, {kv_head, heads, position + 1, 0, target, head_dim});
     });
     return;
   }
@@ -227,12 +325,13 @@ void MobileDecoder::attend(const Compute& compute,
   compute.pool.for_pieces(params_.num_heads * tiles, 1, [&](std::int64_t piece, std::int64_t) {
     const std::int64_t head = piece / tiles;
     const std::int64_t first = piece % tiles * kQueryTile;
-    MatmulInput input;
-    input.tokens = std::min(kQueryTile, tokens - first);
-    input.columns = head_dim;
-    input.values = q + first * width + head * head_dim;
-    input.stride = width;
-    run(head / group, first, input, width, out + first * width + head * head_dim);
+    const std::int64_t at = first * width + head * head_dim;
+    MatmulInput rows = queries;
+    rows.tokens = std::min(kQueryTile, tokens - first);
+    rows.values = q + at;
+    rows.stride = width;
+    attend_tile(
+        compute, cache, layer, {head / group, rows, position + first + 1, 1, out + at, width});
   });
 }
 

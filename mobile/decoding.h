@@ -9,41 +9,50 @@
 
 namespace pocketvlm {
 
-/// Keys and values of the tokens seen so far. Keys lie row after row, values transposed, so that
-/// both attention products run along memory. Grows as needed, up to `context` tokens.
+/// Keys and values of the tokens seen so far. Grows as needed, up to `context` tokens.
+///
+/// Keys lie row after row. F32 and F16 values are transposed, so that both attention products run
+/// along memory; Q8_0 values are rows like the keys, so that a token's block does not depend on the
+/// tokens around it.
 class MobileKvCache {
  public:
   MobileKvCache() = default;
-  /// `half`: F16 storage, else F32.
-  MobileKvCache(const MobileLanguageParams& params, std::int64_t context, bool half);
+  /// `type`: kF32, kF16, or kQ8_0, which needs a head_dim in whole blocks of 32 (Error otherwise).
+  MobileKvCache(const MobileLanguageParams& params, std::int64_t context, GgmlType type);
 
   std::int64_t context() const { return context_; }
-  bool half() const { return half_; }
-  /// Makes room for `tokens` tokens, keeping what is there.
+  GgmlType type() const { return type_; }
+  /// Makes room for `tokens` tokens, keeping what is there. When memory runs out the cache is empty
+  /// afterwards.
   void reserve(std::int64_t tokens);
   /// Stores one token's keys and values [kv_heads * head_dim] at `position`; thread-safe for
   /// different positions.
   void store(std::int64_t layer, std::int64_t position, const float* key, const float* value);
-  /// [capacity, head_dim] of one head, and its transposed values [head_dim, capacity].
+  /// The first `count` keys of one head, [count, head_dim].
   WeightRows keys(std::int64_t layer, std::int64_t head, std::int64_t count) const;
-  WeightRows values(std::int64_t layer, std::int64_t head) const;
+  /// F32 and F16: the values of one head, transposed, [head_dim, capacity].
+  WeightRows transposed_values(std::int64_t layer, std::int64_t head) const;
+  /// Q8_0: the first `count` values of one head, [count, head_dim].
+  WeightRows value_rows(std::int64_t layer, std::int64_t head, std::int64_t count) const;
 
  private:
-  std::byte* key_at(std::int64_t layer, std::int64_t head, std::int64_t position);
-  std::byte* value_at(std::int64_t layer,
-                      std::int64_t head,
-                      std::int64_t channel,
-                      std::int64_t position);
+  using Layers = std::vector<std::vector<std::byte>>;  // a layer each
+  void grow(std::int64_t layer, std::int64_t old);
+  std::byte* row_at(Layers& layers,
+                    std::int64_t layer,
+                    std::int64_t head,
+                    std::int64_t position) const;
+  std::byte* channel_at(std::int64_t layer, std::int64_t head, std::int64_t channel);
 
   std::int64_t layers_ = 0;
   std::int64_t heads_ = 0;
   std::int64_t head_dim_ = 0;
   std::int64_t context_ = 0;
   std::int64_t capacity_ = 0;
-  std::int64_t element_ = 4;  // bytes
-  bool half_ = false;
-  std::vector<std::vector<std::byte>> keys_;  // a layer each
-  std::vector<std::vector<std::byte>> values_;
+  std::int64_t row_bytes_ = 0;  // of head_dim elements
+  GgmlType type_ = GgmlType::kF32;
+  Layers keys_;
+  Layers values_;
 };
 
 /// LLaMA / Qwen2 / MiniCPM decoder with the weights of a language file, which stay in the mapped
@@ -77,6 +86,11 @@ class MobileDecoder {
     MobileLinear gate, up, down;
   };
   void rotate(std::int64_t position, std::int64_t heads, float* x) const;
+  struct QueryTile;
+  void attend_tile(const Compute& compute,
+                   const MobileKvCache& cache,
+                   std::int64_t layer,
+                   const QueryTile& tile) const;
   void attend(const Compute& compute,
               const MobileKvCache& cache,
               std::int64_t layer,

@@ -9,16 +9,13 @@ namespace {
 
 // Rows of a weight that one thread takes at a time: small enough to share evenly, and whole groups
 // of 16, so that the vector kernels see the same groups whatever the number of threads is.
-std::int64_t rows_per_piece(std::int64_t rows,
+std::int64_t rows_per_piece(const Compute& compute,
+                            std::int64_t rows,
                             std::int64_t row_bytes,
-                            std::int64_t tokens,
-                            int threads) {
-  // Single tokens stream the weights: pieces of about 32 KiB. Batches reuse a piece from the
-  // second-level cache.
-  const std::int64_t bytes = tokens == 1 ? 32 * 1024 : 128 * 1024;
-  std::int64_t piece =
-      std::max<std::int64_t>(16, bytes / std::max<std::int64_t>(1, row_bytes) / 16 * 16);
-  const std::int64_t fair = (rows / threads / 4 + 15) / 16 * 16;
+                            std::int64_t tokens) {
+  const std::int64_t bytes = tokens == 1 ? compute.pieces.stream : compute.pieces.batch;
+  const std::int64_t piece = bytes / std::max<std::int64_t>(1, row_bytes) / 16 * 16;
+  const std::int64_t fair = (rows / compute.pool.limit() / 4 + 15) / 16 * 16;
   return std::max<std::int64_t>(16, std::min(piece, fair));
 }
 
@@ -113,7 +110,7 @@ void MobileLinear::forward(const Compute& compute,
                            std::int64_t y_stride) const {
   const MatmulInput& input = needs_quantized_input(type_) ? x.quantized() : x.floats();
   const MatmulFunction matmul = matmul_for(compute.kernels, type_);
-  const std::int64_t piece = rows_per_piece(out_, row_bytes_, input.tokens, compute.pool.threads());
+  const std::int64_t piece = rows_per_piece(compute, out_, row_bytes_, input.tokens);
   compute.pool.for_pieces(out_, piece, [&](std::int64_t begin, std::int64_t end) {
     matmul({row(begin), row_bytes_, end - begin}, input, y + begin, y_stride);
     if (bias_.empty()) return;

@@ -10,10 +10,17 @@
 
 namespace pocketvlm {
 
+/// Bytes of a weight matrix that one thread takes at a time. Results do not depend on them.
+struct PieceSizes {
+  std::int64_t stream = 32 * 1024;  // single tokens: the weights stream through once
+  std::int64_t batch = 128 * 1024;  // many tokens: a piece is reused from the second-level cache
+};
+
 /// Threads and inner loops: what every part of the runtime computes with.
 struct Compute {
   ThreadPool& pool;
   const Kernels& kernels;
+  PieceSizes pieces = {};
 };
 
 /// Input rows of one or several matrix products; the int8 form is made once, when a product first

@@ -59,16 +59,27 @@ std::vector<double> cut_tail(std::vector<Candidate>& candidates, const MobileSam
 
 }  // namespace
 
+void check_sampling(const MobileSampling& sampling) {
+  PV_CHECK(std::isfinite(sampling.temperature) && sampling.temperature >= 0.0,
+           "temperature is {}; it must not be negative",
+           sampling.temperature);
+  PV_CHECK(sampling.top_p >= 0.0 && sampling.top_p <= 1.0,
+           "top_p is {}; it lies in 0 .. 1",
+           sampling.top_p);
+  PV_CHECK(sampling.top_k >= 0, "top_k is {}; it must not be negative", sampling.top_k);
+  PV_CHECK(sampling.min_p >= 0.0 && sampling.min_p <= 1.0,
+           "min_p is {}; it lies in 0 .. 1",
+           sampling.min_p);
+  PV_CHECK(std::isfinite(sampling.repetition_penalty) && sampling.repetition_penalty > 0.0,
+           "repetition_penalty is {}; it must be positive",
+           sampling.repetition_penalty);
+}
+
 std::int32_t sample_token(std::span<const float> logits,
                           std::span<const std::int32_t> history,
                           const MobileSampling& sampling,
                           std::uint64_t step) {
-  PV_CHECK(sampling.temperature >= 0.0 && sampling.top_p >= 0.0 && sampling.top_p <= 1.0 &&
-               sampling.top_k >= 0 && sampling.min_p >= 0.0 && sampling.min_p <= 1.0 &&
-               sampling.repetition_penalty > 0.0,
-           "sampling: temperature and top_k must not be negative, top_p and min_p lie in 0 .. 1, "
-           "the repetition penalty is "
-           "positive");
+  check_sampling(sampling);
   if (sampling.temperature == 0.0 && sampling.repetition_penalty == 1.0) {
     return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) -
                                      logits.begin());

@@ -16,7 +16,6 @@ namespace pocketvlm {
 namespace {
 
 constexpr std::int64_t kDefaultContext = 4096;
-constexpr std::int64_t kPrefillTokens = 512;  // a prefill pass holds activations of so many tokens
 
 using Clock = std::chrono::steady_clock;
 
@@ -53,8 +52,16 @@ struct Session::State {
         params(read_language_params(language_file)),
         tokenizer(Tokenizer::load(model_path)),
         pool(options.threads),
-        compute{pool, choose_kernels(options.kernels)},
+        compute{pool, choose_kernels(options.kernels), options.pieces},
+        decode_threads(options.decode_threads > 0 ? options.decode_threads : pool.threads()),
+        prefill_tokens(options.prefill_tokens),
         decoder(language_file, params) {
+    PV_CHECK(prefill_tokens > 0 && options.pieces.stream > 0 && options.pieces.batch > 0,
+             "prefill tokens and piece sizes must be positive");
+    PV_CHECK(decode_threads <= pool.threads(),
+             "{} threads for decoding, but only {} in all; raise --threads",
+             decode_threads,
+             pool.threads());
     if (!mmproj_path.empty()) bind_vision(mmproj_path);
     const GgufFile* mmproj = mmproj_file ? &*mmproj_file : nullptr;
     encoder.emplace(tokenizer,
@@ -73,14 +80,17 @@ struct Session::State {
              context,
              params.max_positions,
              model_path);
-    const bool half =
-        options.kv_cache == "f16" || (options.kv_cache == "auto" && !decoder.all_float());
-    PV_CHECK(options.kv_cache == "auto" || options.kv_cache == "f32" || options.kv_cache == "f16",
-             "the KV cache type \"{}\" is unknown; choose auto, f32 or f16",
-             options.kv_cache);
-    cache = MobileKvCache(params, context, half);
+    cache = MobileKvCache(params, context, cache_type(options.kv_cache));
     stop_ids = encoder->stop_ids();
     if (tokenizer.vocabulary().eos_id >= 0) stop_ids.push_back(tokenizer.vocabulary().eos_id);
+  }
+
+  GgmlType cache_type(const std::string& name) const {
+    if (name == "auto") return decoder.all_float() ? GgmlType::kF32 : GgmlType::kF16;
+    if (name == "f32") return GgmlType::kF32;
+    if (name == "f16") return GgmlType::kF16;
+    if (name == "q8_0") return GgmlType::kQ8_0;
+    fail("the KV cache type \"{}\" is unknown; choose auto, f32, f16 or q8_0", name);
   }
 
   void bind_vision(const std::string& mmproj_path) {
@@ -122,6 +132,7 @@ struct Session::State {
   std::vector<float> run_vision(const EncodedChat& prompt) {
     require_vision(prompt);
     if (prompt.grids.empty()) return {};
+    pool.limit(pool.threads());
     return vision->forward(compute, prompt.patches, prompt.grids);
   }
 
@@ -242,8 +253,10 @@ struct Session::State {
              "{} tokens exceed the context of {}; shorten the conversation or raise --context",
              position + tokens,
              cache.context());
-    for (std::int64_t begin = 0; begin < tokens; begin += kPrefillTokens) {
-      const std::int64_t count = std::min(kPrefillTokens, tokens - begin);
+    reserve(position + tokens);
+    pool.limit(tokens == 1 ? decode_threads : pool.threads());
+    for (std::int64_t begin = 0; begin < tokens; begin += prefill_tokens) {
+      const std::int64_t count = std::min(prefill_tokens, tokens - begin);
       std::vector<float> part(x.begin() + begin * hidden, x.begin() + (begin + count) * hidden);
       decoder.forward(compute, cache, position + begin, part);
       if (all_logits != nullptr) {
@@ -253,6 +266,16 @@ struct Session::State {
         last_logits =
             decoder.logits(compute, &part[static_cast<std::size_t>((count - 1) * hidden)], 1);
       }
+    }
+  }
+
+  // Room for so many tokens in all. A cache that found no memory has lost its tokens.
+  void reserve(std::int64_t tokens) {
+    try {
+      cache.reserve(tokens);
+    } catch (const std::bad_alloc&) {
+      keys.clear();
+      throw;
     }
   }
 
@@ -266,16 +289,17 @@ struct Session::State {
   }
 
   // Keeps the part of the cache that the new prompt shares with what is in it, and runs the rest.
-  void prefill(const EncodedChat& prompt, std::span<const float> visual) {
+  // Returns how many tokens were kept.
+  std::int64_t prefill(const EncodedChat& prompt, std::span<const float> visual) {
     const std::vector<std::uint64_t> wanted = token_keys(prompt);
     std::size_t shared = 0;
     // The last token always runs: its logits are wanted.
     while (shared + 1 < wanted.size() && shared < keys.size() && keys[shared] == wanted[shared])
       ++shared;
     keys.resize(shared);
-    cache.reserve(static_cast<std::int64_t>(wanted.size()));
     run(embeddings(prompt, visual, shared), nullptr);
     keys = wanted;
+    return static_cast<std::int64_t>(shared);
   }
 
   GgufFile language_file;
@@ -284,6 +308,8 @@ struct Session::State {
   Tokenizer tokenizer;
   ThreadPool pool;
   Compute compute;
+  int decode_threads;
+  std::int64_t prefill_tokens;
   MobileDecoder decoder;
   std::optional<MobileVisionEncoder> vision;
   std::optional<MobileProjector> projector;
@@ -313,6 +339,8 @@ const PromptEncoder& Session::encoder() const { return *state_->encoder; }
 const MobileLanguageParams& Session::language() const { return state_->params; }
 const std::string& Session::kernels() const { return state_->kernels_name; }
 int Session::threads() const { return state_->pool.threads(); }
+int Session::decode_threads() const { return state_->decode_threads; }
+bool Session::has_vision() const { return state_->vision.has_value(); }
 
 std::vector<float> Session::encode_vision(const EncodedChat& prompt) {
   std::vector<float> features = state_->run_vision(prompt);
@@ -372,7 +400,7 @@ ChatAnswer Session::generate(const EncodedChat& prompt,
   answer.timings.vision_ms = milliseconds_since(begin);
 
   begin = Clock::now();
-  state.prefill(prompt, visual);
+  answer.timings.cached_tokens = state.prefill(prompt, visual);
   answer.timings.prefill_ms = milliseconds_since(begin);
 
   begin = Clock::now();
@@ -405,8 +433,17 @@ ChatAnswer Session::chat(const Chat& chat,
   const auto begin = Clock::now();
   const EncodedChat prompt = state_->encoder->encode(chat, true);
   const double image_ms = milliseconds_since(begin);
+  ChatAnswer answer = this->answer(prompt, sampling, on_text);
+  answer.timings.image_ms = image_ms;
+  return answer;
+}
+
+ChatAnswer Session::answer(const EncodedChat& prompt,
+                           const MobileSampling& sampling,
+                           const std::function<bool(std::string_view)>& on_text) {
   std::vector<std::int32_t> ids;
   std::size_t emitted = 0;
+  bool wanted = true;
   ChatAnswer answer = generate(prompt, sampling, [&](std::int32_t id) {
     if (!on_text) return true;
     ids.push_back(id);
@@ -415,11 +452,12 @@ ChatAnswer Session::chat(const Chat& chat,
     if (certain.size() <= emitted) return true;
     const std::string_view piece = certain.substr(emitted);
     emitted = certain.size();
-    return on_text(piece);
+    wanted = on_text(piece);
+    return wanted;
   });
-  if (on_text && answer.text.size() > emitted)
+  // What is left was unfinished; nobody who asked to stop is called again.
+  if (on_text && wanted && answer.text.size() > emitted)
     on_text(std::string_view(answer.text).substr(emitted));
-  answer.timings.image_ms = image_ms;
   return answer;
 }
 

@@ -8,17 +8,21 @@
 #include <vector>
 
 #include "data/preprocess/prompt.h"
+#include "mobile/linear.h"
 #include "mobile/model.h"
 
 namespace pocketvlm {
 
 struct SessionOptions {
-  int threads = 0;  // 0: one for each core this process may use
+  int threads = 0;         // 0: one for each core this process may use
+  int decode_threads = 0;  // of these, for single tokens, which wait for memory; 0: all
   std::string kernels =
       "auto";  // auto: the fastest this processor has; scalar | avx2 | avx512vnni | neon ...
   std::int64_t context = 0;  // tokens the KV cache can hold; 0: what the model says, at most 4096
-  std::string kv_cache = "auto";  // f32 | f16; auto: f32 where all weights are F32/F16/BF16, f16
-                                  // where they are quantized
+  // f32 | f16 | q8_0; auto: f32 where all weights are F32/F16/BF16, f16 where they are quantized
+  std::string kv_cache = "auto";
+  PieceSizes pieces;
+  std::int64_t prefill_tokens = 512;  // a prefill pass holds activations of so many tokens
 };
 
 /// How the next token is chosen.
@@ -38,7 +42,8 @@ struct ChatTimings {
   double vision_ms = 0;  // encoder and projector
   std::int64_t slices = 0;
   std::int64_t prompt_tokens = 0;
-  double prefill_ms = 0;
+  std::int64_t cached_tokens = 0;  // of these, already in the KV cache from the call before
+  double prefill_ms = 0;           // of the others
   std::int64_t generated_tokens = 0;
   double decode_ms = 0;
 };
@@ -62,10 +67,13 @@ class Session {
   Session(Session&&) noexcept;
   Session& operator=(Session&&) noexcept;
 
+  /// Its encode() may be called from any thread, also while this session answers.
   const PromptEncoder& encoder() const;
   const MobileLanguageParams& language() const;
   const std::string& kernels() const;  // name of the variant in use
   int threads() const;
+  int decode_threads() const;
+  bool has_vision() const;  // an mmproj was given
 
   /// Answers the chat; `on_text` receives the answer piece by piece, always whole UTF-8 characters.
   /// Return false from it to stop early.
@@ -73,7 +81,12 @@ class Session {
                   const MobileSampling& sampling,
                   const std::function<bool(std::string_view)>& on_text = {});
 
-  /// The same from an already encoded prompt; `on_token` receives ids.
+  /// The same from an already encoded prompt.
+  ChatAnswer answer(const EncodedChat& prompt,
+                    const MobileSampling& sampling,
+                    const std::function<bool(std::string_view)>& on_text = {});
+
+  /// The same, handing out ids.
   ChatAnswer generate(const EncodedChat& prompt,
                       const MobileSampling& sampling,
                       const std::function<bool(std::int32_t)>& on_token = {});
@@ -103,6 +116,9 @@ class Session {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+/// Throws Error naming the value that is out of range.
+void check_sampling(const MobileSampling& sampling);
 
 /// Chooses the next token. `history` are the ids the repetition penalty looks at; `step` selects
 /// the random draw, so the same seed gives the same answer.

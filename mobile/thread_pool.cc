@@ -46,11 +46,18 @@ int usable_cores() {
 
 ThreadPool::ThreadPool(int threads) {
   const int total = threads > 0 ? threads : usable_cores();
-  for (int i = 1; i < total; ++i) workers_.emplace_back([this] { work(); });
+  limit_.store(total);
+  for (int i = 1; i < total; ++i) workers_.emplace_back([this, i] { work(i); });
+}
+
+void ThreadPool::limit(int threads) {
+  const int wanted = std::clamp(threads, 1, this->threads());
+  if (limit_.exchange(wanted, std::memory_order_acq_rel) != wanted) limit_.notify_all();
 }
 
 ThreadPool::~ThreadPool() {
   stop_.store(true, std::memory_order_relaxed);
+  limit(threads());
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   for (std::thread& worker : workers_) worker.join();
@@ -69,12 +76,18 @@ void ThreadPool::run_pieces() {
   }
 }
 
-void ThreadPool::work() {
+void ThreadPool::work(int number) {
   std::uint32_t seen = 0;
   while (true) {
+    // Those beyond the limit do not even spin: their cores are free for others, or rest.
+    for (int limit = limit_.load(std::memory_order_acquire); number >= limit;
+         limit = limit_.load(std::memory_order_acquire)) {
+      limit_.wait(limit, std::memory_order_acquire);
+    }
     wait_for_change(generation_, seen);
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
+    if (number >= limit_.load(std::memory_order_acquire)) continue;
     std::uint32_t gate = gate_.load(std::memory_order_acquire);
     while ((gate & kOpen) != 0) {
       if (!gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel)) continue;
@@ -89,7 +102,7 @@ void ThreadPool::for_pieces(std::int64_t count,
                             std::int64_t piece,
                             const std::function<void(std::int64_t, std::int64_t)>& body) {
   if (count <= 0) return;
-  if (workers_.empty() || count <= piece) {
+  if (workers_.empty() || limit() == 1 || count <= piece) {
     for (std::int64_t begin = 0; begin < count; begin += piece)
       body(begin, std::min(begin + piece, count));
     return;

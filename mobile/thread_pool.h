@@ -21,6 +21,11 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
+  /// Of these, only the first `threads` (at least 1) take part in the loops that follow; the others
+  /// sleep. Not during a loop.
+  void limit(int threads);
+  int limit() const { return limit_.load(std::memory_order_relaxed); }
+
   /// Runs body(begin, end) over pieces of [0, count) of `piece` elements (the last one may be
   /// shorter), on all threads; returns when all are done. The pieces do not depend on the number of
   /// threads, so neither do results. An exception in a piece is rethrown here after the loop has
@@ -30,7 +35,7 @@ class ThreadPool {
                   const std::function<void(std::int64_t, std::int64_t)>& body);
 
  private:
-  void work();
+  void work(int number);
   void run_pieces();
 
   std::vector<std::thread> workers_;
@@ -40,6 +45,7 @@ class ThreadPool {
   std::atomic<std::int64_t> next_{0};
   std::atomic<std::uint32_t> generation_{0};  // grows with each loop; workers wait on it
   std::atomic<std::uint32_t> gate_{0};        // open bit, and how many workers are inside the loop
+  std::atomic<int> limit_{1};
   std::atomic<bool> stop_{false};
   std::atomic<bool> failed_{false};
   std::exception_ptr failure_;

@@ -70,6 +70,10 @@ void validate_vision(const ModelConfig& config, const std::string& path, int64_t
            "{}.vision.class_token: only works with vision.positions = \"fixed\" (CLIP), not \"{}\"",
            path,
            vision.positions);
+  PV_CHECK(!vision.strip_quirk || vision.positions == "bucketed",
+           "{}.vision.strip_quirk: only works with vision.positions = \"bucketed\", not \"{}\"",
+           path,
+           vision.positions);
   if (vision.positions == "fixed") {
     PV_CHECK(config.image.mode != "slices",
              "{}.vision.positions: \"fixed\" needs images of one size, but image.mode is \"slices\"; "

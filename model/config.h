@@ -24,6 +24,7 @@ struct VisionConfig {
   bool final_norm = true;          // SigLIP: LayerNorm after the last block
   std::string positions = "bucketed";
   int64_t position_side = 70;      // the table has side x side rows (+1 with class_token)
+  bool strip_quirk = false;        // what "compat": "released" reproduces; see encode_strips()
 
   void visit_fields(auto&& field) {
     field("hidden", hidden, "width", in_range(1, 1 << 20));
@@ -42,6 +43,8 @@ struct VisionConfig {
           "2.0); fixed: the grid is always side x side (CLIP)",
           one_of({"bucketed", "interpolated", "fixed"}));
     field("position_side", position_side, "side of the learned position table, patches", in_range(1, 1000));
+    field("strip_quirk", strip_quirk,
+          "the released code sees each slice as one padded row of patches (2.5): reproduced when compat is \"released\"");
   }
 };
 
@@ -115,6 +118,7 @@ struct ModelConfig {
   LanguageConfig language;
   ImageConfig image;
   PromptConfig prompt;
+  std::string compat = "right";
 
   void visit_fields(auto&& field) {
     field("family", family, "name of the architecture, for people and for export");
@@ -123,6 +127,8 @@ struct ModelConfig {
     field("language", language, "decoder");
     field("image", image, "how pictures become encoder input");
     field("prompt", prompt, "how chats become tokens");
+    field("compat", compat, "released: the released code's numbers with its quirks, for weights that were trained with them; right: without",
+          one_of({"right", "released"}));
   }
   void validate(const std::string& path) const;
 };

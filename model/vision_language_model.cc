@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "model/initialization.h"
 #include "model/name_patterns.h"
+#include "model/strips.h"
 #include "model/token_log_probs.h"
 
 namespace pocketvlm {
@@ -25,14 +26,20 @@ VisionLanguageModelImpl::VisionLanguageModelImpl(const ModelConfig& config, uint
   initialize_weights(*this, seed);
 }
 
+torch::Tensor VisionLanguageModelImpl::vision_features(const torch::Tensor& patches,
+                                                       const std::vector<std::array<int64_t, 2>>& grids) {
+  const bool strips = config_.vision.strip_quirk && config_.compat == "released";
+  return strips ? encode_strips(vision_encoder, patches, grids) : vision_encoder->forward(patches, grids);
+}
+
 torch::Tensor VisionLanguageModelImpl::encode_images(const torch::Tensor& patches,
                                                      const std::vector<std::array<int64_t, 2>>& grids) {
   torch::Tensor features;
   if (any_trainable(*vision_encoder)) {
-    features = vision_encoder->forward(patches, grids);
+    features = vision_features(patches, grids);
   } else {
     torch::NoGradGuard no_grad;
-    features = vision_encoder->forward(patches, grids);
+    features = vision_features(patches, grids);
   }
   return projector->forward(features, grids);
 }

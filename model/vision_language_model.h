@@ -17,6 +17,9 @@ class VisionLanguageModelImpl : public torch::nn::Module {
   /// Random weights from `seed` alone, whatever else the process drew.
   VisionLanguageModelImpl(const ModelConfig& config, uint64_t seed);
 
+  /// [patches, vision_hidden], what the projector reads; honours the config's `compat`.
+  torch::Tensor vision_features(const torch::Tensor& patches, const std::vector<std::array<int64_t, 2>>& grids);
+
   /// [slices * queries, hidden]; runs the encoder without a graph when none of its parameters needs gradients.
   torch::Tensor encode_images(const torch::Tensor& patches, const std::vector<std::array<int64_t, 2>>& grids);
 

@@ -17,7 +17,8 @@ namespace pocketvlm {
 /// character. The vocabulary is borrowed.
 class ByteLevelBpe {
  public:
-  /// Throws Error when a byte has no piece, or a merge names pieces that do not exist.
+  /// Throws Error when a byte of ASCII text has no piece, or a merge names pieces that do not exist. Other bytes without a piece are
+  /// left out of what is encoded, as the tokenizers library does.
   ByteLevelBpe(const Vocabulary& vocabulary, const std::string& where);
 
   /// Appends the ids of text that holds no special piece.

@@ -9,6 +9,7 @@
 #include "data/preprocess/gguf_vocabulary.h"
 #include "data/preprocess/piece_matcher.h"
 #include "data/preprocess/sentencepiece_bpe.h"
+#include "data/preprocess/tokenizer_json.h"
 #include "data/preprocess/utf8.h"
 
 namespace pocketvlm {
@@ -143,22 +144,20 @@ Tokenizer Tokenizer::load(const std::string& path) {
   std::string file = path;
   if (fs::is_directory(path)) {
     file = (fs::path(path) / "tokenizer.model").string();
-    if (!fs::exists(file)) {
-      PV_CHECK(!fs::exists(fs::path(path) / "tokenizer.json"),
-               "{}: tokenizer.json is not supported; give a folder with tokenizer.model, or a "
-               ".gguf file",
-               path);
-      fail("{}: no tokenizer.model in this folder", path);
-    }
+    if (!fs::exists(file)) file = (fs::path(path) / "tokenizer.json").string();
+    PV_CHECK(
+        fs::exists(file), "{}: neither tokenizer.model nor tokenizer.json is in this folder", path);
   }
   const MappedFile bytes(file);
   const std::span<const std::byte> view(bytes.data(), bytes.size());
   const bool is_gguf = bytes.size() >= 4 &&
                        std::string_view(reinterpret_cast<const char*>(bytes.data()), 4) == "GGUF";
   if (is_gguf || file.ends_with(".gguf")) return Tokenizer(read_gguf_vocabulary(view, file), file);
-  PV_CHECK(!file.ends_with(".json"),
-           "{}: tokenizer.json is not supported; give a sentencepiece .model or a .gguf file",
-           file);
+  if (file.ends_with(".json")) {
+    const fs::path beside = fs::path(file).parent_path() / "tokenizer_config.json";
+    const std::string settings = fs::exists(beside) ? read_file(beside.string()) : "";
+    return Tokenizer(read_tokenizer_json(read_file(file), settings, file), file);
+  }
   return Tokenizer(read_sentencepiece_model(view, file), file);
 }
 

@@ -1,30 +1,18 @@
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <array>
-#include <cstdio>
+#include <algorithm>
 
 #include "base/files.h"
 #include "base/json.h"
 #include "data/preprocess/image.h"
+#include "tests/mobile/run_program.h"
 #include "tests/mobile/tiny_model.h"
 
 namespace pocketvlm {
 namespace {
 
-struct Result {
-  int status;
-  std::string out;
-  std::string err;
-};
-
-Result run(const std::string& arguments, const std::string& input = "") {
-  const std::string folder = temporary_folder();
-  write_file_atomic(folder + "/in", input);
-  const std::string command = std::string(BINARY_ROOT) + "/pocketvlm-mobile " + arguments + " <" +
-                              folder + "/in >" + folder + "/out 2>" + folder + "/err";
-  const int code = std::system(command.c_str());
-  return {WEXITSTATUS(code), read_file(folder + "/out"), read_file(folder + "/err")};
+ProgramResult run(const std::string& arguments, const std::string& input = "") {
+  return run_shell(std::string(BINARY_ROOT) + "/pocketvlm-mobile " + arguments, input);
 }
 
 class Program : public ::testing::Test {
@@ -40,8 +28,8 @@ class Program : public ::testing::Test {
 };
 
 TEST_F(Program, ChatAnswersWithTheAgreedKeys) {
-  const Result result = run("chat" + model_ + "--image " + image_ +
-                            " --prompt hello --greedy --max-new-tokens 8 --json");
+  const ProgramResult result = run("chat" + model_ + "--image " + image_ +
+                                   " --prompt hello --greedy --max-new-tokens 8 --json");
   ASSERT_EQ(result.status, 0) << result.err;
   const Json json = parse_json(result.out, "out");
   EXPECT_TRUE(json["text"].is_string());
@@ -51,17 +39,25 @@ TEST_F(Program, ChatAnswersWithTheAgreedKeys) {
 }
 
 TEST_F(Program, AConversationGoesOverStandardInput) {
-  const Result result =
+  const ProgramResult result =
       run("chat" + model_ + "--max-new-tokens 5",
           "/image " + image_ +
-              "\nhello\n/image none.png\n/what\nmore\n/reset\nagain\n/exit\nnot read\n");
+              "\nhello\n/image none.png\n/what\nmore\n/stats\n/reset\nagain\n/exit\nnot read\n");
   EXPECT_EQ(result.status, 0) << result.err;
+  // Three answers, each on its line.
+  EXPECT_GE(std::count(result.out.begin(), result.out.end(), '\n'), 3);
+  // The second message kept what the first had computed, picture included.
+  const std::size_t stats = result.err.find('{');
+  ASSERT_NE(stats, std::string::npos) << result.err;
+  const std::size_t end = result.err.find('}', stats);
+  const Json timings = parse_json(result.err.substr(stats, end + 1 - stats), "stats");
+  EXPECT_GT(timings["cached_tokens"].get<int>(), timings["prompt_tokens"].get<int>() / 2);
   EXPECT_NE(result.err.find("none.png"), std::string::npos);
   EXPECT_NE(result.err.find("unknown command"), std::string::npos);
 }
 
 TEST_F(Program, BenchPrintsMedians) {
-  const Result result =
+  const ProgramResult result =
       run("bench" + model_ + "--prompt-tokens 16 --gen-tokens 4 --repeat 2 --threads 1 --json");
   ASSERT_EQ(result.status, 0) << result.err;
   const Json json = parse_json(result.out, "out");
@@ -73,9 +69,79 @@ TEST_F(Program, BenchPrintsMedians) {
   EXPECT_TRUE(json["kernels"].is_string());
 }
 
+TEST_F(Program, BenchWithoutAVisionFileHasNoVisionFigure) {
+  const std::string run_text =
+      "bench --model " + files_.language + " --prompt-tokens 16 --gen-tokens 4 ";
+  const ProgramResult result = run(run_text + "--repeat 1 --json");
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_TRUE(parse_json(result.out, "out")["vision_ms_per_slice"].is_null());
+  const ProgramResult text = run(run_text + "--repeat 1");
+  EXPECT_EQ(text.status, 0) << text.err;
+  EXPECT_NE(text.out.find("tokens/s"), std::string::npos);
+}
+
+TEST_F(Program, TuneWritesAFileThatTheOthersUse) {
+  const TinyFiles files = write_tiny_model({});  // its own folder: the tuning lies beside it
+  const std::string model = " --model " + files.language + " --mmproj " + files.mmproj + " ";
+  const std::string short_bench =
+      "bench" + model + "--prompt-tokens 8 --gen-tokens 2 --repeat 1 --json ";
+  const ProgramResult tune =
+      run("tune" + model + "--prompt-tokens 40 --gen-tokens 2 --repeat 1 --json");
+  ASSERT_EQ(tune.status, 0) << tune.err;
+  const Json found = parse_json(tune.out, "out");
+  const std::string path = found["file"].get<std::string>();
+  EXPECT_EQ(path, files.language + ".tuning.json");
+  EXPECT_GE(found["trials"].size(), 5U);
+
+  // Another value than any search finds, so that its effect can be seen.
+  Json written = read_json(path);
+  EXPECT_EQ(written["threads"], found["threads"]);
+  written["kernels"] = "scalar";
+  written["threads"] = 3;
+  written["decode_threads"] = 2;
+  write_json(path, written);
+  const ProgramResult tuned = run(short_bench);
+  ASSERT_EQ(tuned.status, 0) << tuned.err;
+  const Json figures = parse_json(tuned.out, "out");
+  EXPECT_EQ(figures["kernels"], "scalar");
+  EXPECT_EQ(figures["threads"], 3);
+  EXPECT_EQ(figures["decode_threads"], 2);
+  EXPECT_EQ(figures["tuning"], path);
+  // What the command line says comes first.
+  EXPECT_EQ(parse_json(run(short_bench + "--threads 1").out, "out")["threads"], 1);
+  EXPECT_TRUE(parse_json(run(short_bench + "--tuning none").out, "out")["tuning"].is_null());
+  EXPECT_EQ(run("chat" + model + "--prompt hello --max-new-tokens 2").status, 0);
+
+  // Another device's file is passed over with a word, or refused when it was named.
+  written["processor"] = "another one";
+  write_json(path, written);
+  const ProgramResult elsewhere = run(short_bench);
+  EXPECT_EQ(elsewhere.status, 0);
+  EXPECT_NE(elsewhere.err.find("another device"), std::string::npos) << elsewhere.err;
+  EXPECT_TRUE(parse_json(elsewhere.out, "out")["tuning"].is_null());
+  const ProgramResult named = run(short_bench + "--tuning " + path);
+  EXPECT_EQ(named.status, 1);
+  EXPECT_NE(named.err.find("another one"), std::string::npos) << named.err;
+
+  written["thread"] = 1;
+  write_json(path, written);
+  const ProgramResult damaged = run(short_bench);
+  EXPECT_EQ(damaged.status, 1);
+  EXPECT_NE(damaged.err.find("did you mean"), std::string::npos) << damaged.err;
+}
+
+TEST_F(Program, TuneSaysWhereItCannotWrite) {
+  const std::string path = image_ + "/t.json";  // inside something that is no folder
+  const ProgramResult result = run("tune --model " + files_.language +
+                                   " --prompt-tokens 8 --gen-tokens 1 --repeat 1 --out " + path);
+  EXPECT_EQ(result.status, 1);
+  EXPECT_NE(result.err.find(image_), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("--out"), std::string::npos) << result.err;
+}
+
 TEST_F(Program, InfoChecksBothKindsOfFile) {
   for (const std::string& file : {files_.language, files_.mmproj}) {
-    const Result result = run("info " + file + " --json");
+    const ProgramResult result = run("info " + file + " --json");
     ASSERT_EQ(result.status, 0) << result.err;
     EXPECT_TRUE(parse_json(result.out, "out")["valid"].get<bool>());
     EXPECT_EQ(run("info " + file).status, 0);
@@ -88,7 +154,7 @@ TEST_F(Program, InfoFindsADamagedWeight) {
   bytes.replace(bytes.size() / 2 / 4 * 4, 4, nan);
   const std::string path = temporary_folder() + "/bad.gguf";
   write_file_atomic(path, bytes);
-  const Result result = run("info " + path);
+  const ProgramResult result = run("info " + path);
   EXPECT_EQ(result.status, 1);
   EXPECT_NE(result.err.find(path), std::string::npos);
   EXPECT_NE(result.err.find("NaN"), std::string::npos);
@@ -106,9 +172,13 @@ TEST_F(Program, MistakesExitWithOneAndSayWhatToDo) {
            {"chat" + model_ + "--prompt x --greedy --temperature 1", "exclude"},
            {"chat" + model_ + "--prompt x --top-p 2", "top-p"},
            {"bench" + model_ + "--repeat 0", "repeat"},
+           {"bench" + model_ + "--prompt-tokens 20 --gen-tokens 5 --context 24", "raise"},
+           {"bench" + model_ + "--tuning /no/tuning.json", "/no/tuning.json"},
+           {"chat" + model_ + "--prompt x --kv-cache q8_0", "blocks of 32"},
+           {"tune --model /no.gguf", "/no.gguf"},
            {"info " + image_, "GGUF"},
            {"info", "file"}}) {
-    const Result result = run(arguments);
+    const ProgramResult result = run(arguments);
     EXPECT_EQ(result.status, 1) << arguments;
     EXPECT_NE(result.err.find(words), std::string::npos) << arguments << ": " << result.err;
     EXPECT_EQ(result.out, "") << arguments;

@@ -161,8 +161,10 @@ TEST(Session, TokensDoNotDependOnThreadsOrCalls) {
 }
 
 TEST(Session, CachedDecodingEqualsTheFullForward) {
-  for (const char* cache : {"f32", "f16"}) {
-    const TinyFiles files = write_tiny_model({});
+  for (const std::string cache : {"f32", "f16", "q8_0"}) {
+    TinyModel model;
+    model.wide = cache == "q8_0";  // heads of whole blocks
+    const TinyFiles files = write_tiny_model(model);
     SessionOptions options;
     options.kv_cache = cache;
     Session session(files.language, files.mmproj, options);
@@ -175,12 +177,61 @@ TEST(Session, CachedDecodingEqualsTheFullForward) {
     for (std::size_t t = head.ids.size(); t < prompt.ids.size(); ++t) {
       session.append(std::span(&prompt.ids[t], 1));
       for (std::size_t v = 0; v < vocab; ++v) {
-        ASSERT_NEAR(
-            session.logits()[v], all[t * vocab + v], std::string(cache) == "f32" ? 1e-4 : 2e-2);
+        ASSERT_NEAR(session.logits()[v], all[t * vocab + v], cache == "f32" ? 1e-4 : 2e-2);
       }
     }
     EXPECT_EQ(session.position(), static_cast<std::int64_t>(prompt.ids.size()));
   }
+}
+
+TEST(Session, AQuantizedCacheGivesNearlyTheLogitsOfAFullOne) {
+  TinyModel model;
+  model.wide = true;
+  const TinyFiles files = write_tiny_model(model);
+  const auto logits = [&](const char* cache) {
+    SessionOptions options;
+    options.kv_cache = cache;
+    Session session(files.language, files.mmproj, options);
+    return session.forward_logits(session.encoder().encode(picture_chat(), true));
+  };
+  const std::vector<float> full = logits("f32");
+  const std::vector<float> quantized = logits("q8_0");
+  PlainMatrix want(1, static_cast<std::int64_t>(full.size()));
+  want.data.assign(full.begin(), full.end());
+  const double error = relative_error(quantized, want);
+  EXPECT_GT(error, 0.0);  // it did quantize
+  EXPECT_LT(error, 0.02);
+}
+
+TEST(Session, TwoPicturesInOneMessageKeepTheirOrder) {
+  const TinyFiles files = write_tiny_model({});
+  Session session(files.language, files.mmproj);
+  Chat chat;
+  chat.turns = {{"user", "<image> or <image>"}};
+  chat.images = {noise(40, 20, 1), noise(40, 20, 2)};
+  const EncodedChat both = session.encoder().encode(chat, true);
+  const std::vector<float> logits = session.forward_logits(both);
+  EXPECT_EQ(session.chat(chat, {}).timings.slices, static_cast<std::int64_t>(both.grids.size()));
+  EXPECT_EQ(both.grids.size() % 2, 0U);
+  std::swap(chat.images[0], chat.images[1]);
+  EXPECT_NE(session.forward_logits(session.encoder().encode(chat, true)), logits);
+}
+
+TEST(Session, BlockSizesAndDecodingThreadsDoNotChangeAnswers) {
+  TinyModel model;
+  model.type = GgmlType::kQ4_0;
+  const TinyFiles files = write_tiny_model(model);
+  SessionOptions options;
+  options.threads = 3;
+  Session usual(files.language, files.mmproj, options);
+  options.decode_threads = 1;
+  options.pieces = {1024, 2048};
+  options.prefill_tokens = 16;
+  Session tuned(files.language, files.mmproj, options);
+  EXPECT_EQ(tuned.decode_threads(), 1);
+  EXPECT_EQ(tuned.chat(picture_chat(), {}).ids, usual.chat(picture_chat(), {}).ids);
+  options.decode_threads = 4;
+  EXPECT_THROW(Session(files.language, files.mmproj, options), Error);
 }
 
 TEST(Session, ASecondTurnReusesThePrefixAndGivesTheSameAnswer) {
@@ -193,6 +244,10 @@ TEST(Session, ASecondTurnReusesThePrefixAndGivesTheSameAnswer) {
   chat.turns.push_back({"assistant", "a cat"});
   chat.turns.push_back({"user", "are you sure"});
   const ChatAnswer second = session.chat(chat, sampling);
+  EXPECT_EQ(first.timings.cached_tokens, 0);
+  // At least all up to where the answer began; the answer in the chat is not the one generated.
+  EXPECT_GE(second.timings.cached_tokens, first.timings.prompt_tokens);
+  EXPECT_LT(second.timings.cached_tokens, second.timings.prompt_tokens);
   Session fresh(files.language, files.mmproj);
   EXPECT_EQ(fresh.chat(chat, sampling).ids, second.ids);
   // Another picture must not be answered from the cache of the first.
@@ -200,7 +255,6 @@ TEST(Session, ASecondTurnReusesThePrefixAndGivesTheSameAnswer) {
   const ChatAnswer third = session.chat(chat, sampling);
   Session again(files.language, files.mmproj);
   EXPECT_EQ(again.chat(chat, sampling).ids, third.ids);
-  (void)first;
 }
 
 TEST(Session, StreamedPiecesAddUpToTheAnswer) {
@@ -271,6 +325,10 @@ TEST(Session, MistakesNameTheFileAtFault) {
   options = SessionOptions();
   options.kv_cache = "q3";
   EXPECT_NE(text_of([&] { Session(files.language, "", options); }).find("q3"), std::string::npos);
+  options = SessionOptions();
+  options.kv_cache = "q8_0";
+  EXPECT_NE(text_of([&] { Session(files.language, "", options); }).find("blocks of 32"),
+            std::string::npos);
   options = SessionOptions();
   options.context = 8;
   Session small(files.language, files.mmproj, options);

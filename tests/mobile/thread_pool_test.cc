@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <chrono>
+#include <mutex>
+#include <set>
 #include <stdexcept>
 
 namespace pocketvlm {
@@ -29,6 +33,29 @@ TEST(ThreadPool, ManyShortLoopsFinish) {
   for (int i = 0; i < 5000; ++i)
     pool.for_pieces(8, 1, [&](std::int64_t begin, std::int64_t) { sum += begin; });
   EXPECT_EQ(sum.load(), 5000 * 28);
+}
+
+TEST(ThreadPool, OnlyThreadsWithinTheLimitTakePart) {
+  ThreadPool pool(4);
+  EXPECT_EQ(pool.limit(), 4);
+  for (const int limit : {2, 1, 4, 0, 99, 3}) {
+    pool.limit(limit);
+    EXPECT_EQ(pool.limit(), std::clamp(limit, 1, 4));
+    std::mutex mutex;
+    std::set<std::thread::id> seen;
+    std::atomic<int> pieces{0};
+    for (int loop = 0; loop < 20; ++loop) {
+      pool.for_pieces(16, 1, [&](std::int64_t, std::int64_t) {
+        ++pieces;
+        std::this_thread::sleep_for(std::chrono::microseconds(50));  // so that others get a piece
+        const std::lock_guard lock(mutex);
+        seen.insert(std::this_thread::get_id());
+      });
+    }
+    EXPECT_EQ(pieces.load(), 320);
+    EXPECT_LE(static_cast<int>(seen.size()), pool.limit());
+    EXPECT_EQ(seen.size() > 1, pool.limit() > 1) << limit;
+  }
 }
 
 TEST(ThreadPool, AnExceptionReachesTheCallerAndThePoolGoesOn) {

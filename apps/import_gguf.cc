@@ -1,0 +1,90 @@
+#include "apps/import_gguf.h"
+
+#include <torch/types.h>
+
+#include <cstdio>
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "base/json.h"
+#include "exporter/gguf_language.h"
+#include "model/released/weight_files.h"
+#include "model/vision_language_model.h"
+
+namespace pocketvlm {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kDefaultVision = "quickstart";
+
+bool has_all(const Tokenizer& tokenizer, std::initializer_list<const char*> pieces) {
+  for (const char* piece : pieces) {
+    if (!tokenizer.find(piece)) return false;
+  }
+  return true;
+}
+
+/// A chat template and image layout that the vocabulary has the pieces for. The filler only holds the places of visual tokens, so
+/// any piece does.
+void fit_prompt(PromptConfig& prompt, const Tokenizer& tokenizer) {
+  if (has_all(tokenizer, {"<|im_start|>", "<|im_end|>"})) prompt.chat_template = "chatml";
+  else if (has_all(tokenizer, {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"})) prompt.chat_template = "llama3";
+  else prompt.chat_template = "vicuna_v1";
+  if (!has_all(tokenizer, {"<image>", "</image>", "<slice>", "</slice>"})) prompt.image_layout = "bare";
+  if (!has_all(tokenizer, {"<image_id>", "</image_id>"}) || prompt.image_layout != "minicpmv-2.6") prompt.use_image_id = false;
+  if (tokenizer.find(prompt.filler)) return;
+  const Vocabulary& vocabulary = tokenizer.vocabulary();
+  const std::int32_t id = std::max({vocabulary.unk_id, vocabulary.bos_id, 0});
+  prompt.filler = vocabulary.pieces[static_cast<std::size_t>(id)];
+}
+
+/// Encoder and projector with random weights, beside a language model that is only as wide as the real one.
+std::vector<TensorToWrite> random_vision(const ModelConfig& config, std::uint64_t seed) {
+  ModelConfig stub = config;
+  stub.language.vocab = 8;
+  stub.language.num_layers = 1;
+  stub.language.ffn = 8;
+  const VisionLanguageModel model(stub, seed);
+  std::vector<TensorToWrite> tensors;
+  for (const auto& item : model->named_parameters()) {
+    if (item.key().starts_with("language.")) continue;
+    const torch::Tensor parameter = item.value().detach().contiguous();
+    tensors.push_back({item.key(), "F32", parameter.sizes().vec(), [parameter] {
+                         return std::span(static_cast<const std::byte*>(parameter.data_ptr()), parameter.nbytes());
+                       }});
+  }
+  return tensors;
+}
+
+}  // namespace
+
+void import_gguf(const CommandLine& line) {
+  const GgufFile file(line.file);
+  ModelConfig config = load_model_config(line.model.empty() ? kDefaultVision : line.model);
+  config.family = fs::path(line.file).stem().string();
+  config.language = read_gguf_language(file);
+  if (!line.allow_nonfinite) file.check_finite();
+
+  NewFolder written(line.out, "");
+  const fs::path root(written.path());
+  const std::string vocabulary = (root / "tokenizer.model").string();
+  write_gguf_vocabulary(file, vocabulary);
+  fit_prompt(config.prompt, Tokenizer::load(vocabulary));
+  config = read_config<ModelConfig>(config_to_json(config), line.file + " (as our config)");
+
+  std::vector<TensorToWrite> tensors = random_vision(config, line.seed);
+  for (TensorToWrite& tensor : gguf_language_tensors(file, config.language)) tensors.push_back(std::move(tensor));
+  write_weights(written.path(), tensors);
+  write_json((root / "config.json").string(), {{"format", "pocketvlm"}, {"model", config_to_json(config)}});
+  written.commit();
+  if (line.json) {
+    const Json report = {{"family", config.family}, {"folder", line.out}, {"tensors", tensors.size()}, {"peak_rss_mib", peak_rss_mib()}};
+    std::fputs((report.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n").c_str(), stdout);
+  } else {
+    fmt::print("{}: language model of {}, vision side with random weights\n", line.out, line.file);
+  }
+}
+
+}  // namespace pocketvlm
