@@ -19,11 +19,6 @@ void* panel_scratch(std::size_t bytes);
 const Kernels& avx2_kernels();
 /// AVX-512 F, BW, DQ, VL and VNNI.
 const Kernels& avx512_kernels();
-#elif defined(__aarch64__)
-/// What every 64-bit ARM processor has; with dotprod; with dotprod and i8mm.
-const Kernels& neon_kernels();
-const Kernels& neon_dotprod_kernels();
-const Kernels& neon_i8mm_kernels();
 #endif
 
 }  // namespace pocketvlm

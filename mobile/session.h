@@ -17,7 +17,7 @@ struct SessionOptions {
   int threads = 0;         // 0: one for each core this process may use
   int decode_threads = 0;  // of these, for single tokens, which wait for memory; 0: all
   std::string kernels =
-      "auto";  // auto: the fastest this processor has; scalar | avx2 | avx512vnni | neon ...
+      "auto";  // auto: the fastest this processor has; scalar | avx2 | avx512vnni
   std::int64_t context = 0;  // tokens the KV cache can hold; 0: what the model says, at most 4096
   // f32 | f16 | q8_0; auto: f32 where all weights are F32/F16/BF16, f16 where they are quantized
   std::string kv_cache = "auto";
