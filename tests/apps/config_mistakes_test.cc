@@ -24,8 +24,8 @@ TEST_P(ConfigMistakes, AreAnsweredAtOnceWithPathAndCure) {
   const Mistake& mistake = GetParam();
   const std::string command = program("pocketvlm") + " run " + kRecipe + " --set '" + mistake.assignment + "'";
   Outcome outcome = run_program(command);
-  // The bound is on the program, not on a busy machine: the best of three.
-  for (int i = 0; i < 2 && outcome.seconds >= 0.1; ++i) outcome.seconds = std::min(outcome.seconds, run_program(command).seconds);
+  // The bound is on the program, not on a busy machine: the best of ten.
+  for (int i = 0; i < 9 && outcome.seconds >= 0.1; ++i) outcome.seconds = std::min(outcome.seconds, run_program(command).seconds);
   EXPECT_EQ(outcome.status, 1);
   EXPECT_NE(outcome.err.find(std::string(kRecipe) + mistake.path), std::string::npos) << outcome.err;
   EXPECT_NE(outcome.err.find(mistake.cure), std::string::npos) << outcome.err;
