@@ -6,7 +6,6 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <set>
 
 #include "apps/import_gguf.h"
 #include "apps/inspect_forward.h"
@@ -96,11 +95,9 @@ void eval(const CommandLine& line) {
   use_threads(line.threads);
   LoadedModel model = load_model(line.checkpoint);
   const std::vector<EvalItem> items = eval_items(line.data);
-  std::set<std::string> present;
-  for (const EvalItem& item : items) present.insert(item.objects.begin(), item.objects.end());
   EvaluationConfig settings;
   if (!line.instruction.empty()) settings.prompt = line.instruction;
-  const Json figures = evaluate(model, items, vocabulary_of({present.begin(), present.end()}), settings).to_json();
+  const Json figures = evaluate(model, items, vocabulary_of_items(items), settings).to_json();
   if (line.json) return print_json(figures);
   fmt::print("{}\n", figures.dump(2));
 }

@@ -193,8 +193,10 @@ class Recipe {
     spdlog::info("evaluation after {}: {} held-out pictures", name, config_.evaluation.count);
     LoadedModel model = load_model(checkpoint);
     const std::vector<EvalItem> items = held_out(kHeldOutStream, config_.evaluation.count);
-    const Evaluation figures =
-        evaluate(model, items, scene_vocabulary(config_.evaluation.source.scenes), config_.evaluation.settings);
+    const ObjectVocabulary vocabulary = config_.evaluation.folder.empty()
+                                            ? scene_vocabulary(config_.evaluation.source.scenes)
+                                            : vocabulary_of_items(items);
+    const Evaluation figures = evaluate(model, items, vocabulary, config_.evaluation.settings);
     const Json json = figures.to_json();
     spdlog::info("after {}: recall {:.3f}, CHAIR_i {:.3f}, POPE {:.3f} / {:.3f} / {:.3f}", name, figures.object_recall, figures.chair_i,
                  figures.pope_random.accuracy, figures.pope_popular.accuracy, figures.pope_adversarial.accuracy);

@@ -46,6 +46,16 @@ void RecipeConfig::validate(const std::string& path) const {
            "{}.tokenizer: give path (an existing tokenizer.model) or corpus (where to train one)", path);
 }
 
+namespace {
+
+/// Gives a source its own stream. Files have no seed: the loader's orders them.
+template <typename... Keys>
+void mix_seed(SourceConfig& source, Keys... keys) {
+  if (source.kind == "scenes") source.seed = mix_keys({static_cast<std::uint64_t>(keys)..., source.seed}) >> 1;
+}
+
+}  // namespace
+
 RecipeConfig resolve_recipe(RecipeConfig recipe) {
   const auto scaled = [&](std::int64_t n, std::int64_t least) {
     return std::max(least, static_cast<std::int64_t>(std::llround(static_cast<double>(n) * recipe.scale)));
@@ -59,21 +69,20 @@ RecipeConfig resolve_recipe(RecipeConfig recipe) {
     stage.seed = seed >> 1;  // configs hold signed 64-bit integers
     stage.data.seed = mix_keys({seed, 1, stage.data.seed}) >> 1;
     for (std::size_t k = 0; k < stage.data.sources.size(); ++k) {
-      stage.data.sources[k].seed = mix_keys({seed, 2, k, stage.data.sources[k].seed}) >> 1;
+      mix_seed(stage.data.sources[k], seed, 2, k);
     }
     if (stage.init_from.empty()) stage.init_from = previous;
     if (!stage.branch) previous = stage.name;
   }
   recipe.tokenizer.corpus_samples = scaled(recipe.tokenizer.corpus_samples, 2000);
   for (std::size_t k = 0; k < recipe.tokenizer.corpus.size(); ++k) {
-    SourceConfig& source = recipe.tokenizer.corpus[k];
-    source.seed = mix_keys({recipe.seed, 0x746f6b, k, source.seed}) >> 1;
+    mix_seed(recipe.tokenizer.corpus[k], recipe.seed, 0x746f6b, k);
   }
   if (recipe.alignment) {
     RlaifConfig& alignment = *recipe.alignment;
     alignment.num_prompts = scaled(alignment.num_prompts, 8);
     alignment.seed = mix_keys({recipe.seed, 0x726c616966, alignment.seed}) >> 1;
-    alignment.prompts.seed = mix_keys({recipe.seed, 0x70726f6d7074, alignment.prompts.seed}) >> 1;
+    mix_seed(alignment.prompts, recipe.seed, 0x70726f6d7074);
   }
   recipe.evaluation.count = scaled(recipe.evaluation.count, 8);
   recipe.scale = 1.0;

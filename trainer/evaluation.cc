@@ -204,6 +204,12 @@ std::vector<EvalItem> eval_items(const SceneSource& source, int64_t count) {
   return items;
 }
 
+ObjectVocabulary vocabulary_of_items(const std::vector<EvalItem>& items) {
+  std::set<std::string> names;
+  for (const EvalItem& item : items) names.insert(item.objects.begin(), item.objects.end());
+  return vocabulary_of({names.begin(), names.end()});
+}
+
 std::vector<EvalItem> eval_items(const std::string& folder) {
   const std::string path = folder + "/truth.jsonl";
   PV_CHECK(std::filesystem::exists(path),

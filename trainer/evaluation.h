@@ -23,6 +23,9 @@ struct EvalItem {
 std::vector<EvalItem> eval_items(const SceneSource& source, int64_t count);
 std::vector<EvalItem> eval_items(const std::string& folder);
 
+/// The objects that the truth of some item names: what can be mentioned where no class list is known.
+ObjectVocabulary vocabulary_of_items(const std::vector<EvalItem>& items);
+
 /// Hallucination figures of CHAIR (Rohrbach et al. 2018) and POPE (Li et al. 2023), pooled over the pictures.
 struct Evaluation {
   double chair_i = 0;         // hallucinated mentions / mentions

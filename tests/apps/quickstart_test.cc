@@ -74,6 +74,18 @@ TEST(Quickstart, WalksTheWholeWayAndThePhoneAnswers) {
   EXPECT_EQ(run_program(joined(without)).status, 1);
 }
 
+TEST(Photos, TheSamePathTakesRealPictures) {
+  fs::remove_all(folder_of("photos"));
+  const Outcome run = run_program("cd '" SOURCE_ROOT "' && '" + program("pocketvlm") +
+                                  "' run configs/recipes/photos.json --run photos --set scale=0.2 --set exports.min_agreement_q8_0=0.5"
+                                  " --set run_folder=" + testing::TempDir() + "/quickstart_test");
+  ASSERT_EQ(run.status, 0) << run.err;
+  const Json summary = read_json(folder_of("photos") + "/summary.json");
+  EXPECT_EQ(summary["stages"].size(), 3U);
+  EXPECT_GT(summary["stages"][1]["images_per_s"].get<double>(), 0);
+  EXPECT_TRUE(fs::exists(folder_of("photos") + "/report.html"));
+}
+
 /// Runs until `path` exists, then kills the whole process without warning.
 void run_and_kill(const std::vector<std::string>& list, const std::string& path) {
   const pid_t child = ::fork();
