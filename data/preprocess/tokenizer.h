@@ -65,7 +65,7 @@ class Tokenizer {
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
-  /// `path`: a sentencepiece .model, a folder that holds tokenizer.model, or a .gguf file.
+  /// `path`: a sentencepiece .model, a tokenizer.json, a folder that holds one of the two, or a .gguf file.
   static Tokenizer load(const std::string& path);
 
   /// Encodes plain text; no BOS or EOS is added. User-defined pieces written in the text become
