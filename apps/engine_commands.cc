@@ -31,13 +31,6 @@ void use_threads(std::int64_t threads) {
   if (threads > 0) at::set_num_threads(static_cast<int>(threads));
 }
 
-Image load_picture(const std::string& path, const ImageConfig& config) {
-  DecodeOptions options;
-  options.max_megapixels = config.max_megapixels;
-  options.apply_exif = config.exif == "apply";
-  return load_image(path, options);
-}
-
 void recipe(const CommandLine& line) {
   auto config = load_config<RecipeConfig>(line.file, line.overrides);
   if (!line.run_name.empty()) config.name = line.run_name;
@@ -71,7 +64,7 @@ void generate(const CommandLine& line) {
   LoadedModel model = load_model(line.checkpoint);
   Chat chat;
   chat.turns.push_back({"user", line.prompt});
-  for (const std::string& path : line.images) chat.images.push_back(load_picture(path, model.config.image));
+  for (const std::string& path : line.images) chat.images.push_back(load_image(path, decode_options(model.config.image)));
   SamplingConfig sampling;
   sampling.temperature = line.temperature;
   sampling.top_p = line.top_p;
@@ -114,7 +107,7 @@ void export_checkpoint(const CommandLine& line) {
   for (const std::string& path : line.images) {
     Chat chat;
     chat.turns.push_back({"user", line.prompt.empty() ? EvaluationConfig{}.prompt : line.prompt});
-    chat.images.push_back(load_picture(path, trainer.config.image));
+    chat.images.push_back(load_image(path, decode_options(trainer.config.image)));
     prompts.push_back({std::move(chat)});
   }
   if (prompts.empty()) prompts = calibration_prompts(config.parity_prompts, EvaluationConfig{}.prompt);

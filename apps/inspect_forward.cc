@@ -30,17 +30,10 @@ struct Input {
   std::vector<float> patches;            // [patches, 3 * patch * patch]
 };
 
-Image load_picture(const std::string& path, const ImageConfig& config) {
-  DecodeOptions options;
-  options.max_megapixels = config.max_megapixels;
-  options.apply_exif = config.exif == "apply";
-  return load_image(path, options);
-}
-
 Input from_prompt(const CommandLine& line, const ModelConfig& config, const Tokenizer& tokenizer) {
   Chat chat;
   chat.turns.push_back({"user", line.prompt});
-  for (const std::string& path : line.images) chat.images.push_back(load_picture(path, config.image));
+  for (const std::string& path : line.images) chat.images.push_back(load_image(path, decode_options(config.image)));
   const EncodedChat encoded = PromptEncoder(tokenizer, config.prompt, config.image).encode(chat, true);
   Input input;
   input.ids.assign(encoded.ids.begin(), encoded.ids.end());
@@ -117,7 +110,7 @@ Input from_ids(const CommandLine& line, const ModelConfig& config, const Tokeniz
   input.ids = read_ids(line.ids, config.language.vocab);
   const auto patch = static_cast<int>(config.image.patch_size);
   for (const std::string& path : line.images) {
-    const ProcessedImage processed = process_image(load_picture(path, config.image), config.image);
+    const ProcessedImage processed = process_image(load_image(path, decode_options(config.image)), config.image);
     for (const ImageSlice& slice : processed.slices) {
       input.grids.push_back({slice.height / patch, slice.width / patch});
       append_patches(slice, patch, input.patches);

@@ -57,10 +57,7 @@ void write_slices(const ProcessedImage& processed, const std::string& path) {
 void inspect_image(const CommandLine& line) {
   ModelConfig model = load_model_config(line.model);
   if (line.max_slices > 0) model.image.max_slices = line.max_slices;
-  DecodeOptions options;
-  options.max_megapixels = model.image.max_megapixels;
-  options.apply_exif = model.image.exif == "apply";
-  const Image image = load_image(line.file, options);
+  const Image image = load_image(line.file, decode_options(model.image));
   const SlicePlan plan = plan_image(image.width, image.height, model.image);
   const int patch = static_cast<int>(model.image.patch_size);
 

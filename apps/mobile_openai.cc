@@ -248,9 +248,7 @@ CompletionRequest read_completion_request(const std::string& body, const MobileS
 }
 
 Chat chat_of(const CompletionRequest& request, const ImageConfig& config) {
-  DecodeOptions decode;
-  decode.max_megapixels = config.max_megapixels;
-  decode.apply_exif = config.exif == "apply";
+  const DecodeOptions decode = decode_options(config);
   Chat chat;
   MessageReader reader(chat, decode, has_pictures(request));
   for (std::size_t i = 0; i < request.roles.size(); ++i)

@@ -73,9 +73,7 @@ std::string use_tuning(ModelOptions& options) {
 }
 
 std::vector<Image> load_images(const std::vector<std::string>& paths, const ImageConfig& config) {
-  DecodeOptions decode;
-  decode.max_megapixels = config.max_megapixels;
-  decode.apply_exif = config.exif == "apply";
+  const DecodeOptions decode = decode_options(config);
   std::vector<Image> images;
   for (const std::string& path : paths) images.push_back(load_image(path, decode));
   return images;

@@ -232,12 +232,8 @@ void add_turn(SharedChat& shared, const std::string& role, std::string text) {
   shared.waiting.clear();
 }
 
-DecodeOptions decode_options(const SharedChat& shared) {
-  const ImageConfig& config = shared.session->session.encoder().image();
-  DecodeOptions options;
-  options.max_megapixels = config.max_megapixels;
-  options.apply_exif = config.exif == "apply";
-  return options;
+DecodeOptions decoding_of(const SharedChat& shared) {
+  return decode_options(shared.session->session.encoder().image());
 }
 
 Image image_of_pixels(const SharedChat& shared,
@@ -246,7 +242,7 @@ Image image_of_pixels(const SharedChat& shared,
                       std::int32_t height) {
   require(width > 0 && height > 0, "a picture of {} x {} pixels has no content", width, height);
   const double megapixels = static_cast<double>(width) * height / 1e6;
-  const double most = decode_options(shared).max_megapixels;
+  const double most = decoding_of(shared).max_megapixels;
   PV_CHECK(megapixels <= most,
            "the picture has {:.1f} megapixels, but the model takes at most {}; make it smaller",
            megapixels,
@@ -410,7 +406,7 @@ pocketvlm_status pocketvlm_chat_add_image_file(pocketvlm_chat* chat, const char*
   return on_chat(chat, [&](pocketvlm::SharedChat& shared) {
     pocketvlm::require(path != nullptr, "path is NULL");
     pocketvlm::check_can_see(shared);
-    shared.waiting.push_back(pocketvlm::load_image(path, pocketvlm::decode_options(shared)));
+    shared.waiting.push_back(pocketvlm::load_image(path, pocketvlm::decoding_of(shared)));
   });
 }
 
@@ -422,7 +418,7 @@ pocketvlm_status pocketvlm_chat_add_image_bytes(pocketvlm_chat* chat,
     pocketvlm::check_can_see(shared);
     const std::span span(static_cast<const std::byte*>(bytes), size);
     shared.waiting.push_back(
-        pocketvlm::decode_image(span, "picture", pocketvlm::decode_options(shared)));
+        pocketvlm::decode_image(span, "picture", pocketvlm::decoding_of(shared)));
   });
 }
 

@@ -1,7 +1,5 @@
 #include "rlaif/loop.h"
 
-#include <ATen/Parallel.h>
-
 #include <chrono>
 #include <filesystem>
 #include <utility>
@@ -14,23 +12,10 @@
 #include "rlaif/preference_training.h"
 #include "rlaif/rollout.h"
 #include "rlaif/verdicts.h"
+#include "trainer/thread_count.h"
 
 namespace pocketvlm {
 namespace {
-
-/// Sets LibTorch's threads for one round.
-class ThreadCount {
- public:
-  explicit ThreadCount(std::int64_t threads) : before_(at::get_num_threads()) {
-    if (threads > 0) at::set_num_threads(static_cast<int>(threads));
-  }
-  ~ThreadCount() { at::set_num_threads(before_); }
-  ThreadCount(const ThreadCount&) = delete;
-  ThreadCount& operator=(const ThreadCount&) = delete;
-
- private:
-  int before_;
-};
 
 /// Seconds of each stage in seconds.json, summed over the processes that worked on it. A killed
 /// process counts up to the end of its last whole stage.

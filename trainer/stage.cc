@@ -16,6 +16,7 @@
 #include "trainer/contrastive.h"
 #include "trainer/metrics_log.h"
 #include "trainer/optimizer.h"
+#include "trainer/thread_count.h"
 #include "trainer/training_state.h"
 
 namespace pocketvlm {
@@ -27,20 +28,6 @@ constexpr std::size_t kMaxListedSkipped = 1000;
 using Clock = std::chrono::steady_clock;
 
 std::string component_of(const std::string& name) { return name.substr(0, name.find('.')); }
-
-/// Sets LibTorch's threads for one stage.
-class ThreadCount {
- public:
-  explicit ThreadCount(int64_t threads) : before_(at::get_num_threads()) {
-    if (threads > 0) at::set_num_threads(static_cast<int>(threads));
-  }
-  ~ThreadCount() { at::set_num_threads(before_); }
-  ThreadCount(const ThreadCount&) = delete;
-  ThreadCount& operator=(const ThreadCount&) = delete;
-
- private:
-  int before_;
-};
 
 /// The configuration without what cannot change the result.
 Json deciding_fields(const StageConfig& config) {

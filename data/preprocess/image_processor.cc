@@ -86,6 +86,10 @@ void ImageConfig::validate(const std::string& path) const {
   }
 }
 
+DecodeOptions decode_options(const ImageConfig& config) {
+  return {.max_megapixels = config.max_megapixels, .apply_exif = config.exif == "apply"};
+}
+
 SlicePlan plan_image(int width, int height, const ImageConfig& config) {
   if (config.mode == "slices") {
     return plan_slices(width,

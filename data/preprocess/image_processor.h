@@ -65,6 +65,9 @@ struct ProcessedImage {
   std::vector<ImageSlice> slices;  // overview first, then tiles row by row
 };
 
+/// How picture files are to be decoded for this config.
+DecodeOptions decode_options(const ImageConfig& config);
+
 /// The plan alone, without touching pixels.
 SlicePlan plan_image(int width, int height, const ImageConfig& config);
 
