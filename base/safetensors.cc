@@ -184,10 +184,21 @@ SafetensorsFolder::SafetensorsFolder(const std::string& folder) {
                "{}: tensor {} is in more than one shard",
                folder,
                tensor);
+      const auto stated = expected.find(tensor);
+      PV_CHECK(stated == expected.end() || stated->second == name,
+               "{}: weight_map.{} says {}, but the tensor is in {}; take index and shards from the same download",
+               index_path,
+               tensor,
+               stated->second,
+               name);
     }
   }
   for (const auto& [tensor, file] : expected) {
-    PV_CHECK(tensors_.count(tensor) != 0, "{}: {} lacks the tensor {}", folder, file, tensor);
+    PV_CHECK(tensors_.count(tensor) != 0,
+             "{}: {} lacks the tensor {}; take index and shards from the same download",
+             index_path,
+             file,
+             tensor);
   }
 }
 

@@ -5,13 +5,6 @@
 
 namespace pocketvlm {
 
-/// Row of the side x side position table for each of `count` patches along one axis, as the
-/// released models compute it:
-/// #{boundaries <= coordinate} over float32 ranges, i.e. floor(side * k / count), one lower at some
-/// exact ties. The float32 ranges of the reference depend on the width of its vector unit; this
-/// follows its 16-lane form.
-std::vector<std::int64_t> position_buckets(std::int64_t count, std::int64_t side);
-
 /// A learned table [side * side, hidden] resampled to [rows * columns, hidden] by antialiased
 /// bicubic interpolation (a = -0.5, half-pixel centres), as MiniCPM-V 1.0 and 2.0 do. An unchanged
 /// size is returned as it is.

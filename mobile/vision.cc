@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "data/preprocess/position_buckets.h"
 #include "mobile/attention.h"
 #include "mobile/positions.h"
 

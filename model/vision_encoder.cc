@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "data/preprocess/position_buckets.h"
 #include "model/attention.h"
 #include "model/fused_ops.h"
 
@@ -20,21 +21,10 @@ torch::Tensor activate(const torch::Tensor& x, const std::string& activation) {
   return x * torch::sigmoid(1.702 * x);
 }
 
-/// One coordinate of the position table per patch of a side: SigLIP-NaViT's buckets. The ranges are float32 ones with
-/// the step the reference takes, so that ties at bucket borders fall to the same side.
-torch::Tensor bucket_coordinates(int64_t patches, int64_t side) {
-  const auto options = torch::TensorOptions().dtype(torch::kFloat32);
-  const torch::Tensor boundaries = torch::arange(1.0 / static_cast<double>(side), 1.0, 1.0 / static_cast<double>(side), options);
-  const double step = static_cast<double>(1.0F / static_cast<float>(patches));
-  const torch::Tensor fractions = torch::arange(0.0, 1.0 - 1e-6, step, options);
-  TORCH_INTERNAL_ASSERT(fractions.size(0) == patches);
-  return torch::bucketize(fractions, boundaries, /*out_int32=*/false, /*right=*/true).clamp_max(side - 1);
-}
-
 /// Rows of the position table for one grid, [rows * columns] int64.
 torch::Tensor bucketed_ids(const Grid& grid, int64_t side) {
-  const torch::Tensor rows = bucket_coordinates(grid[0], side);
-  const torch::Tensor columns = bucket_coordinates(grid[1], side);
+  const torch::Tensor rows = torch::tensor(position_buckets(grid[0], side), torch::kInt64);
+  const torch::Tensor columns = torch::tensor(position_buckets(grid[1], side), torch::kInt64);
   return (rows.unsqueeze(1) * side + columns.unsqueeze(0)).flatten();
 }
 

@@ -96,6 +96,30 @@ TEST(Safetensors, AnIndexMayNotPointOutsideItsFolder) {
   }
 }
 
+TEST(Safetensors, EveryTensorIsInTheShardThatTheIndexNames) {
+  const std::string folder = path_of("shards");
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directories(folder);
+  const std::vector<float> values(4, 1.0F);
+  const auto bytes = [&] { return std::as_bytes(std::span(values)); };
+  write_safetensors(folder + "/one.safetensors", {{"a", "F32", {4}, bytes}});
+  write_safetensors(folder + "/two.safetensors", {{"b", "F32", {4}, bytes}});
+  const auto with_map = [&](const std::string& map) -> std::string {
+    write_file_atomic(folder + "/model.safetensors.index.json", "{\"weight_map\":" + map + "}");
+    try {
+      const SafetensorsFolder opened(folder);
+      return fmt::format("{} tensors", opened.tensors().size());
+    } catch (const Error& error) {
+      return error.what();
+    }
+  };
+  EXPECT_EQ(with_map(R"({"a":"one.safetensors","b":"two.safetensors"})"), "2 tensors");
+  const std::string exchanged = with_map(R"({"a":"two.safetensors","b":"one.safetensors"})");
+  EXPECT_NE(exchanged.find("but the tensor is in "), std::string::npos) << exchanged;
+  const std::string lacking = with_map(R"({"a":"one.safetensors","c":"one.safetensors"})");
+  EXPECT_NE(lacking.find("one.safetensors lacks the tensor c"), std::string::npos) << lacking;
+}
+
 TEST(Safetensors, APointerFileSaysSo) {
   write_file_atomic(path_of("pointer"), "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n");
   try {
