@@ -23,6 +23,12 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
                   "tokens the cache can hold; 0: the model's, at most 4096")
       ->check(CLI::NonNegativeNumber);
   command.add_option("--kv-cache", options.session.kv_cache, "auto, f32, f16 or q8_0");
+  command
+      .add_option("--packed",
+                  options.session.packed,
+                  "weights in the order kernels read them: file (beside the model, made on first "
+                  "use), memory, none")
+      ->check(CLI::IsMember({"file", "memory", "none"}));
   command.add_option(
       "--tuning", options.tuning, "file that `tune` wrote; auto: the one beside the model; none");
 }

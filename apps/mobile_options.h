@@ -16,7 +16,7 @@ struct ModelOptions {
   SessionOptions session;
 };
 
-/// Adds --model, --mmproj, --threads, --kernels, --context, --kv-cache and --tuning.
+/// Adds --model, --mmproj, --threads, --kernels, --context, --kv-cache, --packed and --tuning.
 void add_model_options(CLI::App& command, ModelOptions& options);
 
 /// Adds --greedy, --temperature, --top-p, --top-k, --min-p, --repetition-penalty, --max-new-tokens

@@ -135,7 +135,9 @@ Json check_parity(LoadedModel& trainer,
   PV_CHECK(!prompts.empty(), "parity: no prompts to compare on; raise exports.parity_prompts");
   const torch::NoGradGuard no_grad;
   trainer.model->eval();
-  Session phone(files.language, files.mmproj);
+  SessionOptions options;
+  options.packed = "memory";  // nothing is left beside the exported files
+  Session phone(files.language, files.mmproj, options);
   Totals totals;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     compare_prompt(trainer, phone, prompts[i].chat, i, bounds.min_vision_cosine, totals);

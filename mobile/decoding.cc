@@ -216,6 +216,38 @@ bool MobileDecoder::all_float() const {
   return all;
 }
 
+std::vector<MobileDecoder::Matrix> MobileDecoder::matrices(const Kernels& kernels) {
+  std::vector<Matrix> found;
+  const auto add = [&](const std::string& name, MobileLinear& linear) {
+    if (packed_matmul_for(kernels, linear.type(), linear.in()) != nullptr)
+      found.push_back({name + ".weight", &linear});
+  };
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const std::string prefix = fmt::format("blk.{}.", i);
+    Layer& layer = layers_[i];
+    add(prefix + "attn_q", layer.q);
+    add(prefix + "attn_k", layer.k);
+    add(prefix + "attn_v", layer.v);
+    add(prefix + "attn_output", layer.out);
+    add(prefix + "ffn_gate", layer.gate);
+    add(prefix + "ffn_up", layer.up);
+    add(prefix + "ffn_down", layer.down);
+  }
+  add(params_.tied_embeddings ? "token_embd" : "output", output_);
+  return found;
+}
+
+std::vector<const GgufTensor*> MobileDecoder::packable(const Kernels& kernels) {
+  std::vector<const GgufTensor*> tensors;
+  for (const Matrix& matrix : matrices(kernels)) tensors.push_back(&file_.tensor(matrix.name));
+  return tensors;
+}
+
+void MobileDecoder::use_panels(const Kernels& kernels, const PackedWeights& packed) {
+  for (const Matrix& matrix : matrices(kernels))
+    matrix.linear->use_panels(packed.panels(file_.tensor(matrix.name)));
+}
+
 void MobileDecoder::embed(std::int32_t id, float* out) const {
   PV_CHECK(id >= 0 && id < params_.vocab,
            "token id {} is outside the vocabulary of {}",
@@ -364,9 +396,10 @@ void MobileDecoder::forward(const Compute& compute,
     layer.attention_norm.forward(compute, x.data(), tokens, normed.data());
     {
       Activations input(compute, normed.data(), tokens, hidden);
-      layer.q.forward(compute, input, q.data(), q_width);
-      layer.k.forward(compute, input, k.data(), kv_width);
-      layer.v.forward(compute, input, v.data(), kv_width);
+      MobileLinear::forward_all(
+          compute,
+          input,
+          {{&layer.q, q.data()}, {&layer.k, k.data()}, {&layer.v, v.data()}});
     }
     compute.pool.for_pieces(tokens, 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t t = begin; t < end; ++t) {
@@ -387,8 +420,8 @@ void MobileDecoder::forward(const Compute& compute,
     layer.ffn_norm.forward(compute, x.data(), tokens, normed.data());
     {
       Activations input(compute, normed.data(), tokens, hidden);
-      layer.gate.forward(compute, input, gate.data(), params_.ffn);
-      layer.up.forward(compute, input, up.data(), params_.ffn);
+      MobileLinear::forward_all(
+          compute, input, {{&layer.gate, gate.data()}, {&layer.up, up.data()}});
     }
     compute.pool.for_pieces(
         tokens * params_.ffn, 1 << 14, [&](std::int64_t begin, std::int64_t end) {

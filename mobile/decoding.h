@@ -6,6 +6,7 @@
 
 #include "mobile/linear.h"
 #include "mobile/model.h"
+#include "mobile/packed_weights.h"
 
 namespace pocketvlm {
 
@@ -61,6 +62,10 @@ class MobileDecoder {
  public:
   MobileDecoder(const GgufFile& file, const MobileLanguageParams& params);
 
+  /// The matrices whose products with these kernels want panels, and from where they are read then.
+  std::vector<const GgufTensor*> packable(const Kernels& kernels);
+  void use_panels(const Kernels& kernels, const PackedWeights& packed);
+
   /// Rows of the embedding table times scale_embeddings, appended to `out`.
   void embed(std::int32_t id, float* out) const;
 
@@ -79,6 +84,12 @@ class MobileDecoder {
   const MobileLanguageParams& params() const { return params_; }
 
  private:
+  struct Matrix {
+    std::string name;
+    MobileLinear* linear;
+  };
+  std::vector<Matrix> matrices(const Kernels& kernels);
+
   struct Layer {
     MobileNorm attention_norm;
     MobileLinear q, k, v, out;

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "mobile/kernels_simd.h"
+#include "mobile/packed_formats.h"
 
 namespace pocketvlm {
 
@@ -38,6 +39,13 @@ MatmulFunction matmul_for(const Kernels& kernels, GgmlType type) {
           "q5_K, q6_K",
           type_info(type).name);
   }
+}
+
+PackedMatmulFunction packed_matmul_for(const Kernels& kernels,
+                                       GgmlType type,
+                                       std::int64_t columns) {
+  if (kernels.packed_matmul == nullptr || !can_pack(type, columns)) return nullptr;
+  return kernels.packed_matmul(type);
 }
 
 bool needs_quantized_input(GgmlType type) {

@@ -46,6 +46,17 @@ using MatmulFunction = void (*)(const WeightRows& weights,
                                 float* y,
                                 std::int64_t y_stride);
 
+/// Rows of a weight matrix in panels (packed_formats.h), the first of a panel first.
+struct PackedRows {
+  const void* data = nullptr;
+  std::int64_t rows = 0;
+};
+
+using PackedMatmulFunction = void (*)(const PackedRows& weights,
+                                      const MatmulInput& input,
+                                      float* y,
+                                      std::int64_t y_stride);
+
 /// The inner loops of the runtime. One plain table ("scalar") is the oracle; others use what a
 /// processor has and are chosen at run time. Every function works for any size and alignment.
 struct Kernels {
@@ -61,6 +72,10 @@ struct Kernels {
   MatmulFunction matmul_q4_k;
   MatmulFunction matmul_q5_k;
   MatmulFunction matmul_q6_k;
+
+  /// The product with packed weights of a type, nullptr where there is none. No function at all:
+  /// this table reads weights as they lie in the file.
+  PackedMatmulFunction (*packed_matmul)(GgmlType type);
 
   /// int8 form of n values (a multiple of 32). q = round half to even of x * (127 / max |x|), so
   /// all tables give the same bits.
@@ -82,6 +97,11 @@ struct Kernels {
 
 /// The product for one tensor type. Throws Error when the type cannot be computed with.
 MatmulFunction matmul_for(const Kernels& kernels, GgmlType type);
+
+/// The product with packed weights of this type and row length, or nullptr.
+PackedMatmulFunction packed_matmul_for(const Kernels& kernels,
+                                       GgmlType type,
+                                       std::int64_t columns);
 
 /// Whether products with this type read the int8 form.
 bool needs_quantized_input(GgmlType type);

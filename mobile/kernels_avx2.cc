@@ -278,6 +278,7 @@ const Kernels& avx2_kernels() {
       .matmul_q4_k = quantized_matmul<Panel256, BlockQ4_K, dot_affine<BlockQ4_K>>,
       .matmul_q5_k = quantized_matmul<Panel256, BlockQ5_K, dot_affine<BlockQ5_K>>,
       .matmul_q6_k = quantized_matmul<Panel256, BlockQ6_K, dot_q6_k>,
+      .packed_matmul = nullptr,
       .quantize = quantize_vector,
       .softmax = vector_softmax<Vector256>,
       .silu_multiply = vector_silu_multiply<Vector256>,

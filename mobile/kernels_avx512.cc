@@ -343,6 +343,7 @@ const Kernels& avx512_kernels() {
       .matmul_q4_k = quantized_matmul<Panel512, BlockQ4_K, dot_affine<BlockQ4_K>>,
       .matmul_q5_k = quantized_matmul<Panel512, BlockQ5_K, dot_affine<BlockQ5_K>>,
       .matmul_q6_k = quantized_matmul<Panel512, BlockQ6_K, dot_q6_k>,
+      .packed_matmul = avx512_packed_matmul,
       .quantize = quantize_vector,
       .softmax = vector_softmax<Vector512>,
       .silu_multiply = vector_silu_multiply<Vector512>,

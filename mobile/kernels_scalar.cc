@@ -177,6 +177,7 @@ const Kernels& scalar_kernels() {
       .matmul_q4_k = matmul_quantized<BlockQ4_K>,
       .matmul_q5_k = matmul_quantized<BlockQ5_K>,
       .matmul_q6_k = matmul_quantized<BlockQ6_K>,
+      .packed_matmul = nullptr,
       .quantize = quantize,
       .softmax = softmax,
       .silu_multiply = silu_multiply,

@@ -19,6 +19,8 @@ void* panel_scratch(std::size_t bytes);
 const Kernels& avx2_kernels();
 /// AVX-512 F, BW, DQ, VL and VNNI.
 const Kernels& avx512_kernels();
+/// Its products with packed weights; nullptr for other types.
+PackedMatmulFunction avx512_packed_matmul(GgmlType type);
 #endif
 
 }  // namespace pocketvlm

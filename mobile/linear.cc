@@ -3,21 +3,10 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "mobile/packed_formats.h"
 
 namespace pocketvlm {
 namespace {
-
-// Rows of a weight that one thread takes at a time: small enough to share evenly, and whole groups
-// of 16, so that the vector kernels see the same groups whatever the number of threads is.
-std::int64_t rows_per_piece(const Compute& compute,
-                            std::int64_t rows,
-                            std::int64_t row_bytes,
-                            std::int64_t tokens) {
-  const std::int64_t bytes = tokens == 1 ? compute.pieces.stream : compute.pieces.batch;
-  const std::int64_t piece = bytes / std::max<std::int64_t>(1, row_bytes) / 16 * 16;
-  const std::int64_t fair = (rows / compute.pool.limit() / 4 + 15) / 16 * 16;
-  return std::max<std::int64_t>(16, std::min(piece, fair));
-}
 
 void check_computable(const GgufFile& file, const GgufTensor& tensor) {
   PV_CHECK(is_supported_type(tensor.type),
@@ -104,19 +93,68 @@ MobileLinear MobileLinear::from_tensor(const GgufFile& file,
 
 const std::byte* MobileLinear::row(std::int64_t index) const { return data_ + index * row_bytes_; }
 
+// Rows that one thread takes at a time: small enough to share evenly, and whole groups of two
+// panels, so that the vector kernels see the same groups whatever the number of threads is.
+std::int64_t MobileLinear::rows_per_piece(const Compute& compute, std::int64_t tokens) const {
+  constexpr std::int64_t kGroup = 2 * kPanelRows;
+  const std::int64_t bytes = tokens == 1 ? compute.pieces.stream : compute.pieces.batch;
+  const std::int64_t piece = bytes / std::max<std::int64_t>(1, row_bytes_) / kGroup * kGroup;
+  const std::int64_t fair = (out_ / compute.pool.limit() / 4 + kGroup - 1) / kGroup * kGroup;
+  return std::max(kGroup, std::min(piece, fair));
+}
+
+void MobileLinear::compute_rows(const Compute& compute,
+                                Activations& x,
+                                std::int64_t begin,
+                                std::int64_t end,
+                                float* y,
+                                std::int64_t y_stride) const {
+  const MatmulInput& input = needs_quantized_input(type_) ? x.quantized() : x.floats();
+  if (panels_ != nullptr) {
+    const std::byte* panel = panels_ + begin / kPanelRows * panel_bytes(type_, in_);
+    packed_matmul_for(compute.kernels, type_, in_)({panel, end - begin}, input, y + begin, y_stride);
+  } else {
+    matmul_for(compute.kernels, type_)(
+        {row(begin), row_bytes_, end - begin}, input, y + begin, y_stride);
+  }
+  if (bias_.empty()) return;
+  for (std::int64_t t = 0; t < input.tokens; ++t) {
+    for (std::int64_t r = begin; r < end; ++r)
+      y[t * y_stride + r] += bias_[static_cast<std::size_t>(r)];
+  }
+}
+
 void MobileLinear::forward(const Compute& compute,
                            Activations& x,
                            float* y,
                            std::int64_t y_stride) const {
-  const MatmulInput& input = needs_quantized_input(type_) ? x.quantized() : x.floats();
-  const MatmulFunction matmul = matmul_for(compute.kernels, type_);
-  const std::int64_t piece = rows_per_piece(compute, out_, row_bytes_, input.tokens);
-  compute.pool.for_pieces(out_, piece, [&](std::int64_t begin, std::int64_t end) {
-    matmul({row(begin), row_bytes_, end - begin}, input, y + begin, y_stride);
-    if (bias_.empty()) return;
-    for (std::int64_t t = 0; t < input.tokens; ++t) {
-      for (std::int64_t r = begin; r < end; ++r)
-        y[t * y_stride + r] += bias_[static_cast<std::size_t>(r)];
+  if (needs_quantized_input(type_)) x.quantized();  // by all threads, before the loop
+  compute.pool.for_pieces(
+      out_, rows_per_piece(compute, x.tokens()), [&](std::int64_t begin, std::int64_t end) {
+        compute_rows(compute, x, begin, end, y, y_stride);
+      });
+}
+
+void MobileLinear::forward_all(const Compute& compute,
+                               Activations& x,
+                               std::initializer_list<Output> outputs) {
+  std::int64_t total = 0;
+  for (const Output& output : outputs) {
+    if (needs_quantized_input(output.linear->type_)) x.quantized();
+    const std::int64_t piece = output.linear->rows_per_piece(compute, x.tokens());
+    total += (output.linear->out_ + piece - 1) / piece;
+  }
+  compute.pool.for_pieces(total, 1, [&](std::int64_t index, std::int64_t) {
+    for (const auto& [linear, y] : outputs) {
+      const std::int64_t piece = linear->rows_per_piece(compute, x.tokens());
+      const std::int64_t count = (linear->out_ + piece - 1) / piece;
+      if (index >= count) {
+        index -= count;
+        continue;
+      }
+      const std::int64_t begin = index * piece;
+      linear->compute_rows(compute, x, begin, std::min(begin + piece, linear->out_), y, linear->out_);
+      return;
     }
   });
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,7 @@ class Activations {
               std::int64_t columns);
   const MatmulInput& floats() const { return input_; }
   const MatmulInput& quantized();
+  std::int64_t tokens() const { return input_.tokens; }
 
  private:
   const Compute& compute_;
@@ -66,17 +68,38 @@ class MobileLinear {
   /// The same on a plain buffer.
   std::vector<float> forward(const Compute& compute, const float* x, std::int64_t tokens) const;
 
+  /// The same for several matrices that read one input, in one loop over the threads.
+  struct Output {
+    const MobileLinear* linear;
+    float* y;  // [tokens, out]
+  };
+  static void forward_all(const Compute& compute,
+                          Activations& x,
+                          std::initializer_list<Output> outputs);
+
+  /// From now on the weights are read from these panels (packed_weights.h).
+  void use_panels(const std::byte* panels) { panels_ = panels; }
+
   std::int64_t in() const { return in_; }
   std::int64_t out() const { return out_; }
   GgmlType type() const { return type_; }
   const std::byte* row(std::int64_t index) const;
 
  private:
+  std::int64_t rows_per_piece(const Compute& compute, std::int64_t tokens) const;
+  void compute_rows(const Compute& compute,
+                    Activations& x,
+                    std::int64_t begin,
+                    std::int64_t end,
+                    float* y,
+                    std::int64_t y_stride) const;
+
   const std::byte* data_ = nullptr;
   GgmlType type_ = GgmlType::kF32;
   std::int64_t in_ = 0;
   std::int64_t out_ = 0;
   std::int64_t row_bytes_ = 0;
+  const std::byte* panels_ = nullptr;
   std::vector<float> bias_;
 };
 

@@ -122,8 +122,10 @@ struct Range {
 };
 
 Range affine_range(const float* x, int levels) {
-  const auto [low, high] = std::minmax_element(x, x + 32);
-  return {*low, (*high - *low) / static_cast<float>(levels)};
+  // The first of equals, as in the reference: 0 and -0 differ in the stored minimum.
+  const float low = *std::min_element(x, x + 32);
+  const float high = *std::max_element(x, x + 32);
+  return {low, (high - low) / static_cast<float>(levels)};
 }
 
 int affine_level(float x, const Range& range, float id, int levels) {

@@ -165,7 +165,8 @@ float search_symmetric(const float* x, const float* importance, std::int8_t* q) 
     }
   }
   if (largest < kNothing) {
-    std::fill(q, q + kSize, std::int8_t{0});
+    // Any level means zero here; the reference stores the lowest.
+    std::fill(q, q + kSize, static_cast<std::int8_t>(-kLevels));
     return 0.0F;
   }
   const auto weight = [&](int i) { return importance != nullptr ? importance[i] : x[i] * x[i]; };

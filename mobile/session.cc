@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "mobile/decoding.h"
+#include "mobile/packed_weights.h"
 #include "mobile/projection.h"
 #include "mobile/vision.h"
 
@@ -62,6 +63,7 @@ struct Session::State {
              "{} threads for decoding, but only {} in all; raise --threads",
              decode_threads,
              pool.threads());
+    pack(options.packed);
     if (!mmproj_path.empty()) bind_vision(mmproj_path);
     const GgufFile* mmproj = mmproj_file ? &*mmproj_file : nullptr;
     encoder.emplace(tokenizer,
@@ -91,6 +93,18 @@ struct Session::State {
     if (name == "f16") return GgmlType::kF16;
     if (name == "q8_0") return GgmlType::kQ8_0;
     fail("the KV cache type \"{}\" is unknown; choose auto, f32, f16 or q8_0", name);
+  }
+
+  void pack(const std::string& keep) {
+    if (keep == "none") return;
+    PV_CHECK(keep == "file" || keep == "memory",
+             "packed weights cannot be kept in \"{}\"; choose file, memory or none",
+             keep);
+    packed = PackedWeights(language_file,
+                           decoder.packable(compute.kernels),
+                           keep == "file" ? PackedWeights::Keep::kFile : PackedWeights::Keep::kMemory,
+                           pool);
+    decoder.use_panels(compute.kernels, packed);
   }
 
   void bind_vision(const std::string& mmproj_path) {
@@ -129,11 +143,12 @@ struct Session::State {
     if (mmproj_file) mmproj_file->file().release(0, mmproj_file->size());
   }
 
-  std::vector<float> run_vision(const EncodedChat& prompt) {
+  // `strip`: of the whole request, of which `prompt` may hold some slices.
+  std::vector<float> run_vision(const EncodedChat& prompt, std::int64_t strip) {
     require_vision(prompt);
     if (prompt.grids.empty()) return {};
     pool.limit(pool.threads());
-    return vision->forward(compute, prompt.patches, prompt.grids);
+    return vision->forward(compute, prompt.patches, prompt.grids, strip);
   }
 
   // Visual tokens slice by slice; slices seen in the last prompt are not computed again.
@@ -159,7 +174,7 @@ struct Session::State {
       at += count;
     }
     if (!missing.grids.empty()) {
-      const std::vector<float> features = run_vision(missing);
+      const std::vector<float> features = run_vision(missing, vision->strip_length(prompt.grids));
       const std::vector<float> tokens = projector->forward(compute, features, missing.grids);
       const std::size_t each = tokens.size() / missing.grids.size();
       for (std::size_t i = 0; i < missing_hashes.size(); ++i) {
@@ -188,13 +203,14 @@ struct Session::State {
 
   std::vector<std::uint64_t> slice_hashes(const EncodedChat& prompt) const {
     std::vector<std::uint64_t> hashes;
+    const auto strip = static_cast<std::uint64_t>(vision->strip_length(prompt.grids));
     std::size_t at = 0;
     for (std::size_t s = 0; s < prompt.grids.size(); ++s) {
       const std::size_t count = slice_floats(prompt, s);
       PV_CHECK(at + count <= prompt.patches.size(),
                "the grids ask for more patches than were given");
       const auto rows = static_cast<std::uint64_t>(prompt.grids[s][0]);
-      hashes.push_back(hash_floats(std::span(prompt.patches).subspan(at, count), rows));
+      hashes.push_back(hash_floats(std::span(prompt.patches).subspan(at, count), mix_keys({rows, strip})));
       at += count;
     }
     return hashes;
@@ -311,6 +327,7 @@ struct Session::State {
   int decode_threads;
   std::int64_t prefill_tokens;
   MobileDecoder decoder;
+  PackedWeights packed;
   std::optional<MobileVisionEncoder> vision;
   std::optional<MobileProjector> projector;
   std::optional<PromptEncoder> encoder;
@@ -343,7 +360,8 @@ int Session::decode_threads() const { return state_->decode_threads; }
 bool Session::has_vision() const { return state_->vision.has_value(); }
 
 std::vector<float> Session::encode_vision(const EncodedChat& prompt) {
-  std::vector<float> features = state_->run_vision(prompt);
+  const std::int64_t strip = state_->vision ? state_->vision->strip_length(prompt.grids) : 0;
+  std::vector<float> features = state_->run_vision(prompt, strip);
   state_->release_vision();
   return features;
 }

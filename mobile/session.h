@@ -21,6 +21,10 @@ struct SessionOptions {
   std::int64_t context = 0;  // tokens the KV cache can hold; 0: what the model says, at most 4096
   // f32 | f16 | q8_0; auto: f32 where all weights are F32/F16/BF16, f16 where they are quantized
   std::string kv_cache = "auto";
+  // Where quantized weights are kept in the form the kernels read fastest: file (beside the model,
+  // made on first use; memory where that is impossible) | memory (made by each session) | none (read
+  // as they lie in the model's file)
+  std::string packed = "file";
   PieceSizes pieces;
   std::int64_t prefill_tokens = 512;  // a prefill pass holds activations of so many tokens
 };

@@ -1,0 +1,264 @@
+#include "mobile/packed_weights.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "base/random.h"
+#include "mobile/kernels.h"
+#include "mobile/packed_formats.h"
+#include "mobile/session.h"
+#include "tests/mobile/tiny_model.h"
+
+namespace pocketvlm {
+namespace {
+
+const std::vector<GgmlType> kPackedTypes = {GgmlType::kQ8_0,
+                                            GgmlType::kQ4_0,
+                                            GgmlType::kQ4_1,
+                                            GgmlType::kQ5_0,
+                                            GgmlType::kQ4_K,
+                                            GgmlType::kQ6_K};
+
+struct alignas(64) Line {
+  std::byte bytes[64];
+};
+
+// A matrix in the file format and in panels.
+struct Matrix {
+  GgmlType type;
+  std::int64_t rows, columns, row_size;
+  std::vector<std::uint8_t> plain;
+  std::vector<Line> packed;
+
+  Matrix(GgmlType type, std::int64_t rows, std::int64_t columns)
+      : type(type),
+        rows(rows),
+        columns(columns),
+        row_size(row_bytes(type, columns)),
+        plain(static_cast<std::size_t>(rows * row_size)) {}
+
+  void pack() {
+    const std::int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
+    const std::int64_t bytes = panel_bytes(type, columns);
+    packed.resize(static_cast<std::size_t>(panels * bytes / 64));
+    for (std::int64_t p = 0; p < panels; ++p) {
+      pack_panel(type,
+                 plain.data() + p * kPanelRows * row_size,
+                 row_size,
+                 std::min<std::int64_t>(kPanelRows, rows - p * kPanelRows),
+                 columns,
+                 packed.data()->bytes + p * bytes);
+    }
+  }
+};
+
+struct Inputs {
+  std::vector<std::int8_t> quants;
+  std::vector<float> scales, sums16, sums32;
+  MatmulInput view;
+
+  Inputs(const std::vector<float>& x, std::int64_t tokens, std::int64_t columns)
+      : quants(x.size()), scales(x.size() / 32), sums16(x.size() / 16), sums32(x.size() / 32) {
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const std::int64_t at = t * columns;
+      scalar_kernels().quantize(&x[static_cast<std::size_t>(at)],
+                                columns,
+                                {quants.data() + at,
+                                 scales.data() + at / 32,
+                                 sums16.data() + at / 16,
+                                 sums32.data() + at / 32});
+    }
+    view = {.tokens = tokens,
+            .columns = columns,
+            .values = x.data(),
+            .stride = columns,
+            .quants = quants.data(),
+            .scales = scales.data(),
+            .sums16 = sums16.data(),
+            .sums32 = sums32.data()};
+  }
+};
+
+// Products of every table that reads panels, against the plain loops on the file format.
+void compare(const Matrix& matrix, const MatmulInput& input, double tolerance) {
+  const std::int64_t stride = matrix.rows + 3;
+  const auto size = static_cast<std::size_t>(input.tokens * stride);
+  std::vector<float> want(size, -77.0F);
+  matmul_for(scalar_kernels(), matrix.type)(
+      {matrix.plain.data(), matrix.row_size, matrix.rows}, input, want.data(), stride);
+  for (const Kernels* kernels : available_kernels()) {
+    const PackedMatmulFunction product =
+        packed_matmul_for(*kernels, matrix.type, matrix.columns);
+    if (product == nullptr) continue;
+    std::vector<float> got(size, -77.0F);  // what lies between the rows must stay as it is
+    product({matrix.packed.data(), matrix.rows}, input, got.data(), stride);
+    for (std::size_t i = 0; i < size; ++i) {
+      ASSERT_NEAR(got[i], want[i], tolerance)
+          << kernels->name << " " << type_info(matrix.type).name << " " << matrix.rows << " x "
+          << matrix.columns << ", " << input.tokens << " tokens, place " << i;
+    }
+  }
+}
+
+TEST(PackedProducts, EqualThePlainLoops) {
+  Random random({3});
+  for (const GgmlType type : kPackedTypes) {
+    const std::int64_t unit = type_info(type).block == 256 ? 256 : 64;
+    for (const std::int64_t columns : {unit, 2 * unit, 5 * unit}) {
+      for (const std::int64_t rows : {1, 15, 16, 17, 32, 33, 50}) {
+        Matrix matrix(type, rows, columns);
+        std::vector<float> row(static_cast<std::size_t>(columns));
+        for (std::int64_t r = 0; r < rows; ++r) {
+          for (float& value : row) value = static_cast<float>(random.normal());
+          quantize_row(type, row.data(), columns, &matrix.plain[static_cast<std::size_t>(r * matrix.row_size)]);
+        }
+        matrix.pack();
+        for (const std::int64_t tokens : {1, 2, 3, 4, 6, 7, 12, 13, 27}) {
+          std::vector<float> x(static_cast<std::size_t>(tokens * columns));
+          for (float& value : x) value = static_cast<float>(random.normal());
+          const Inputs inputs(x, tokens, columns);
+          compare(matrix, inputs.view, 2e-5 * std::sqrt(static_cast<double>(columns)));
+        }
+      }
+    }
+  }
+}
+
+// With scales of one and inputs of scale one every float step is exact: only the integer products
+// are left, over all levels and the extreme inputs, and must agree to the last bit.
+TEST(PackedProducts, IntegerPartsAreExact) {
+  Random random({4});
+  const std::uint16_t one = float_to_half(1.0F);
+  for (const GgmlType type : kPackedTypes) {
+    Matrix matrix(type, 33, 512);
+    for (std::uint8_t& byte : matrix.plain)
+      byte = static_cast<std::uint8_t>(random.chance(0.3) ? (random.chance(0.5) ? 255 : 0)
+                                                          : random.below(256));
+    const auto block_bytes = static_cast<std::size_t>(type_info(type).bytes);
+    for (std::size_t at = 0; at < matrix.plain.size(); at += block_bytes) {
+      std::memcpy(&matrix.plain[at + (type == GgmlType::kQ6_K ? 208 : 0)], &one, 2);
+      if (type == GgmlType::kQ4_1 || type == GgmlType::kQ4_K)
+        std::memcpy(&matrix.plain[at + 2], &one, 2);
+      // Scales of Q6_K that are small powers of two keep the sums below 2^24.
+      if (type == GgmlType::kQ6_K) std::memset(&matrix.plain[at + 192], 2, 16);
+    }
+    matrix.pack();
+    for (const std::int64_t tokens : {1, 3, 20}) {
+      std::vector<float> x(static_cast<std::size_t>(tokens * matrix.columns));
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        x[i] = i % 32 == 0
+                   ? 127.0F
+                   : static_cast<float>(random.chance(0.2) ? -127 : random.between(-127, 127));
+      }
+      const Inputs inputs(x, tokens, matrix.columns);
+      compare(matrix, inputs.view, 0.0);
+    }
+  }
+}
+
+TEST(PackedProducts, OtherTypesAndRowLengthsHaveNone) {
+  EXPECT_FALSE(can_pack(GgmlType::kF16, 256));
+  EXPECT_FALSE(can_pack(GgmlType::kQ5_K, 256));
+  EXPECT_FALSE(can_pack(GgmlType::kQ4_0, 96));
+  EXPECT_TRUE(can_pack(GgmlType::kQ4_0, 128));
+  EXPECT_EQ(packed_matmul_for(scalar_kernels(), GgmlType::kQ4_0, 128), nullptr);
+}
+
+TinyFiles quantized_model() {
+  TinyModel model;
+  model.wide = true;
+  model.type = GgmlType::kQ4_K;
+  return write_tiny_model(model);
+}
+
+std::vector<float> logits_of(const TinyFiles& files, const std::string& packed) {
+  SessionOptions options;
+  options.packed = packed;
+  Session session(files.language, "", options);
+  const std::vector<std::int32_t> ids = {3, 1, 4, 1, 5, 9, 2, 6};
+  session.append(ids);
+  return {session.logits().begin(), session.logits().end()};
+}
+
+bool packs_here() { return choose_kernels("auto").packed_matmul != nullptr; }
+
+TEST(PackedWeights, AnswersAreThoseOfTheFileFormat) {
+  const TinyFiles files = quantized_model();
+  const std::vector<float> plain = logits_of(files, "none");
+  const std::vector<float> memory = logits_of(files, "memory");
+  EXPECT_FALSE(std::filesystem::exists(PackedWeights::path_of(files.language)));
+  ASSERT_EQ(plain.size(), memory.size());
+  // Sums in another order move some inputs of later layers to the next int8 level.
+  double error = 0.0;
+  double norm = 0.0;
+  for (std::size_t i = 0; i < plain.size(); ++i) {
+    error += std::pow(static_cast<double>(memory[i] - plain[i]), 2);
+    norm += std::pow(static_cast<double>(plain[i]), 2);
+  }
+  EXPECT_LT(std::sqrt(error / norm), 0.02);
+  EXPECT_EQ(logits_of(files, "file"), memory);
+}
+
+TEST(PackedWeights, AreWrittenOnceAndReadFromThenOn) {
+  if (!packs_here()) GTEST_SKIP() << "this processor's kernels read the file format";
+  const TinyFiles files = quantized_model();
+  const std::string path = PackedWeights::path_of(files.language);
+  const std::vector<float> first = logits_of(files, "file");
+  ASSERT_TRUE(std::filesystem::exists(path));
+  const auto written = std::filesystem::last_write_time(path);
+  EXPECT_EQ(logits_of(files, "file"), first);
+  EXPECT_EQ(std::filesystem::last_write_time(path), written);
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::filesystem::path(path).parent_path()))
+    EXPECT_EQ(entry.path().string().find(".tmp"), std::string::npos) << entry.path();
+}
+
+TEST(PackedWeights, UnfinishedAndForeignFilesAreReplaced) {
+  if (!packs_here()) GTEST_SKIP() << "this processor's kernels read the file format";
+  const TinyFiles files = quantized_model();
+  const std::string path = PackedWeights::path_of(files.language);
+  const std::vector<float> first = logits_of(files, "file");
+  const std::string good = read_file(path);
+  std::string foreign = good;
+  foreign[8] = static_cast<char>(foreign[8] + 1);  // another model's key
+  for (const std::string& bad : {std::string(), good.substr(0, good.size() / 2), foreign}) {
+    write_file_atomic(path, bad);
+    EXPECT_EQ(logits_of(files, "file"), first);
+    EXPECT_EQ(read_file(path), good);
+  }
+}
+
+// The same name with other weights, as after a second export.
+TEST(PackedWeights, FollowTheModel) {
+  const TinyFiles files = quantized_model();
+  logits_of(files, "file");
+  TinyModel other;
+  other.wide = true;
+  other.type = GgmlType::kQ4_K;
+  other.seed = 2;
+  const TinyFiles others = write_tiny_model(other);
+  std::filesystem::copy_file(
+      others.language, files.language, std::filesystem::copy_options::overwrite_existing);
+  EXPECT_EQ(logits_of(files, "file"), logits_of(others, "memory"));
+}
+
+TEST(PackedWeights, WithoutPlaceForTheFileMemoryServes) {
+  const TinyFiles files = quantized_model();
+  // A folder in the file's place can be neither read nor replaced.
+  std::filesystem::create_directories(PackedWeights::path_of(files.language) + "/in the way");
+  EXPECT_EQ(logits_of(files, "file"), logits_of(files, "memory"));
+}
+
+TEST(PackedWeights, UnknownPlacesAreRefused) {
+  const TinyFiles files = quantized_model();
+  EXPECT_THROW(logits_of(files, "cloud"), Error);
+}
+
+}  // namespace
+}  // namespace pocketvlm
