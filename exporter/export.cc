@@ -286,7 +286,8 @@ void set_vision_metadata(GgufWriter& writer, const ModelConfig& config, const st
     writer.set_int32("clip.minicpmv_version", config.prompt.image_layout == "minicpmv-2.6" ? 3 : 2);
     writer.set_uint32("clip.minicpmv_query_num", u32(config.projector.num_queries));
   }
-  writer.set_string("pocketvlm.vision.positions", vision.positions);
+  const bool strips = vision.strip_quirk && config.compat == "released";
+  writer.set_string("pocketvlm.vision.positions", strips ? "strips" : vision.positions);
   writer.set_string("pocketvlm.vision.activation", vision.activation);
   writer.set_string("pocketvlm.projector.positions", config.projector.positions);
   writer.set_string("pocketvlm.projector.activation", "gelu_erf");

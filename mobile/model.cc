@@ -208,7 +208,7 @@ MobileVisionParams read_vision_params(const GgufFile& file) {
   params.positions = read_choice(file,
                                  "pocketvlm.vision.positions",
                                  resampler ? "bucketed" : "fixed",
-                                 {"bucketed", "interpolated", "fixed"});
+                                 {"bucketed", "strips", "interpolated", "fixed"});
   const GgufTensor& table = file.tensor("v.position_embd.weight");
   PV_CHECK(table.ne.size() == 2 && table.ne[0] == params.hidden,
            "{}: v.position_embd.weight has rows of {} values, but the vision width is {}",

@@ -14,7 +14,7 @@
 /// Beside the keys that stock llama.cpp reads, our files carry keys of their own, which it ignores:
 ///   pocketvlm.image_config        (both files) JSON of ImageConfig
 ///   pocketvlm.prompt_config       (both files) JSON of PromptConfig
-///   pocketvlm.vision.positions    bucketed | interpolated | fixed
+///   pocketvlm.vision.positions    bucketed | strips (2.5 as released) | interpolated | fixed
 ///   pocketvlm.vision.activation   gelu_tanh | gelu_erf | quick_gelu
 ///   pocketvlm.projector.positions key | key_and_query | interpolated
 ///   pocketvlm.projector.heads     u32, attention heads of the resampler

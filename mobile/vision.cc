@@ -153,9 +153,49 @@ void MobileVisionEncoder::run_block(const Compute& compute,
   }
 }
 
+std::int64_t MobileVisionEncoder::strip_length(std::span<const std::array<int, 2>> grids) const {
+  std::int64_t longest = 0;
+  if (params_.positions != "strips") return longest;
+  for (const auto& [rows, columns] : grids)
+    longest = std::max(longest, std::int64_t{rows} * columns);
+  return longest;
+}
+
 std::vector<float> MobileVisionEncoder::forward(const Compute& compute,
                                                 std::span<const float> patches,
-                                                std::span<const std::array<int, 2>> grids) const {
+                                                std::span<const std::array<int, 2>> grids,
+                                                std::int64_t strip) const {
+  if (strip == 0) return encode(compute, patches, grids);
+  const auto row = static_cast<std::size_t>(patch_embedding_.in());
+  const auto width = static_cast<std::size_t>(strip) * row;
+  std::vector<float> padded(grids.size() * width, 0.0F);
+  std::size_t at = 0;
+  for (std::size_t s = 0; s < grids.size(); ++s) {
+    const std::size_t count = static_cast<std::size_t>(grids[s][0]) * static_cast<std::size_t>(grids[s][1]) * row;
+    PV_CHECK(count <= width && at + count <= patches.size(),
+             "a slice of {} x {} patches does not fit into a strip of {}",
+             grids[s][0],
+             grids[s][1],
+             strip);
+    std::copy_n(patches.begin() + static_cast<std::ptrdiff_t>(at),
+                count,
+                padded.begin() + static_cast<std::ptrdiff_t>(s * width));
+    at += count;
+  }
+  const std::vector<std::array<int, 2>> strips(grids.size(), {1, static_cast<int>(strip)});
+  const std::vector<float> all = encode(compute, padded, strips);
+  std::vector<float> kept;
+  kept.reserve(at / row * static_cast<std::size_t>(params_.hidden));
+  for (std::size_t s = 0; s < grids.size(); ++s) {
+    const auto begin = all.begin() + static_cast<std::ptrdiff_t>(s) * strip * params_.hidden;
+    kept.insert(kept.end(), begin, begin + std::int64_t{grids[s][0]} * grids[s][1] * params_.hidden);
+  }
+  return kept;
+}
+
+std::vector<float> MobileVisionEncoder::encode(const Compute& compute,
+                                               std::span<const float> patches,
+                                               std::span<const std::array<int, 2>> grids) const {
   const std::int64_t hidden = params_.hidden;
   const std::int64_t extra = params_.class_token ? 1 : 0;
   std::vector<std::int64_t> lengths;

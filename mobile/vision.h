@@ -18,10 +18,15 @@ class MobileVisionEncoder {
 
   ///   patches  [patches, 3 * patch * patch], all slices one after the other
   ///   grids    (rows, columns) of each slice
+  ///   strip    strip_length() of all slices of the request, of which these may be some
   ///   returns  [patches, hidden], no class token
   std::vector<float> forward(const Compute& compute,
                              std::span<const float> patches,
-                             std::span<const std::array<int, 2>> grids) const;
+                             std::span<const std::array<int, 2>> grids,
+                             std::int64_t strip = 0) const;
+
+  /// Patches of the longest slice where positions are "strips" (model/strips.h: the features of a slice depend on it), else 0.
+  std::int64_t strip_length(std::span<const std::array<int, 2>> grids) const;
 
   const MobileVisionParams& params() const { return params_; }
 
@@ -32,6 +37,9 @@ class MobileVisionEncoder {
     MobileNorm norm2;
     MobileLinear up, down;
   };
+  std::vector<float> encode(const Compute& compute,
+                            std::span<const float> patches,
+                            std::span<const std::array<int, 2>> grids) const;
   void add_positions(std::span<const std::array<int, 2>> grids, float* x) const;
   void run_block(const Compute& compute,
                  const Block& block,

@@ -124,6 +124,10 @@ TEST_F(Export, EveryFamilyEqualsTheTrainer) {
   minicpm.prompt.chat_template = "minicpm";
   minicpm.prompt.image_layout = "minicpmv-2.0";
   families["minicpm"] = minicpm;
+  ModelConfig strips = qwen;  // Llama3-V 2.5 as released
+  strips.vision.strip_quirk = true;
+  strips.compat = "released";
+  families["strips"] = strips;
   for (const char* kind : {"ldp", "ldpv2", "mlp"}) {
     ModelConfig mobile = config();
     mobile.projector.kind = kind;
