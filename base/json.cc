@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
+#include <cstdint>
+#include <unordered_set>
 #include <vector>
 
 #include "base/error.h"
@@ -11,45 +12,52 @@
 namespace pocketvlm {
 namespace {
 
-/// Builds the value through nlohmann's own DOM builder and refuses what it would accept silently.
-class StrictBuilder : public nlohmann::detail::json_sax_dom_parser<Json> {
+/// Builds the value from the parser's events and refuses what nlohmann's own builder would accept silently. Members are appended
+/// without looking for their name first, which that builder does: an object of 150000 members (a vocabulary) would take a minute.
+class StrictBuilder {
  public:
-  using Base = nlohmann::detail::json_sax_dom_parser<Json>;
-
   StrictBuilder(Json& root, std::string_view text, std::string where, int max_depth)
-      : Base(root, true), text_(text), where_(std::move(where)), max_depth_(max_depth) {}
+      : root_(root), text_(text), where_(std::move(where)), max_depth_(max_depth) {}
 
-  bool start_object(std::size_t size) {
-    enter();
+  bool null() { return put(nullptr); }
+  bool boolean(bool value) { return put(value); }
+  bool number_integer(std::int64_t value) { return put(value); }
+  bool number_unsigned(std::uint64_t value) { return put(value); }
+  bool string(std::string& value) { return put(std::move(value)); }
+  bool binary(Json::binary_t&) { return false; }  // JSON text has none
+
+  bool start_object(std::size_t) {
+    enter(Json::object());
     keys_.emplace_back();
-    return Base::start_object(size);
+    return true;
   }
   bool end_object() {
     keys_.pop_back();
-    --depth_;
-    return Base::end_object();
+    open_.pop_back();
+    return true;
   }
-  bool start_array(std::size_t size) {
-    enter();
-    return Base::start_array(size);
+  bool start_array(std::size_t) {
+    enter(Json::array());
+    return true;
   }
   bool end_array() {
-    --depth_;
-    return Base::end_array();
+    open_.pop_back();
+    return true;
   }
   bool key(std::string& name) {
     PV_CHECK(keys_.back().insert(name).second,
              "{}: the key \"{}\" appears twice in one object; remove one",
              where_,
              name);
-    return Base::key(name);
+    members().emplace_back(name, nullptr);
+    return true;
   }
   bool number_float(double value, const std::string& text) {
     PV_CHECK(std::isfinite(value), "{}: the number {} is out of range", where_, text);
     // An integer too large for int64 arrives here as a double; silent rounding would change it.
     const bool is_integer = text.find_first_of(".eE") == std::string::npos;
     PV_CHECK(!is_integer, "{}: the number {} is out of range for a 64-bit integer", where_, text);
-    return Base::number_float(value, text);
+    return put(value);
   }
   bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& e) {
     position = std::min(position, text_.size());
@@ -64,15 +72,33 @@ class StrictBuilder : public nlohmann::detail::json_sax_dom_parser<Json> {
   }
 
  private:
-  void enter() {
-    PV_CHECK(++depth_ <= max_depth_, "{}: nested deeper than {} levels", where_, max_depth_);
+  using Members = Json::object_t::Container;
+
+  Members& members() { return open_.back()->get_ref<Json::object_t&>(); }
+
+  /// Puts a value where the next one goes; returns true for the parser.
+  bool put(Json value) {
+    place() = std::move(value);
+    return true;
+  }
+  Json& place() {
+    if (open_.empty()) return root_;
+    if (open_.back()->is_object()) return members().back().second;
+    return open_.back()->emplace_back(nullptr);
+  }
+  void enter(Json value) {
+    PV_CHECK(static_cast<int>(open_.size()) < max_depth_, "{}: nested deeper than {} levels", where_, max_depth_);
+    Json& here = place();
+    here = std::move(value);
+    open_.push_back(&here);  // stays where it is: what it lies in grows only after it is closed
   }
 
+  Json& root_;
   std::string_view text_;
   std::string where_;
   int max_depth_;
-  int depth_ = 0;
-  std::vector<std::set<std::string>> keys_;
+  std::vector<Json*> open_;  // from the outermost inwards
+  std::vector<std::unordered_set<std::string>> keys_;
 };
 
 void refuse_non_finite(const Json& value, const std::string& path, const std::string& place) {

@@ -5,11 +5,6 @@
 #include "base/error.h"
 
 namespace pocketvlm {
-namespace {
-
-constexpr std::int64_t kNotATarget = -100;
-
-}  // namespace
 
 std::int64_t PackedBatch::num_targets() const {
   return std::count_if(
@@ -32,12 +27,12 @@ void append_sample(const EncodedSample& sample, PackedBatch& batch) {
            slices);
 
   const auto first_token = static_cast<std::int64_t>(batch.input_ids.size());
+  const std::vector<std::int32_t> labels = labels_of(chat);
   for (std::size_t i = 0; i < tokens; ++i) {
     batch.input_ids.push_back(chat.ids[i]);
     batch.position_ids.push_back(static_cast<std::int64_t>(i));
-    const bool teaches = i + 1 < tokens && chat.is_target[i + 1] != 0;
-    batch.labels.push_back(teaches ? chat.ids[i + 1] : kNotATarget);
-    batch.loss_weights.push_back(teaches ? sample.weight : 0.0F);
+    batch.labels.push_back(labels[i]);
+    batch.loss_weights.push_back(labels[i] != kNotATarget ? sample.weight : 0.0F);
   }
   if (slices > 0) {
     const std::size_t queries = chat.visual_positions.size() / slices;

@@ -9,6 +9,7 @@
 #include "base/config.h"
 #include "base/log.h"
 #include "base/safetensors.h"
+#include "data/preprocess/gguf_vocabulary.h"
 #include "data/preprocess/tokenizer.h"
 #include "exporter/chat_templates.h"
 #include "exporter/tensor_types.h"
@@ -196,6 +197,8 @@ void set_tokenizer(GgufWriter& writer, const Vocabulary& vocabulary, const Model
   writer.set_bool("tokenizer.ggml.add_bos_token", config.prompt.chat_template != "chatml");
   writer.set_bool("tokenizer.ggml.add_eos_token", false);
   if (vocabulary.model == "llama") writer.set_bool("tokenizer.ggml.add_space_prefix", vocabulary.add_space_prefix);
+  if (vocabulary.model == "gpt2") writer.set_bool(kGgufNfcKey, vocabulary.nfc);
+  if (vocabulary.model == "gpt2") writer.set_bool(kGgufWholeWordsKey, vocabulary.whole_words);
   const std::string jinja = chat_template_jinja(config.prompt.chat_template);
   if (!jinja.empty()) writer.set_string("tokenizer.chat_template", jinja);
 }

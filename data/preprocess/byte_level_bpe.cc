@@ -3,6 +3,7 @@
 #include <queue>
 
 #include "base/error.h"
+#include "data/preprocess/unicode_normalization.h"
 #include "data/preprocess/utf8.h"
 
 namespace pocketvlm {
@@ -36,24 +37,31 @@ struct LowerPriority {
 
 }  // namespace
 
-ByteLevelBpe::ByteLevelBpe(const Vocabulary& vocabulary, const std::string& where)
-    : rule_(split_rule(vocabulary.pre, where)) {
-  // GPT-2 spells printable Latin-1 bytes as themselves and the others as U+0100 and up, in order.
-  std::uint32_t spare = 0x100;
-  for (std::uint32_t byte = 0; byte < 256; ++byte) {
-    const bool printable =
-        (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
-    const std::uint32_t code_point = printable ? byte : spare++;
-    append_utf8(code_point, spelling_[byte]);
-    byte_of_.emplace(code_point, static_cast<unsigned char>(byte));
-  }
+const std::array<std::string, 256>& byte_spelling() {
+  // Printable Latin-1 bytes are spelled as themselves and the others as U+0100 and up, in order.
+  static const std::array<std::string, 256> spelling = [] {
+    std::array<std::string, 256> made;
+    std::uint32_t spare = 0x100;
+    for (std::uint32_t byte = 0; byte < 256; ++byte) {
+      const bool printable = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
+      append_utf8(printable ? byte : spare++, made[byte]);
+    }
+    return made;
+  }();
+  return spelling;
+}
 
+ByteLevelBpe::ByteLevelBpe(const Vocabulary& vocabulary, const std::string& where)
+    : rule_(split_rule(vocabulary.pre, where)), nfc_(vocabulary.nfc), whole_words_(vocabulary.whole_words) {
+  for (std::size_t byte = 0; byte < 256; ++byte) {
+    byte_of_.emplace(read_utf8(byte_spelling()[byte]).code_point, static_cast<unsigned char>(byte));
+  }
   for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
     if (vocabulary.types[i] != TokenType::kNormal) continue;
     piece_ids_.emplace(vocabulary.pieces[i], static_cast<std::int32_t>(i));
   }
   for (std::size_t byte = 0; byte < 256; ++byte) {
-    const auto found = piece_ids_.find(spelling_[byte]);
+    const auto found = piece_ids_.find(byte_spelling()[byte]);
     byte_ids_[byte] = found == piece_ids_.end() ? -1 : found->second;
     // Real vocabularies (SmolLM2) lack bytes that their training text never held; ASCII text is never among them.
     const bool is_text = (byte >= 0x20 && byte < 0x7F) || byte == '\n';
@@ -87,15 +95,15 @@ ByteLevelBpe::ByteLevelBpe(const Vocabulary& vocabulary, const std::string& wher
 }
 
 void ByteLevelBpe::encode(std::string_view text, std::vector<std::int32_t>& ids) const {
-  const std::string valid = replace_invalid_utf8(text);
+  std::string valid = replace_invalid_utf8(text);
+  if (nfc_) valid = normalize_nfc(valid);
   for (const std::string_view word : split_words(valid, rule_)) encode_word(word, ids);
 }
 
 void ByteLevelBpe::encode_word(std::string_view word, std::vector<std::int32_t>& ids) const {
-  if (rule_ == SplitRule::kLlama3) {
-    // Llama 3 takes a word that is a piece as it is, also when its merges would not lead there.
+  if (whole_words_) {
     std::string spelled;
-    for (const char c : word) spelled += spelling_[static_cast<unsigned char>(c)];
+    for (const char c : word) spelled += byte_spelling()[static_cast<unsigned char>(c)];
     if (const auto found = piece_ids_.find(spelled); found != piece_ids_.end()) {
       ids.push_back(found->second);
       return;

@@ -12,9 +12,11 @@
 
 namespace pocketvlm {
 
+/// How pieces spell each byte, as one printable character of UTF-8 (GPT-2).
+const std::array<std::string, 256>& byte_spelling();
+
 /// BPE over bytes (GPT-2): text is cut into words, the bytes of each word are merged pair by pair,
-/// the pair that comes first in the list of merges first. Pieces spell each byte as one printable
-/// character. The vocabulary is borrowed.
+/// the pair that comes first in the list of merges first. The vocabulary is borrowed.
 class ByteLevelBpe {
  public:
   /// Throws Error when a byte of ASCII text has no piece, or a merge names pieces that do not exist. Other bytes without a piece are
@@ -35,9 +37,10 @@ class ByteLevelBpe {
   void encode_word(std::string_view word, std::vector<std::int32_t>& ids) const;
 
   SplitRule rule_;
+  bool nfc_;
+  bool whole_words_;
   std::unordered_map<std::string_view, std::int32_t> piece_ids_;  // normal pieces
   std::unordered_map<std::uint64_t, Merge> merges_;               // by (left id, right id)
-  std::array<std::string, 256> spelling_;                         // of each byte
   std::unordered_map<std::uint32_t, unsigned char> byte_of_;      // by spelled code point
   std::array<std::int32_t, 256> byte_ids_;
 };

@@ -1,6 +1,7 @@
 #include "data/preprocess/gguf_vocabulary.h"
 
 #include <cstring>
+#include <optional>
 #include <type_traits>
 #include <utility>
 
@@ -161,6 +162,10 @@ class VocabularyReader {
       vocabulary_.add_space_prefix = flag(kind);
     else if (key == "tokenizer.ggml.remove_extra_whitespaces")
       vocabulary_.remove_extra_whitespaces = flag(kind);
+    else if (key == kGgufNfcKey)
+      nfc_ = flag(kind);
+    else if (key == kGgufWholeWordsKey)
+      whole_words_ = flag(kind);
     else if (key == "tokenizer.ggml.precompiled_charsmap") {
       fail(
           "{}: {}: a normaliser that rewrites characters is not supported; use a vocabulary with "
@@ -248,6 +253,9 @@ class VocabularyReader {
     } else {
       vocabulary_.add_space_prefix = false;
       vocabulary_.scores.clear();
+      // GGUF has no keys of its own for these two: the split rule stands for the published vocabulary.
+      vocabulary_.nfc = nfc_.value_or(vocabulary_.pre == "qwen2");
+      vocabulary_.whole_words = whole_words_.value_or(vocabulary_.pre == "llama-bpe");
     }
     vocabulary_.add_bos =
         has_add_bos_ ? add_bos_ : vocabulary_.model == "llama" || vocabulary_.pre == "llama-bpe";
@@ -260,6 +268,7 @@ class VocabularyReader {
   std::vector<std::int32_t> types_;
   bool add_bos_ = false;
   bool has_add_bos_ = false;
+  std::optional<bool> nfc_, whole_words_;
 };
 
 }  // namespace

@@ -8,6 +8,11 @@
 
 namespace pocketvlm {
 
+/// Keys of ours beside llama.cpp's: Vocabulary::nfc and Vocabulary::whole_words. Without them the published vocabulary of the
+/// split rule decides.
+inline constexpr const char* kGgufNfcKey = "pocketvlm.tokenizer.nfc";
+inline constexpr const char* kGgufWholeWordsKey = "pocketvlm.tokenizer.whole_words";
+
 /// Reads the vocabulary of a GGUF file (versions 2 and 3, little-endian) from its metadata; tensors
 /// are not looked at. Throws Error naming file and key when the metadata are damaged, lack a
 /// vocabulary, or hold one of a kind that is not supported.

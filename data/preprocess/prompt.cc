@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "data/preprocess/image_patches.h"
 
 namespace pocketvlm {
 namespace {
@@ -85,8 +86,11 @@ std::size_t count_marks(std::string_view text) {
 /// meets text that is not; so neighbouring texts are tokenized as one.
 class ChatWriter {
  public:
-  ChatWriter(const PromptEncoder& encoder, const Chat& chat)
-      : encoder_(encoder), tokenizer_(encoder.tokenizer()), chat_(chat) {}
+  /// `whole_as_released`: a whole conversation with compat "released".
+  ChatWriter(const PromptEncoder& encoder, const Chat& chat, bool whole_as_released = false)
+      : encoder_(encoder), tokenizer_(encoder.tokenizer()), chat_(chat), whole_as_released_(whole_as_released) {}
+
+  bool whole_as_released() const { return whole_as_released_; }
 
   void text(std::string_view part, bool target = false) {
     if (part.empty()) return;
@@ -99,6 +103,13 @@ class ChatWriter {
     flush();
     push(tokenizer_.require(name), target);
     text_begins_ = false;
+  }
+
+  std::int32_t id_of(std::string_view piece) const { return tokenizer_.require(piece); }
+  /// The id that ends a text; <|im_end|> where the vocabulary has no EOS.
+  std::int32_t end_id() const {
+    const std::int32_t eos = tokenizer_.vocabulary().eos_id;
+    return eos >= 0 ? eos : id_of("<|im_end|>");
   }
 
   /// As one piece where the vocabulary has it as a special one, else as text (MiniCPM-2B's
@@ -114,7 +125,20 @@ class ChatWriter {
     }
   }
 
+  /// What comes next is encoded apart from what was, with a dummy prefix of its own.
+  void new_text() {
+    flush();
+    text_begins_ = true;
+  }
+
+  /// The last token so far is to predict this id, whatever follows it.
+  void label_as(std::int32_t id) {
+    flush();
+    encoded_.replaced_labels.push_back({static_cast<std::int32_t>(encoded_.ids.size()) - 1, id});
+  }
+
   void begin_of_text() {
+    new_text();
     const Vocabulary& vocabulary = tokenizer_.vocabulary();
     if (vocabulary.bos_id >= 0 && vocabulary.add_bos) push(vocabulary.bos_id, false);
   }
@@ -127,13 +151,10 @@ class ChatWriter {
 
   void image() {
     const ImageConfig& config = encoder_.image();
-    const ProcessedImage processed = process_image(chat_.images[next_image_], config);
-    const auto patch = static_cast<int>(config.patch_size);
-    for (const ImageSlice& slice : processed.slices) {
-      encoded_.grids.push_back({slice.height / patch, slice.width / patch});
-      append_patches(slice, patch, encoded_.patches);
-    }
-    write_image_layout(encoder_.prompt(), processed.plan, static_cast<int>(next_image_), *this);
+    const SlicePlan plan = append_image(chat_.images[next_image_], config, encoded_.patches, encoded_.grids);
+    PromptConfig prompt = encoder_.prompt();
+    if (whole_as_released_ && !plan.grid) prompt.use_image_id = false;
+    write_image_layout(prompt, plan, static_cast<int>(next_image_), *this);
     ++next_image_;
   }
 
@@ -189,6 +210,7 @@ class ChatWriter {
   const PromptEncoder& encoder_;
   const Tokenizer& tokenizer_;
   const Chat& chat_;
+  bool whole_as_released_;
   EncodedChat encoded_;
   std::size_t next_image_ = 0;
   std::string pending_;
@@ -229,8 +251,9 @@ bool check_chat(const Chat& chat, const PromptConfig& prompt, bool add_generatio
   return marks == 0 && !chat.images.empty();
 }
 
-/// One template: how a turn is written, and how an answer begins.
-void begin_turn(ChatWriter& out, const std::string& chat_template, const std::string& role) {
+/// One template: how a turn is written, and how an answer begins. `after_system`: it follows the system turn.
+void begin_turn(ChatWriter& out, const std::string& chat_template, const std::string& role, bool after_system) {
+  const bool user = role == "user";
   if (chat_template == "chatml") {
     out.piece("<|im_start|>");
     out.text(role + "\n");
@@ -239,24 +262,51 @@ void begin_turn(ChatWriter& out, const std::string& chat_template, const std::st
     out.text(role);
     out.piece("<|end_header_id|>");
     out.text("\n\n");
+  } else if (chat_template == "llava_llama_2") {
+    if (role == "assistant") return;
+    if (!after_system) out.begin_of_text();
+    if (!after_system) out.text("[INST] ");
+    if (!user) out.text("<<SYS>>\n");
+  } else if (role == "system") {
+    return;  // its text alone
   } else if (chat_template == "minicpm") {
-    if (role != "system") out.marker(role == "user" ? kMiniCpmUser : kMiniCpmAssistant);
+    if (out.whole_as_released()) out.new_text();
+    out.marker(user ? kMiniCpmUser : kMiniCpmAssistant);
+    if (out.whole_as_released()) out.new_text();
+  } else if (chat_template == "alpaca") {
+    out.text(user ? "### Instruction:\n" : "### Response:");
+  } else if (chat_template == "vicuna_v0") {
+    out.text(user ? "Human: " : "Assistant:");
   } else {  // vicuna_v1
-    if (role != "system") out.text(role == "user" ? "USER: " : "ASSISTANT:");
+    out.text(user ? "USER: " : "ASSISTANT:");
   }
+}
+
+/// What stands between the answer's beginning and its text, to be learned with it.
+std::string_view before_answer(const std::string& chat_template) {
+  return chat_template == "vicuna_v1" || chat_template == "vicuna_v0" || chat_template == "llava_llama_2" ? " " : "";
 }
 
 void end_turn(ChatWriter& out, const std::string& chat_template, const std::string& role) {
   const bool answer = role == "assistant";
   if (chat_template == "chatml") {
     out.piece("<|im_end|>", answer);
+    if (answer && out.whole_as_released()) out.label_as(out.end_id());
     out.text("\n");
   } else if (chat_template == "llama3") {
     out.piece("<|eot_id|>", answer);
+    if (answer && out.whole_as_released()) out.label_as(out.id_of("<|eot_id|>"));
   } else if (answer) {
+    if (chat_template == "llava_llama_2") out.text(" ", true);
     out.end_of_text();
   } else if (chat_template == "vicuna_v1") {
     out.text(" ");
+  } else if (chat_template == "vicuna_v0") {
+    out.text("###");
+  } else if (chat_template == "alpaca") {
+    out.text("\n\n");
+  } else if (chat_template == "llava_llama_2") {
+    out.text(role == "system" ? "\n<</SYS>>\n\n" : " [/INST]");
   }
 }
 
@@ -266,9 +316,18 @@ EncodedChat encode_plain(ChatWriter out, const Chat& chat, bool add_generation_p
   for (const Turn& turn : chat.turns) {
     if (turn.role != "assistant") continue;
     out.text(turn.content, true);
-    if (!add_generation_prompt) out.end_of_text();
+    if (out.whole_as_released()) {
+      out.text("\n", true);
+    } else if (!add_generation_prompt) {
+      out.end_of_text();
+    }
   }
   return out.finish();
+}
+
+/// Templates whose released training code writes something else than the inference code.
+bool has_released_form(const std::string& chat_template) {
+  return chat_template == "chatml" || chat_template == "llama3" || chat_template == "minicpm" || chat_template == "plain";
 }
 
 std::vector<std::string_view> needed_pieces(const PromptConfig& prompt) {
@@ -285,6 +344,18 @@ std::vector<std::string_view> needed_pieces(const PromptConfig& prompt) {
 }
 
 }  // namespace
+
+std::vector<std::int32_t> labels_of(const EncodedChat& chat) {
+  std::vector<std::int32_t> labels(chat.ids.size(), kNotATarget);
+  for (std::size_t i = 1; i < chat.ids.size(); ++i) {
+    if (chat.is_target[i] != 0) labels[i - 1] = chat.ids[i];
+  }
+  for (const auto& [place, label] : chat.replaced_labels) {
+    // The last token of all predicts nothing.
+    if (place >= 0 && static_cast<std::size_t>(place) + 1 < labels.size()) labels[static_cast<std::size_t>(place)] = label;
+  }
+  return labels;
+}
 
 std::string describe_image_layout(const PromptConfig& prompt,
                                   const SlicePlan& plan,
@@ -310,6 +381,9 @@ PromptEncoder::PromptEncoder(const Tokenizer& tokenizer, PromptConfig prompt, Im
   PV_CHECK(!prompt_.use_image_id || prompt_.image_layout == "minicpmv-2.6",
            "use_image_id has no effect with image_layout {}; set it to false, or use minicpmv-2.6",
            prompt_.image_layout);
+  PV_CHECK(prompt_.compat == "right" || has_released_form(prompt_.chat_template),
+           "compat released has no effect with chat_template {}, whose released training and inference agree; set it to right",
+           prompt_.chat_template);
   const bool ends_with_eos = prompt_.chat_template != "chatml" && prompt_.chat_template != "llama3";
   PV_CHECK(
       !ends_with_eos || tokenizer_.vocabulary().eos_id >= 0,
@@ -320,22 +394,25 @@ PromptEncoder::PromptEncoder(const Tokenizer& tokenizer, PromptConfig prompt, Im
 EncodedChat PromptEncoder::encode(const Chat& chat, bool add_generation_prompt) const {
   bool images_lead = check_chat(chat, prompt_, add_generation_prompt);
   const std::string& chat_template = prompt_.chat_template;
-  ChatWriter out(*this, chat);
+  const bool as_released = prompt_.compat == "released" && !add_generation_prompt;
+  ChatWriter out(*this, chat, as_released);
   if (chat_template == "plain") return encode_plain(std::move(out), chat, add_generation_prompt);
 
-  if (chat_template != "chatml") out.begin_of_text();
+  const bool begins_once = chat_template != "chatml" && chat_template != "llava_llama_2";
+  if (begins_once && !(as_released && chat_template == "minicpm")) out.begin_of_text();
   std::vector<const Turn*> turns;
   const Turn system{"system", prompt_.default_system};
   const bool has_system = !chat.turns.empty() && chat.turns.front().role == "system";
   if (!has_system && !system.content.empty()) turns.push_back(&system);
   for (const Turn& turn : chat.turns) turns.push_back(&turn);
 
+  bool after_system = false;
   for (const Turn* turn : turns) {
-    begin_turn(out, chat_template, turn->role);
+    begin_turn(out, chat_template, turn->role, after_system);
     const std::string_view content =
         chat_template == "llama3" ? trimmed(turn->content) : std::string_view(turn->content);
     if (turn->role == "assistant") {
-      if (chat_template == "vicuna_v1") out.text(" ", true);
+      out.text(before_answer(chat_template), true);
       out.text(content, true);
     } else if (turn == &system) {
       out.text(content);
@@ -346,9 +423,14 @@ EncodedChat PromptEncoder::encode(const Chat& chat, bool add_generation_prompt) 
       }
       out.content(content);
     }
-    end_turn(out, chat_template, turn->role);
+    if (as_released && chat_template == "minicpm" && turn->role == "assistant" && turn != turns.back()) {
+      out.label_as(out.end_id());  // the answer ends without an end
+    } else {
+      end_turn(out, chat_template, turn->role);
+    }
+    after_system = turn->role == "system";
   }
-  if (add_generation_prompt) begin_turn(out, chat_template, "assistant");
+  if (add_generation_prompt || (as_released && chat_template == "llama3")) begin_turn(out, chat_template, "assistant", false);
   return out.finish();
 }
 

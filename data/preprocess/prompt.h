@@ -33,11 +33,13 @@ struct PromptConfig {
   std::string default_system;
   int64_t num_queries = 64;   // visual tokens a slice
   std::string filler = "<unk>";
+  std::string compat = "right";
 
   void visit_fields(auto&& field) {
     field("chat_template", chat_template,
-          "chatml (Qwen2, MiniCPM-V 2.6), llama3 (2.5), minicpm (1.0, 2.0), vicuna_v1 (MobileVLM), plain (image, text, end)",
-          one_of({"chatml", "llama3", "minicpm", "vicuna_v1", "plain"}));
+          "chatml (Qwen2, MiniCPM-V 2.6), llama3 (2.5), minicpm (1.0, 2.0), vicuna_v1 (MobileVLM), plain (image, text, end); "
+          "alpaca, vicuna_v0, llava_llama_2: the other formats of MobileVLM's ablation",
+          one_of({"chatml", "llama3", "minicpm", "vicuna_v1", "plain", "alpaca", "vicuna_v0", "llava_llama_2"}));
     field("image_layout", image_layout,
           "tokens around the visual ones: minicpmv-2.0 (also 2.5), minicpmv-2.6, bare (MobileVLM: none)",
           one_of({"minicpmv-2.0", "minicpmv-2.6", "bare"}));
@@ -45,6 +47,10 @@ struct PromptConfig {
     field("default_system", default_system, "system turn used when the chat has none; empty: none");
     field("num_queries", num_queries, "visual tokens of one slice", in_range(1, 65536));
     field("filler", filler, "piece whose id stands where visual embeddings go");
+    field("compat", compat,
+          "released: whole conversations as the released training code writes and labels them, also where its inference code does not; "
+          "right: training sees what inference will write",
+          one_of({"right", "released"}));
   }
 };
 
@@ -55,7 +61,19 @@ struct EncodedChat {
   std::vector<std::int32_t> visual_positions;   // places in ids, slice after slice
   std::vector<std::array<int, 2>> grids;        // (rows, columns) in patches of each slice
   std::vector<float> patches;                   // [sum of rows * columns, 3 * patch * patch]
+
+  struct ReplacedLabel {
+    std::int32_t place;  // in ids
+    std::int32_t label;
+  };
+  std::vector<ReplacedLabel> replaced_labels;   // labels that are not the id that follows (compat "released")
 };
+
+/// No loss at this place.
+inline constexpr std::int32_t kNotATarget = -100;
+
+/// What each place is to predict: the id that follows it where that is learned, else kNotATarget.
+std::vector<std::int32_t> labels_of(const EncodedChat& chat);
 
 /// The tokens around an image as readable text, with `<unk>*64` for a run of visual tokens; needs no
 /// vocabulary. `image_index` counts the images of a chat, for `<image_id>`.
@@ -67,11 +85,23 @@ std::string describe_image_layout(const PromptConfig& prompt, const SlicePlan& p
 ///   llama3     BOS <|start_header_id|>role<|end_header_id|>\n\nS<|eot_id|> ...   S trimmed
 ///   minicpm    BOS S (system) <user>S <AI>S EOS ...                     <user> stands for U+7528 U+6237 in < >
 ///   vicuna_v1  BOS S (system) + " " USER: S + " " ASSISTANT: + " " S EOS ...
+///   vicuna_v0  BOS S (system) ### Human: S ### Assistant: + " " S EOS ...        (no spaces around ###)
+///   alpaca     BOS S (system) \n\n ### Instruction:\n S \n\n### Response: S EOS ...
+///   llava_llama_2  BOS [INST] <<SYS>>\n S (system) \n<</SYS>>\n\n S [/INST] + " " S + " " EOS, BOS again in every round
 ///   plain      BOS images, S of the one assistant turn, EOS; other text is dropped (MobileVLM stage 1)
 ///
 /// Learned are the tokens of assistant content and the token that ends it. BOS where the vocabulary
 /// has one, never with chatml. Unlike the released MiniCPM-V 2.0, minicpm writes EOS after every answer,
 /// so that the end is learned at the place where it is generated.
+///
+/// compat "released" (MiniCPM-V finetune/dataset.py, MobileVLM train.py; reference sheets, sections 5.3 and 4) changes whole
+/// conversations, which is what training sees, and never a prompt that waits for an answer:
+///   chatml    what follows an answer's <|im_end|> is labelled as EOS again; an image of one slice gets no <image_id>
+///   llama3    the same with <|eot_id|>; the header of one more answer stands at the end
+///   minicpm   no BOS; markers and contents are encoded apart; EOS after the last answer alone, yet the end of each answer is
+///             labelled as EOS
+///   plain     a newline ends the caption instead of EOS
+/// The other templates have no such differences and refuse the setting.
 ///
 /// Text cannot write markers: it is encoded without special pieces. Neighbouring texts are encoded as
 /// one, but never across the place where an answer begins; so the prompt of a chat is the exact

@@ -9,6 +9,7 @@
 #include "data/preprocess/gguf_vocabulary.h"
 #include "data/preprocess/piece_matcher.h"
 #include "data/preprocess/sentencepiece_bpe.h"
+#include "data/preprocess/tiktoken_file.h"
 #include "data/preprocess/tokenizer_json.h"
 #include "data/preprocess/utf8.h"
 
@@ -81,6 +82,18 @@ void check_vocabulary(const Vocabulary& vocabulary, const std::string& where) {
            num_bytes);
 }
 
+/// The file of a folder that holds its vocabulary.
+std::string vocabulary_file(const std::string& folder) {
+  namespace fs = std::filesystem;
+  for (const char* name : {"tokenizer.model", "tokenizer.json"}) {
+    if (fs::exists(fs::path(folder) / name)) return (fs::path(folder) / name).string();
+  }
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().extension() == ".tiktoken") return entry.path().string();
+  }
+  fail("{}: no tokenizer.model, tokenizer.json or .tiktoken file is in this folder", folder);
+}
+
 }  // namespace
 
 struct Tokenizer::State {
@@ -96,12 +109,12 @@ struct Tokenizer::State {
   TokenType type(std::int32_t id) const { return vocabulary.types[static_cast<std::size_t>(id)]; }
   void encode_text(std::string_view text,
                    const EncodeOptions& options,
-                   bool at_start,
+                   bool text_begins,
                    std::vector<std::int32_t>& out) const {
     if (text.empty()) return;
     if (byte_level) return byte_level->encode(text, out);
     sentencepiece->encode(text,
-                          vocabulary.add_space_prefix && options.space_prefix && at_start,
+                          vocabulary.add_space_prefix && text_begins,
                           options.specials == SpecialPieces::kNone,
                           out);
   }
@@ -141,23 +154,15 @@ Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
 Tokenizer Tokenizer::load(const std::string& path) {
   namespace fs = std::filesystem;
-  std::string file = path;
-  if (fs::is_directory(path)) {
-    file = (fs::path(path) / "tokenizer.model").string();
-    if (!fs::exists(file)) file = (fs::path(path) / "tokenizer.json").string();
-    PV_CHECK(
-        fs::exists(file), "{}: neither tokenizer.model nor tokenizer.json is in this folder", path);
-  }
+  const std::string file = fs::is_directory(path) ? vocabulary_file(path) : path;
   const MappedFile bytes(file);
   const std::span<const std::byte> view(bytes.data(), bytes.size());
-  const bool is_gguf = bytes.size() >= 4 &&
-                       std::string_view(reinterpret_cast<const char*>(bytes.data()), 4) == "GGUF";
-  if (is_gguf || file.ends_with(".gguf")) return Tokenizer(read_gguf_vocabulary(view, file), file);
-  if (file.ends_with(".json")) {
-    const fs::path beside = fs::path(file).parent_path() / "tokenizer_config.json";
-    const std::string settings = fs::exists(beside) ? read_file(beside.string()) : "";
-    return Tokenizer(read_tokenizer_json(read_file(file), settings, file), file);
-  }
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  if (text.starts_with("GGUF") || file.ends_with(".gguf")) return Tokenizer(read_gguf_vocabulary(view, file), file);
+  const fs::path beside = fs::path(file).parent_path() / "tokenizer_config.json";
+  const auto settings = [&] { return fs::exists(beside) ? read_file(beside.string()) : std::string(); };
+  if (file.ends_with(".json")) return Tokenizer(read_tokenizer_json(text, settings(), file), file);
+  if (is_tiktoken_file(text)) return Tokenizer(read_tiktoken_file(text, settings(), file), file);
   return Tokenizer(read_sentencepiece_model(view, file), file);
 }
 
@@ -176,6 +181,7 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text,
                                     : state.ordinary;
   std::vector<std::int32_t> ids;
   std::size_t part = 0;
+  bool text_begins = options.space_prefix;
   for (std::size_t at = 0; at < text.size();) {
     const auto match = matcher.find(text.substr(at));
     if (match.id < 0) {
@@ -184,13 +190,14 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text,
     }
     // Sentencepiece keeps user-defined pieces in the text while it normalises: they are no cut.
     if (!(state.sentencepiece && state.is_user_defined(match.id))) {
-      state.encode_text(text.substr(part, at - part), options, part == 0, ids);
+      state.encode_text(text.substr(part, at - part), options, text_begins, ids);
       ids.push_back(match.id);
       part = at + match.size;
+      text_begins = true;
     }
     at += match.size;
   }
-  state.encode_text(text.substr(part), options, part == 0, ids);
+  state.encode_text(text.substr(part), options, text_begins, ids);
   return ids;
 }
 

@@ -34,6 +34,8 @@ struct Vocabulary {
   std::int32_t pad_id = -1;
   bool add_bos = true;           // text begins with BOS (byte-level vocabularies may say no)
   bool add_space_prefix = true;  // sentencepiece's dummy prefix
+  bool nfc = false;              // byte-level: text is put into normal form C first (Qwen2)
+  bool whole_words = false;      // byte-level: a word that is a piece is taken as it is, whatever the merges (Llama 3)
   bool remove_extra_whitespaces =
       false;  // sentencepiece: runs of spaces become one, ends are trimmed
 };
@@ -65,13 +67,13 @@ class Tokenizer {
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
-  /// `path`: a sentencepiece .model, a tokenizer.json, a folder that holds one of the two, or a .gguf file.
+  /// `path`: a sentencepiece .model, a tokenizer.json, a tiktoken file, a folder that holds one of them, or a .gguf file.
   static Tokenizer load(const std::string& path);
 
   /// Encodes plain text; no BOS or EOS is added. User-defined pieces written in the text become
   /// their ids; with `parse_specials` control and unknown pieces, too. Each byte of invalid UTF-8
-  /// becomes U+FFFD, as in the sentencepiece library. The dummy prefix stands at the start of the
-  /// text only, never after a control piece.
+  /// becomes U+FFFD, as in the sentencepiece library. The dummy prefix stands where a text begins: at
+  /// the start and after a control piece, as in llama.cpp and the tokenizers library.
   std::vector<std::int32_t> encode(std::string_view text, bool parse_specials = false) const;
   std::vector<std::int32_t> encode(std::string_view text, const EncodeOptions& options) const;
 

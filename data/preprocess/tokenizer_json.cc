@@ -6,12 +6,42 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "data/preprocess/gguf_vocabulary.h"
+#include "data/preprocess/tokenizer_config.h"
 
 namespace pocketvlm {
 namespace {
 
-/// More places than any real vocabulary has: a hostile id may not ask for memory.
-constexpr std::int64_t kMaxPieces = std::int64_t{1} << 22;
+/// The published split rules: the regular expressions in tokenizer.json of the models.
+constexpr const char* kLlama3Rule =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kQwen2Rule =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kSpaceMark = "\xE2\x96\x81";
+
+/// A text of an object; empty when it is not there.
+std::string word(const Json& json, const char* key) {
+  return json.is_object() && json.contains(key) && json[key].is_string() ? json[key].get<std::string>() : "";
+}
+
+bool is_type(const Json& step, const char* type) { return word(step, "type") == type; }
+
+/// The steps of a "Sequence" (of normalisers or pre-tokenizers), the one step that is no sequence, or nothing for null.
+std::vector<Json> steps_of(const Json& json, const char* key, const char* list) {
+  if (!json.contains(key) || json[key].is_null()) return {};
+  const Json& value = json[key];
+  if (!is_type(value, "Sequence") || !value.contains(list) || !value[list].is_array()) return {value};
+  return {value[list].begin(), value[list].end()};
+}
+
+/// A flag of a step, `otherwise` when it is not written.
+bool flag(const Json& step, const char* key, bool otherwise) {
+  return step.contains(key) && step[key].is_boolean() ? step[key].get<bool>() : otherwise;
+}
+
+std::string shown(const Json& json, const char* key) {
+  return json.contains(key) ? json[key].dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 300) : "null";
+}
 
 class TokenizerJson {
  public:
@@ -20,48 +50,41 @@ class TokenizerJson {
              "{}: no \"model\" object; is this a tokenizer.json of the tokenizers library?",
              where_);
     model_ = &json_["model"];
-    const std::string type = model_->value("type", "BPE");
+    const std::string type = model_->contains("type") ? word(*model_, "type") : "BPE";
     PV_CHECK(type == "BPE", "{}: model.type \"{}\" is not supported; only BPE is", where_, type);
   }
 
   Vocabulary read() {
-    const bool byte_fallback = model_->contains("byte_fallback") && (*model_)["byte_fallback"] == true;
+    const bool byte_fallback = flag(*model_, "byte_fallback", false);
     vocabulary_.model = byte_fallback ? "llama" : "gpt2";
     vocabulary_.pre = byte_fallback ? "default" : split_rule_name();
+    if (byte_fallback) {
+      check_spaces();
+    } else {
+      vocabulary_.nfc = is_nfc();
+      vocabulary_.whole_words = flag(*model_, "ignore_merges", false);
+    }
     vocabulary_.add_space_prefix = byte_fallback;
     vocabulary_.add_bos = byte_fallback || vocabulary_.pre == "llama-bpe";
     read_pieces();
     read_merges();
     read_added();
-    fill_holes();
     if (byte_fallback) become_sentencepiece();
     return std::move(vocabulary_);
   }
 
  private:
-  std::size_t place_of(const Json& id, const std::string& what) {
-    PV_CHECK(id.is_number_integer() && id.get<double>() >= 0 && id.get<double>() < static_cast<double>(kMaxPieces),
-             "{}: {} has the id {}; ids are whole numbers from 0 to {}",
-             where_,
-             what,
-             id.dump(),
-             kMaxPieces - 1);
-    const auto place = id.get<std::size_t>();
-    if (place >= vocabulary_.pieces.size()) {
-      vocabulary_.pieces.resize(place + 1);
-      vocabulary_.types.resize(place + 1, TokenType::kUnused);
-    }
-    return place;
+  std::int64_t id_of(const Json& id, const std::string& what) const {
+    PV_CHECK(id.is_number_integer(), "{}: {} has the id {}, which is no whole number", where_, what, id.dump());
+    return id.get<std::int64_t>();
   }
 
   void read_pieces() {
     PV_CHECK(model_->contains("vocab") && (*model_)["vocab"].is_object(), "{}: model.vocab is not an object", where_);
     const Json& vocab = (*model_)["vocab"];
     for (auto item = vocab.begin(); item != vocab.end(); ++item) {
-      const std::size_t place = place_of(item.value(), "a piece of model.vocab");
-      PV_CHECK(vocabulary_.pieces[place].empty(), "{}: two pieces of model.vocab have the id {}", where_, place);
-      vocabulary_.pieces[place] = item.key();
-      vocabulary_.types[place] = TokenType::kNormal;
+      const std::string what = "the piece \"" + item.key() + "\" of model.vocab";
+      place_piece(vocabulary_, id_of(item.value(), what), item.key(), TokenType::kNormal, where_, what);
     }
   }
 
@@ -89,29 +112,52 @@ class TokenizerJson {
                "{}: an entry of added_tokens lacks \"id\" or \"content\"",
                where_);
       const auto content = token["content"].get<std::string>();
-      const std::size_t place = place_of(token["id"], "added token \"" + content + "\"");
-      vocabulary_.pieces[place] = content;
-      const bool special = token.contains("special") && token["special"] == true;
-      vocabulary_.types[place] = special ? TokenType::kControl : TokenType::kUserDefined;
+      const std::string what = "added token \"" + content + "\"";
+      for (const char* key : {"lstrip", "rstrip", "single_word"}) {
+        PV_CHECK(!flag(token, key, false), "{}: {} has \"{}\": true, which is not supported; use a vocabulary without", where_, what, key);
+      }
+      const TokenType type = flag(token, "special", false) ? TokenType::kControl : TokenType::kUserDefined;
+      place_piece(vocabulary_, id_of(token["id"], what), content, type, where_, what);
     }
   }
 
-  void fill_holes() {
-    for (std::size_t i = 0; i < vocabulary_.pieces.size(); ++i) {
-      if (vocabulary_.pieces[i].empty()) vocabulary_.pieces[i] = fmt::format("[PAD{}]", i);
-    }
-  }
-
-  /// What decides about words: the regular expressions of the pre-tokenizer, told apart by what only one of them has.
   std::string split_rule_name() const {
-    const std::string text = json_.contains("pre_tokenizer") ? json_["pre_tokenizer"].dump() : "";
-    const auto has = [&](std::string_view part) { return text.find(part) != std::string::npos; };
-    if (has("\"Split\"") && has("\\\\p{N}{1,3}")) return "llama-bpe";
-    if (has("\"Split\"") && has("|\\\\p{N}|")) return "qwen2";
-    if (has("\"Digits\"") && has("\"ByteLevel\"")) return "smollm";
-    fail("{}: the pre-tokenizer {} is not known; known are those of Llama 3, Qwen2 and SmolLM",
-         where_,
-         text.empty() ? "null" : text.substr(0, 200));
+    const std::vector<Json> steps = steps_of(json_, "pre_tokenizer", "pretokenizers");
+    const bool bytes_last = steps.size() == 2 && is_type(steps[1], "ByteLevel") && !flag(steps[1], "add_prefix_space", true);
+    if (bytes_last && is_type(steps[0], "Split") && !flag(steps[1], "use_regex", true) && !flag(steps[0], "invert", false) &&
+        word(steps[0], "behavior") == "Isolated" && steps[0].contains("pattern")) {
+      const std::string rule = word(steps[0]["pattern"], "Regex");
+      if (rule == kLlama3Rule) return "llama-bpe";
+      if (rule == kQwen2Rule) return "qwen2";
+    }
+    if (bytes_last && is_type(steps[0], "Digits") && flag(steps[0], "individual_digits", false) && flag(steps[1], "use_regex", true)) {
+      return "smollm";
+    }
+    fail("{}: the pre-tokenizer {} is not known; known are those of Llama 3, Qwen2 and SmolLM", where_, shown(json_, "pre_tokenizer"));
+  }
+
+  /// Byte-level vocabularies leave text as it is, or put it into normal form C.
+  bool is_nfc() const {
+    const std::vector<Json> steps = steps_of(json_, "normalizer", "normalizers");
+    for (const Json& step : steps) {
+      PV_CHECK(is_type(step, "NFC"), "{}: the normalizer {} is not supported; only NFC is, or none", where_, shown(json_, "normalizer"));
+    }
+    return !steps.empty();
+  }
+
+  /// A vocabulary that was sentencepiece's spells spaces as U+2581 and puts one before each text.
+  void check_spaces() const {
+    const std::vector<Json> steps = steps_of(json_, "normalizer", "normalizers");
+    const bool as_sentencepiece =
+        steps.size() == 2 && is_type(steps[0], "Prepend") && word(steps[0], "prepend") == kSpaceMark &&
+        is_type(steps[1], "Replace") && word(steps[1], "content") == kSpaceMark && steps[1].contains("pattern") &&
+        steps[1]["pattern"] == Json{{"String", " "}} && steps_of(json_, "pre_tokenizer", "pretokenizers").empty();
+    PV_CHECK(as_sentencepiece,
+             "{}: the normalizer {} with the pre_tokenizer {} is not supported; with byte_fallback only LLaMA-2's is (Prepend and "
+             "Replace with U+2581); use the tokenizer.model of the same release",
+             where_,
+             shown(json_, "normalizer"),
+             shown(json_, "pre_tokenizer"));
   }
 
   /// Sentencepiece merges the pair with the best score; the order of merges is the order of scores. Types as in the original file.
@@ -145,22 +191,6 @@ class TokenizerJson {
   Vocabulary vocabulary_;
 };
 
-std::int32_t id_of(const Vocabulary& vocabulary, const std::string& piece) {
-  const auto found = std::find(vocabulary.pieces.begin(), vocabulary.pieces.end(), piece);
-  return found == vocabulary.pieces.end() ? -1 : static_cast<std::int32_t>(found - vocabulary.pieces.begin());
-}
-
-/// Tokens of tokenizer_config.json are strings or objects with "content".
-std::int32_t named_token(const Json& settings, const char* key, const Vocabulary& vocabulary) {
-  if (!settings.contains(key)) return -1;
-  const Json& token = settings[key];
-  if (token.is_string()) return id_of(vocabulary, token.get<std::string>());
-  if (token.is_object() && token.contains("content") && token["content"].is_string()) {
-    return id_of(vocabulary, token["content"].get<std::string>());
-  }
-  return -1;
-}
-
 /// Appends GGUF's spelling of numbers, strings and lists.
 class GgufText {
  public:
@@ -193,16 +223,7 @@ class GgufText {
 Vocabulary read_tokenizer_json(std::string_view text, std::string_view settings, const std::string& where) {
   const Json json = parse_json(text, where);
   Vocabulary vocabulary = TokenizerJson(json, where).read();
-  if (settings.empty()) return vocabulary;
-  const Json config = parse_json(settings, where + " (tokenizer_config.json)");
-  if (!config.is_object()) return vocabulary;
-  vocabulary.bos_id = named_token(config, "bos_token", vocabulary);
-  vocabulary.eos_id = named_token(config, "eos_token", vocabulary);
-  vocabulary.pad_id = named_token(config, "pad_token", vocabulary);
-  if (vocabulary.unk_id < 0) vocabulary.unk_id = named_token(config, "unk_token", vocabulary);
-  if (config.contains("add_bos_token") && config["add_bos_token"].is_boolean()) {
-    vocabulary.add_bos = config["add_bos_token"].get<bool>();
-  }
+  apply_tokenizer_config(settings, where, vocabulary);
   return vocabulary;
 }
 
@@ -236,6 +257,10 @@ std::string gguf_vocabulary_bytes(const Vocabulary& vocabulary) {
                                    std::pair{"add_space_prefix", vocabulary.add_space_prefix},
                                    std::pair{"remove_extra_whitespaces", vocabulary.remove_extra_whitespaces}}) {
     out.key(fmt::format("tokenizer.ggml.{}", name), GgufText::kBool);
+    out.number(static_cast<std::uint8_t>(flag ? 1 : 0));
+  }
+  for (const auto& [name, flag] : {std::pair{kGgufNfcKey, vocabulary.nfc}, std::pair{kGgufWholeWordsKey, vocabulary.whole_words}}) {
+    out.key(name, GgufText::kBool);
     out.number(static_cast<std::uint8_t>(flag ? 1 : 0));
   }
   GgufText head;

@@ -7,6 +7,7 @@
 Trains a small vocabulary for each split rule on generated text, encodes random texts of many
 scripts with it, and writes tests/data/preprocess/byte_level_bpe_golden.json:
 {rule: {"pieces": [...], "merges": [...], "specials": [...], "cases": [{"text", "ids"}, ...]}}.
+qwen2 puts text into normal form C first; the texts hold accents apart from their letters.
 
     ... --vocabularies DIR OUT.json
 
@@ -21,7 +22,7 @@ import struct
 import sys
 
 import tokenizers
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 assert tokenizers.__version__ == "0.21.0", tokenizers.__version__
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -53,6 +54,8 @@ SCRIPTS = [
     (0x1F100, 0x1F10C), (0x1F300, 0x1F64F), (0xE0100, 0xE0110), (0xFE00, 0xFE0F),
 ]
 SPACES = [" "] * 6 + ["  ", "   ", "\n", "\n\n", "\r\n", "\t", " \n", "\n ", "  \n \n  ", "\u00a0", "\u3000", "\u0085", "\u2028", "", "", "\x0b", "\x1c", "\0"]
+# Letters with accents that normal form C joins, reorders or takes apart, and Hangul in parts.
+APART = ["e\u0301", "a\u0323\u0302", "o\u0302\u0323", "\u1100\u1161\u11a8", "\uac00\u11a8", "\u0915\u093c", "\u212b", "\u0344", "q\u0301\u0327", "\u05d0\u05b7", "\u2126", "\u1e9b\u0323"]
 ENDINGS = ["'s", "'T", "'re", "'VE", "'m", "'lL", "'d", "'\u017f", "'l", "'r", "''s", "'sx", " 's"]
 
 
@@ -67,6 +70,8 @@ def text(rng):
         kind = rng.randint(0, 12)
         if kind == 0:
             out += rng.choice(ENDINGS)
+        elif kind == 2:
+            out += "".join(rng.choice(APART) for _ in range(rng.randint(1, 3)))
         elif kind == 1:
             out += rng.choice(SPECIALS)[: rng.choice([3, 5, 100])]
         else:
@@ -83,6 +88,8 @@ def cases(tokenizer, rng, count):
 
 def trained(rule, rng):
     tokenizer = Tokenizer(models.BPE(ignore_merges=rule == "llama-bpe"))
+    if rule == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizer(rule)
     tokenizer.decoder = decoders.ByteLevel()
     words = [word(rng) for _ in range(300)]
@@ -142,6 +149,8 @@ def from_gguf(path, rule):
     pieces, merges, types = (found[k] for k in keys)
     normal = {p: i for i, p in enumerate(pieces) if struct.unpack("<i", types[i])[0] == 1}
     tokenizer = Tokenizer(models.BPE(vocab=normal, merges=[tuple(m.split(" ")) for m in merges], ignore_merges=rule == "llama-bpe"))
+    if rule == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizer(rule)
     return tokenizer
 

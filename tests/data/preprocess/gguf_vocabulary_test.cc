@@ -165,7 +165,7 @@ TEST(TokenizerLoad, SaysWhatAPathIsNot) {
     return error_of([&] { Tokenizer::load(path.string()); });
   };
   EXPECT_EQ(error(folder),
-            folder.string() + ": neither tokenizer.model nor tokenizer.json is in this folder");
+            folder.string() + ": no tokenizer.model, tokenizer.json or .tiktoken file is in this folder");
   std::ofstream(folder / "tokenizer.json") << "{}";
   EXPECT_NE(error(folder).find("tokenizer.json: no \"model\" object"), std::string::npos);
   EXPECT_NE(error(folder / "missing.model").find("missing.model"), std::string::npos);

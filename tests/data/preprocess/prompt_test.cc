@@ -5,16 +5,19 @@
 #include <algorithm>
 #include <filesystem>
 #include <functional>
+#include <set>
 #include <string>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/random.h"
 #include "data/preprocess/utf8.h"
 
 namespace pocketvlm {
 namespace {
 
-const std::vector<std::string> kTemplates = {"chatml", "llama3", "minicpm", "vicuna_v1", "plain"};
+const std::vector<std::string> kTemplates = {
+    "chatml", "llama3", "minicpm", "vicuna_v1", "plain", "alpaca", "vicuna_v0", "llava_llama_2"};
 const std::vector<std::string> kLayouts = {"minicpmv-2.0", "minicpmv-2.6", "bare"};
 const std::vector<std::string> kSpecials = {"<image>",
                                             "</image>",
@@ -271,6 +274,76 @@ TEST_F(Prompt, WritesPlainImageAndCaptionOnly) {
   EXPECT_EQ(text_of(config, {{{"user", "who?"}}, with_image_.images}, true), "<s><unk><unk>");
   EXPECT_EQ(text_of(prompt_config("plain", "minicpmv-2.6"), with_image_),
             "<s><image><unk><unk></image>he</s>");
+}
+
+TEST_F(Prompt, WritesTheOtherFormatsOfTheAblation) {
+  PromptConfig config = prompt_config("vicuna_v0", "bare");
+  config.default_system = "Sys.";
+  EXPECT_EQ(text_of(config, two_rounds_),
+            "<s>_Sys.###Human:_he_is###Assistant:_a_b</s>_Human:_q2###Assistant:_a2</s>");
+  EXPECT_EQ(text_of(config, two_rounds_, false, true), "_a_b</s>_a2</s>");
+  config.chat_template = "alpaca";
+  EXPECT_EQ(text_of(config, two_rounds_),
+            "<s>_Sys.\n\n###_Instruction:\nhe_is\n\n###_Response:a_b</s>_###_Instruction:\nq2\n\n###_Response:a2</s>");
+  EXPECT_EQ(text_of(config, two_rounds_, false, true), "a_b</s>a2</s>");
+  config.chat_template = "llava_llama_2";
+  EXPECT_EQ(text_of(config, two_rounds_),
+            "<s>_[INST]_<<SYS>>\nSys.\n<</SYS>>\n\nhe_is_[/INST]_a_b_</s><s>_[INST]_q2_[/INST]_a2_</s>");
+  EXPECT_EQ(text_of(config, two_rounds_, false, true), "_a_b_</s>_a2_</s>");
+}
+
+/// tests/golden/make_chat_templates.py: whole strings tokenized by the libraries and masked by the released rules.
+TEST(PromptGolden, IdsAndLabelsOfEveryTemplateEqualTheReleasedCode) {
+  const Json golden = read_json(TEST_DATA "/data/preprocess/chat_templates.json");
+  const Tokenizer words = Tokenizer::load(TEST_DATA "/data/preprocess/chat_templates.model");
+  Vocabulary vocabulary;
+  vocabulary.model = "gpt2";
+  vocabulary.pre = "qwen2";
+  vocabulary.add_space_prefix = false;
+  vocabulary.pieces = golden["bytes"]["pieces"].get<std::vector<std::string>>();
+  vocabulary.merges = golden["bytes"]["merges"].get<std::vector<std::string>>();
+  vocabulary.types.assign(vocabulary.pieces.size(), TokenType::kNormal);
+  for (const Json& special : golden["bytes"]["specials"]) {
+    const auto place = std::find(vocabulary.pieces.begin(), vocabulary.pieces.end(), special.get<std::string>());
+    vocabulary.types[static_cast<std::size_t>(place - vocabulary.pieces.begin())] = TokenType::kControl;
+    if (special == "<|begin_of_text|>") vocabulary.bos_id = static_cast<std::int32_t>(place - vocabulary.pieces.begin());
+    if (special == "<|im_end|>") vocabulary.eos_id = static_cast<std::int32_t>(place - vocabulary.pieces.begin());
+  }
+  const Tokenizer bytes(vocabulary);
+  std::set<std::string> templates;
+  for (const Json& item : golden["cases"]) {
+    PromptConfig config = prompt_config(item["template"], item["layout"]);
+    config.compat = item["compat"];
+    config.use_image_id = item["image_id"];
+    config.default_system = item["system"];
+    Chat chat;
+    for (const Json& turn : item["turns"]) chat.turns.push_back({turn[0], turn[1]});
+    if (config.chat_template == "plain") chat.turns.erase(chat.turns.begin());  // its text is dropped
+    for (int i = 0; i < item["images"].get<int>(); ++i) chat.images.push_back(plain_image(28, 28));
+    const PromptEncoder encoder(item["vocabulary"] == "words" ? words : bytes, config, small_images());
+    const EncodedChat encoded = encoder.encode(chat, false);
+    const std::string where = config.chat_template + " " + config.compat + " " + written(encoder, encoded);
+    EXPECT_EQ(encoded.ids, item["ids"].get<std::vector<std::int32_t>>()) << where;
+    EXPECT_EQ(labels_of(encoded), item["labels"].get<std::vector<std::int32_t>>()) << where;
+    templates.insert(config.chat_template + " " + config.compat);
+  }
+  EXPECT_EQ(templates.size(), kTemplates.size() + 4);  // four of them have a released form of their own
+}
+
+TEST_F(Prompt, ReleasedCompatibilityLeavesPromptsAlone) {
+  for (const char* chat_template : {"chatml", "llama3", "minicpm", "plain"}) {
+    PromptConfig config = prompt_config(chat_template, "minicpmv-2.6");
+    config.use_image_id = true;
+    Chat chat = with_image_;
+    chat.turns.pop_back();
+    const EncodedChat right = encode(config, chat, true);
+    config.compat = "released";
+    EXPECT_EQ(encode(config, chat, true).ids, right.ids) << chat_template;
+  }
+  PromptConfig config = prompt_config("vicuna_v1", "bare");
+  config.compat = "released";
+  EXPECT_NE(error_of([&] { PromptEncoder(words_, config, small_images()); }).find("compat released has no effect with chat_template vicuna_v1"),
+            std::string::npos);
 }
 
 TEST_F(Prompt, PutsUnmarkedImagesBeforeTheFirstUserText) {

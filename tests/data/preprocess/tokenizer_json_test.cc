@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <filesystem>
 
 #include "base/error.h"
@@ -40,13 +41,14 @@ Json byte_level(const char* pattern) {
           {"normalizer", nullptr},
           {"pre_tokenizer",
            {{"type", "Sequence"},
-            {"pretokenizers", {{{"type", "Split"}, {"pattern", {{"Regex", pattern}}}}, {{"type", "ByteLevel"}, {"use_regex", false}}}}}},
+            {"pretokenizers", {{{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}},
+                               {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}}}}},
           {"model",
            {{"type", "BPE"}, {"vocab", vocab}, {"merges", {"a b", Json::array({"\xc4\xa0", "ab"}), "ab ab"}}}}};
 }
 
-const char* const kQwen2 = "(?i:'s|'t)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*";
-const char* const kLlama3 = "(?i:'s|'t)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*";
+const char* const kQwen2 = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+const char* const kLlama3 = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 TEST(TokenizerJson, ByteLevelPiecesMergesAndAddedTokens) {
   const Vocabulary vocabulary = read_tokenizer_json(byte_level(kQwen2).dump(), "", "t.json");
@@ -119,6 +121,12 @@ TEST(TokenizerJson, ByteFallbackBecomesSentencepiece) {
                       {{{"id", 0}, {"content", "<unk>"}, {"special", true}},
                        {{"id", 1}, {"content", "<s>"}, {"special", true}},
                        {{"id", 2}, {"content", "</s>"}, {"special", true}}}},
+                     {"normalizer",
+                      {{"type", "Sequence"},
+                       {"normalizers",
+                        {{{"type", "Prepend"}, {"prepend", "\xe2\x96\x81"}},
+                         {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\xe2\x96\x81"}}}}}},
+                     {"pre_tokenizer", nullptr},
                      {"model",
                       {{"type", "BPE"},
                        {"unk_token", "<unk>"},
@@ -130,6 +138,66 @@ TEST(TokenizerJson, ByteFallbackBecomesSentencepiece) {
   // "a b" comes before "_ a": the prefix joins the pair, not its first letter.
   EXPECT_EQ(tokenizer.encode("ab"), (std::vector<std::int32_t>{264}));
   EXPECT_EQ(tokenizer.encode("a\n"), (std::vector<std::int32_t>{263, 3 + 10}));
+  // A text begins again after a special token.
+  EXPECT_EQ(tokenizer.encode("a</s>ab", true), (std::vector<std::int32_t>{263, 2, 264}));
+  Json other = json;
+  other["normalizer"] = nullptr;
+  EXPECT_NE(error_of(other).find("the normalizer null with the pre_tokenizer null is not supported"), std::string::npos);
+}
+
+TEST(TokenizerJson, NormalFormCAndWholeWordsAreReadFromTheFile) {
+  Json json = byte_level(kQwen2);
+  EXPECT_FALSE(read_tokenizer_json(json.dump(), "", "t.json").nfc);
+  json["normalizer"] = {{"type", "NFC"}};
+  json["model"]["ignore_merges"] = true;
+  const Vocabulary vocabulary = read_tokenizer_json(json.dump(), "", "t.json");
+  EXPECT_TRUE(vocabulary.nfc);
+  EXPECT_TRUE(vocabulary.whole_words);
+  const std::string path = testing::TempDir() + "/normal_form.model";
+  write_file_atomic(path, gguf_vocabulary_bytes(vocabulary));
+  EXPECT_TRUE(Tokenizer::load(path).vocabulary().nfc);
+  EXPECT_TRUE(Tokenizer::load(path).vocabulary().whole_words);
+  std::filesystem::remove(path);
+  json["normalizer"] = {{"type", "Lowercase"}};
+  EXPECT_NE(error_of(json).find("the normalizer {\"type\":\"Lowercase\"} is not supported; only NFC is, or none"), std::string::npos);
+  json = byte_level(kQwen2);
+  json["added_tokens"][1]["rstrip"] = true;
+  EXPECT_NE(error_of(json).find("added token \"<box>\" has \"rstrip\": true"), std::string::npos);
+}
+
+/// Tokens that a release adds beside tokenizer.json.
+TEST(TokenizerJson, AddedTokensOfTheSettingsJoinTheVocabulary) {
+  const std::string text = byte_level(kQwen2).dump();
+  const Vocabulary vocabulary = read_tokenizer_json(
+      text, R"({"added_tokens_decoder": {"260": {"content": "<|end|>"}, "263": {"content": "<image>", "special": true}}})", "t.json");
+  EXPECT_EQ(vocabulary.pieces.size(), 264U);
+  EXPECT_EQ(vocabulary.pieces[263], "<image>");
+  EXPECT_EQ(vocabulary.types[263], TokenType::kControl);
+  const auto error = [&](const char* settings) -> std::string {
+    try {
+      read_tokenizer_json(text, settings, "t.json");
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "no error";
+  };
+  EXPECT_EQ(error(R"({"added_tokens_decoder": {"256": {"content": "<image>"}}})"),
+            "t.json (tokenizer_config.json): added token \"<image>\" has the id 256, which \"ab\" has, too");
+  EXPECT_NE(error(R"({"added_tokens_decoder": {"x": {"content": "<image>"}}})").find("\"x\" is not an id"), std::string::npos);
+  EXPECT_NE(error(R"({"added_tokens_decoder": {"999999999999": {"content": "<image>"}}})").find("999999999999"), std::string::npos);
+}
+
+/// nlohmann's own builder looks each name up among those before it, which takes a minute for a real vocabulary.
+TEST(TokenizerJson, AVocabularyOfAHundredThousandPiecesIsReadInSeconds) {
+  Json json = byte_level(kQwen2);
+  std::string text = json.dump();
+  std::string more;
+  for (int i = 0; i < 100000; ++i) more += fmt::format("\"zz{}\":{},", i, 300 + i);
+  const std::size_t at = text.find("\"vocab\":{") + std::string_view("\"vocab\":{").size();
+  text.insert(at, more);
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(read_tokenizer_json(text, "", "t.json").pieces.size(), 100300U);
+  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 10.0);
 }
 
 TEST(TokenizerJson, WhatCannotBeSaidHereIsNamed) {
@@ -142,7 +210,7 @@ TEST(TokenizerJson, WhatCannotBeSaidHereIsNamed) {
   EXPECT_NE(error_of(json).find("1000000000000"), std::string::npos);
   json = byte_level(kQwen2);
   json["model"]["vocab"]["x"] = 256;
-  EXPECT_NE(error_of(json).find("have the id 256"), std::string::npos);
+  EXPECT_NE(error_of(json).find("has the id 256"), std::string::npos);
   json = byte_level(kQwen2);
   json["model"]["merges"][0] = 7;
   EXPECT_NE(error_of(json).find("merges[0]"), std::string::npos);

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "data/preprocess/tokenizer.h"
+
+namespace pocketvlm {
+
+/// What the tokenizer_config.json beside a vocabulary says: which token begins, ends and pads a text, whether text begins with
+/// BOS, and tokens that were added after training (added_tokens_decoder). `text` may be empty: nothing is said. Throws Error
+/// when an added token has the id of another piece.
+void apply_tokenizer_config(std::string_view text, const std::string& where, Vocabulary& vocabulary);
+
+/// Puts a piece at an id of its own: an id beyond the end makes room, and the places between become unused pieces. `what` names it
+/// in errors. Throws Error when the id is too large for any vocabulary, or another piece has it.
+void place_piece(Vocabulary& vocabulary,
+                 std::int64_t id,
+                 const std::string& piece,
+                 TokenType type,
+                 const std::string& where,
+                 const std::string& what);
+
+}  // namespace pocketvlm
