@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "data/preprocess/image_patches.h"
 #include "data/preprocess/resize.h"
 
 namespace pocketvlm {
@@ -48,6 +49,38 @@ ImageSlice normalise(const Image& image, int left, int top, PixelSize size, cons
     }
   }
   return slice;
+}
+
+/// Calls visit(picture, left, top, size) for the part of a resized picture that each slice is, overview first.
+template <typename Visit>
+void visit_slices(const Image& image, const ImageConfig& config, const SlicePlan& plan, const Visit& visit) {
+  const PixelSize overview = plan.overview;
+  const int side = static_cast<int>(config.image_size);
+  if (config.mode == "center_crop") {
+    visit(resize_short_side_and_crop(image, side), 0, 0, overview);
+  } else if (config.mode == "pad_square") {
+    visit(pad_square_and_resize(image, mean_color(config.mean), side), 0, 0, overview);
+  } else if (image.width == overview.width && image.height == overview.height) {
+    visit(image, 0, 0, overview);
+  } else {
+    visit(resize_bicubic(image, overview.width, overview.height), 0, 0, overview);
+  }
+  if (!plan.grid) return;
+  const PixelSize tile = plan.tile();
+  const Image refined = resize_bicubic(image, plan.refine.width, plan.refine.height);
+  for (int row = 0; row < plan.grid->rows; ++row) {
+    for (int column = 0; column < plan.grid->columns; ++column) {
+      visit(refined, column * tile.width, row * tile.height, tile);
+    }
+  }
+}
+
+void check_patches(PixelSize size, int patch_size) {
+  PV_CHECK(patch_size > 0 && size.width % patch_size == 0 && size.height % patch_size == 0,
+           "a slice of {} x {} pixels cannot be cut into patches of {}",
+           size.width,
+           size.height,
+           patch_size);
 }
 
 }  // namespace
@@ -107,37 +140,48 @@ ProcessedImage process_image(const Image& image, const ImageConfig& config) {
   ProcessedImage result;
   result.plan = plan_image(image.width, image.height, config);
   const Levels levels = make_levels(config);
-  const PixelSize overview = result.plan.overview;
-  const int side = static_cast<int>(config.image_size);
-  Image whole;
-  if (config.mode == "center_crop") {
-    whole = resize_short_side_and_crop(image, side);
-  } else if (config.mode == "pad_square") {
-    whole = pad_square_and_resize(image, mean_color(config.mean), side);
-  } else {
-    whole = resize_bicubic(image, overview.width, overview.height);
-  }
-  result.slices.push_back(normalise(whole, 0, 0, overview, levels));
-  if (!result.plan.grid) return result;
-
-  const PixelSize refine = result.plan.refine;
-  const PixelSize tile = result.plan.tile();
-  const Image refined = resize_bicubic(image, refine.width, refine.height);
-  for (int row = 0; row < result.plan.grid->rows; ++row) {
-    for (int column = 0; column < result.plan.grid->columns; ++column) {
-      result.slices.push_back(
-          normalise(refined, column * tile.width, row * tile.height, tile, levels));
-    }
-  }
+  visit_slices(image, config, result.plan, [&](const Image& picture, int left, int top, PixelSize size) {
+    result.slices.push_back(normalise(picture, left, top, size, levels));
+  });
   return result;
 }
 
+SlicePlan append_image(const Image& image,
+                       const ImageConfig& config,
+                       std::vector<float>& patches,
+                       std::vector<std::array<int, 2>>& grids) {
+  const SlicePlan plan = plan_image(image.width, image.height, config);
+  const Levels levels = make_levels(config);
+  const int side = static_cast<int>(config.patch_size);
+  std::vector<float> patch(3 * static_cast<std::size_t>(side) * side);
+  std::size_t pixels = static_cast<std::size_t>(plan.overview.width) * plan.overview.height;
+  if (plan.grid) pixels += static_cast<std::size_t>(plan.refine.width) * plan.refine.height;
+  patches.reserve(patches.size() + 3 * pixels);
+  visit_slices(image, config, plan, [&](const Image& picture, int left, int top, PixelSize size) {
+    check_patches(size, side);
+    grids.push_back({size.height / side, size.width / side});
+    for (int y = 0; y < size.height; y += side) {
+      for (int x = 0; x < size.width; x += side) {
+        float* red = patch.data();
+        float* green = red + side * side;
+        float* blue = green + side * side;
+        for (int line = 0; line < side; ++line) {
+          const std::uint8_t* rgb = picture.at(left + x, top + y + line);
+          for (int column = 0; column < side; ++column, rgb += 3) {
+            *red++ = levels[0][rgb[0]];
+            *green++ = levels[1][rgb[1]];
+            *blue++ = levels[2][rgb[2]];
+          }
+        }
+        patches.insert(patches.end(), patch.begin(), patch.end());
+      }
+    }
+  });
+  return plan;
+}
+
 void append_patches(const ImageSlice& slice, int patch_size, std::vector<float>& out) {
-  PV_CHECK(patch_size > 0 && slice.width % patch_size == 0 && slice.height % patch_size == 0,
-           "a slice of {} x {} pixels cannot be cut into patches of {}",
-           slice.width,
-           slice.height,
-           patch_size);
+  check_patches({slice.width, slice.height}, patch_size);
   const std::size_t plane = static_cast<std::size_t>(slice.width) * slice.height;
   std::size_t place = out.size();
   out.resize(place + 3 * plane);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "data/preprocess/image_patches.h"
 #include "image_golden.h"
 
 namespace pocketvlm {
@@ -93,6 +94,24 @@ TEST(ImageProcessor, RefusesSettingsThatCannotWorkAndNamesThem) {
               config.scale_resolution = 10;
             }).find("model.image.scale_resolution"),
             std::string::npos);
+}
+
+TEST(ImageProcessor, MakesTheSamePatchesInOnePass) {
+  for (const char* mode : {"slices", "squash", "pad_square", "center_crop"}) {
+    const ImageConfig config = clip_config(mode, 56);
+    for (const auto& [width, height] : {std::pair{448, 448}, {900, 300}, {37, 61}}) {
+      const Image image = pattern(width, height, 3);
+      const ProcessedImage processed = process_image(image, config);
+      std::vector<float> expected = {1.0F}, patches = {1.0F};  // what is there stays
+      for (const ImageSlice& slice : processed.slices) append_patches(slice, 14, expected);
+      std::vector<std::array<int, 2>> grids;
+      const SlicePlan plan = append_image(image, config, patches, grids);
+      EXPECT_EQ(patches, expected) << mode << " " << width << " x " << height;
+      ASSERT_EQ(grids.size(), processed.slices.size());
+      EXPECT_EQ(grids.back()[1], processed.slices.back().width / 14);
+      EXPECT_EQ(plan.grid.has_value(), processed.plan.grid.has_value());
+    }
+  }
 }
 
 }  // namespace
