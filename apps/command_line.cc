@@ -20,6 +20,27 @@ void add_json(CLI::App* command, CommandLine& line) {
   command->add_flag("--json", line.json, "print one JSON object on standard output");
 }
 
+void add_plan_options(CLI::App* train, CommandLine& line) {
+  auto* plan = train->add_option_group("plan", "what the stage would need on many GPUs; nothing is run");
+  plan->add_option("--simulate-ranks", line.simulate_ranks, "numbers of GPUs, comma-separated: 8,64,512")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 20));
+  plan->add_option("--model", line.model, "preset or config, when init_from is not on this machine");
+  plan->add_option("--samples", line.samples, "to be learned from; default: those of the stage's steps")->check(CLI::PositiveNumber);
+  plan->add_option("--text-tokens", line.text_tokens, "of a sample, beside the visual ones")->check(CLI::PositiveNumber);
+  plan->add_option("--slices", line.slices, "of a picture; default: one, or the overview and half of max_slices")->check(CLI::PositiveNumber);
+  plan->add_option("--mfu", line.mfu, "part of the peak that is reached")->check(CLI::Range(0.001, 1.0));
+  plan->add_option("--peak-tflops", line.peak_tflops, "of one GPU")->check(CLI::PositiveNumber);
+  add_json(train, line);
+}
+
+void add_plot_command(CLI::App& app, CommandLine& line) {
+  CLI::App* plot = app.add_subcommand("plot", "the curves of runs over each other, as one HTML page");
+  plot->add_option("runs", line.runs, "folders of runs or of stages")->required();
+  plot->add_option("--out", line.out, "HTML file")->default_val("plot.html");
+  add_json(plot, line);
+}
+
 void add_config_commands(CLI::App& app, CommandLine& line) {
   const auto config_command = [&](const char* name, const char* help, const char* file) {
     CLI::App* command = app.add_subcommand(name, help);
@@ -30,7 +51,9 @@ void add_config_commands(CLI::App& app, CommandLine& line) {
   };
   config_command("run", "a whole recipe: stages, SFT, RLAIF-V, export, report", "recipe.json")
       ->add_flag("--resume", line.resume, "continue an interrupted run; without it an existing run is an error");
-  config_command("train", "one stage", "stage.json")->add_flag("--resume", line.resume, "continue an interrupted stage");
+  CLI::App* train = config_command("train", "one stage; with several processes under mpirun or srun", "stage.json");
+  train->add_flag("--resume", line.resume, "continue an interrupted stage");
+  add_plan_options(train, line);
   config_command("rlaif", "one round of the alignment loop", "loop.json")->add_flag("--resume", line.resume, "continue");
   config_command("explain", "every field of a config with its meaning", "recipe, stage, loop or model config");
 }
@@ -67,6 +90,17 @@ void add_model_commands(CLI::App& app, CommandLine& line) {
   add_json(out, line);
 }
 
+void add_bench_command(CLI::App& app, CommandLine& line) {
+  CLI::App* bench = app.add_subcommand("bench", "how fast one kind of work runs here, on random weights and data");
+  bench->add_option("--task", line.task, "sft, stage1, dpo, rollout or judge")->required();
+  bench->add_option("--shapes", line.shapes, "JSON file with the sizes: vision, queries, resampler_heads, language")->required();
+  bench->add_option("--dtype", line.bench_dtype, "of matrix products; default: bf16")->check(CLI::IsMember({"f32", "bf16"}));
+  bench->add_option("--steps", line.steps, "timed after one that warms up")->check(CLI::Range(1, 1000000));
+  bench->add_option("--batch", line.batch, "samples of an optimizer step")->check(CLI::Range(1, 1000000));
+  bench->add_option("--threads", line.threads, "0: all cores")->check(CLI::NonNegativeNumber);
+  add_json(bench, line);
+}
+
 void add_data_commands(CLI::App& app, CommandLine& line) {
   CLI::App* data = app.add_subcommand("data", "make and check data");
   data->require_subcommand(1);
@@ -82,6 +116,9 @@ void add_data_commands(CLI::App& app, CommandLine& line) {
   CLI::App* check = data->add_subcommand("check", "what a data set would lose, and why");
   check->add_option("file", line.file, ".json, .jsonl or .tar")->required();
   check->add_option("--threads", line.threads, "0: all cores")->check(CLI::NonNegativeNumber);
+  check->add_option("--tokenizer", line.tokenizer, "with --model: also make tokens, as a stage would, and count them");
+  check->add_option("--model", line.model, "preset or config file whose pictures and chats are meant");
+  check->add_option("--html", line.html, "write a page with reasons and a histogram of lengths");
   add_json(check, line);
 }
 
@@ -158,6 +195,8 @@ CommandLine parse_command_line(int argc, char** argv) {
   app.set_version_flag("--version", "pocketvlm 0.1.0");
   add_config_commands(app, line);
   add_model_commands(app, line);
+  add_bench_command(app, line);
+  add_plot_command(app, line);
   add_data_commands(app, line);
   add_inspect_commands(app, line);
   add_released_commands(app, line);

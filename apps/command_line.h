@@ -17,9 +17,16 @@ struct CommandLine {
   bool fast = false;
 
   std::string checkpoint, model, out, png, prompt, tokenizer, text, text_file, jsonl_file, ids, data, type, mmproj_type = "f16";
-  std::string dtype = "f32", sprites = "emoji", run_name, instruction;
+  std::string dtype = "f32", bench_dtype, sprites = "emoji", run_name, instruction;
   std::vector<std::string> images, languages, types;
   std::string source, compat;
+  std::string html;                  // data check
+  std::string task, shapes;          // bench
+  std::int64_t steps = 4, batch = 8;
+  std::vector<std::string> runs;              // plot
+  std::vector<std::int64_t> simulate_ranks;   // train: plan only; what the plan assumes follows
+  double mfu = 0.4, peak_tflops = 989, text_tokens = 64, slices = 0;
+  std::int64_t samples = 0;
   bool allow_nonfinite = false;
   bool specials = false, bos = false, eos = false, greedy = false, tar = false;
   std::int64_t max_slices = 0, count = 100, num_samples = 1, max_new_tokens = 128, threads = 0, top_k = 0;

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "apps/bench.h"
 #include "apps/import_gguf.h"
 #include "apps/inspect_forward.h"
 #include "apps/recipe.h"
@@ -45,12 +46,13 @@ std::string claim_run_folder(const CommandLine& line, const std::string& name) {
   return folder;
 }
 
-void train(const CommandLine& line) {
+void train(const CommandLine& line, Communicator& ranks) {
   const auto config = load_config<StageConfig>(line.file, line.overrides);
   PV_CHECK(!config.init_from.empty(), "{}.init_from: a single stage starts from a checkpoint folder; name one", line.file);
   const std::string folder = claim_run_folder(line, config.name);
+  ranks.barrier();  // all have looked before one writes
   LoadedModel model = load_model(config.init_from);
-  run_stage(config, model, (fs::path(config.init_from) / "tokenizer.model").string(), folder);
+  run_stage(config, model, (fs::path(config.init_from) / "tokenizer.model").string(), folder, {}, &ranks);
 }
 
 void rlaif(const CommandLine& line) {
@@ -128,9 +130,14 @@ void export_checkpoint(const CommandLine& line) {
 
 }  // namespace
 
-void run_engine_command(const CommandLine& line) {
+void run_engine_command(const CommandLine& line, Communicator& ranks) {
+  PV_CHECK(ranks.size() == 1 || line.command == "train",
+           "`pocketvlm {}` is the work of one process, and {} were started; of the commands, `train` uses several",
+           line.command,
+           ranks.size());
   if (line.command == "run") recipe(line);
-  else if (line.command == "train") train(line);
+  else if (line.command == "train") train(line, ranks);
+  else if (line.command == "bench") bench(line);
   else if (line.command == "rlaif") rlaif(line);
   else if (line.command == "generate") generate(line);
   else if (line.command == "eval") eval(line);

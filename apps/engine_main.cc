@@ -14,13 +14,23 @@ int main(int argc, char** argv) {
   ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
   ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
   ::mallopt(M_TOP_PAD, 64 << 20);
-  pocketvlm::set_up_logging();
   try {
-    pocketvlm::run_engine_command(pocketvlm::parse_command_line(argc, argv));
-    return 0;
-  } catch (const pocketvlm::CheckFailed& error) {
-    std::fprintf(stderr, "pocketvlm: %s\n", error.what());
-    return 2;
+    pocketvlm::Communicator ranks;
+    pocketvlm::set_up_logging(ranks.size() > 1 ? ranks.rank() : -1);
+    const std::string speaker = ranks.size() > 1 ? fmt::format("pocketvlm: rank {}", ranks.rank()) : "pocketvlm";
+    const auto give_up = [&](const std::exception& error, int status) {
+      std::fprintf(stderr, "%s: %s\n", speaker.c_str(), error.what());
+      ranks.abort(status);  // the others would wait for this one
+      return status;
+    };
+    try {
+      pocketvlm::run_engine_command(pocketvlm::parse_command_line(argc, argv), ranks);
+      return 0;
+    } catch (const pocketvlm::CheckFailed& error) {
+      return give_up(error, 2);
+    } catch (const std::exception& error) {
+      return give_up(error, 1);
+    }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "pocketvlm: %s\n", error.what());
     return 1;

@@ -4,13 +4,16 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <sstream>
 #include <thread>
 
+#include "apps/data_check_page.h"
 #include "apps/inspect_image.h"
 #include "apps/inspect_model.h"
 #include "apps/recipe_config.h"
 #include "apps/released_commands.h"
+#include "apps/training_views.h"
 #include "base/files.h"
 #include "base/json.h"
 #include "data/data_check.h"
@@ -93,7 +96,17 @@ void inspect_tokens(const CommandLine& line) {
 void data_check(const CommandLine& line) {
   const int threads = line.threads > 0 ? static_cast<int>(line.threads)
                                        : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  const DataCheckReport report = check_data(line.file, threads);
+  PV_CHECK(line.tokenizer.empty() == line.model.empty(),
+           "data check: lengths in tokens need both --tokenizer and --model; give the other one too");
+  std::optional<Tokenizer> tokenizer;
+  std::optional<PromptEncoder> encoder;
+  if (!line.model.empty()) {
+    const ModelConfig model = load_model_config(line.model);
+    tokenizer.emplace(Tokenizer::load(line.tokenizer));
+    encoder.emplace(*tokenizer, model.prompt, model.image);
+  }
+  const DataCheckReport report = check_data(line.file, threads, encoder ? &*encoder : nullptr);
+  if (!line.html.empty()) write_file_atomic(line.html, data_check_page(line.file, report));
   if (line.json) return print_json(report.to_json());
   fmt::print("{} samples, {} kept, {} skipped\n", report.samples, report.kept, report.skipped());
   for (const auto& [reason, count] : report.reasons) fmt::print("  {:>8}  {}\n", count, reason);
@@ -121,6 +134,8 @@ void data_scenes(const CommandLine& line) {
 
 bool run_light_command(const CommandLine& line) {
   if (line.command == "explain") explain(line);
+  else if (line.command == "train" && !line.simulate_ranks.empty()) simulate_ranks(line);
+  else if (line.command == "plot") plot_runs(line);
   else if (line.command == "inspect model") inspect_model(line);
   else if (line.command == "inspect image") inspect_image(line);
   else if (line.command == "inspect checkpoint") inspect_checkpoint(line);

@@ -1,3 +1,4 @@
+#include <malloc.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -21,6 +22,9 @@ namespace {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Pictures are decoded into memory of nearly one size, again and again: keep its pages.
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 28);
+  ::mallopt(M_TRIM_THRESHOLD, 1 << 28);
   pocketvlm::set_up_logging();
   try {
     const pocketvlm::CommandLine line = pocketvlm::parse_command_line(argc, argv);

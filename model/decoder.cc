@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "model/attention.h"
+#include "model/block_runner.h"
 #include "model/decode_attention.h"
 #include "model/fused_ops.h"
 
@@ -119,9 +120,12 @@ torch::Tensor DecoderImpl::forward(const torch::Tensor& embeddings,
   const RotaryTable table = rotary(position_ids);
   torch::Tensor x = embeddings.to(torch::kFloat32);
   for (const auto& layer : parts_->layers) {
-    x = layer->forward(x, [&](const torch::Tensor& qkv) {
-      return packed_attention(qkv, config_.num_heads, &table, segment_lengths, /*causal=*/true);
-    });
+    const auto body = [layer, table, segment_lengths, heads = config_.num_heads](const torch::Tensor& input) {
+      return layer->forward(input, [&](const torch::Tensor& qkv) {
+        return packed_attention(qkv, heads, &table, segment_lengths, /*causal=*/true);
+      });
+    };
+    x = run_block(*layer, x, body);
   }
   return finish(x);
 }

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "data/preprocess/position_buckets.h"
 #include "model/attention.h"
+#include "model/block_runner.h"
 #include "model/fused_ops.h"
 
 namespace pocketvlm {
@@ -187,7 +188,9 @@ torch::Tensor VisionEncoderImpl::forward(const torch::Tensor& patches, const std
     for (int64_t& length : lengths) ++length;
   }
   if (parts.pre_norm) x = parts.pre_norm->forward(x).to(torch::kFloat32);
-  for (const auto& block : parts.blocks) x = block->forward(x, lengths);
+  for (const auto& block : parts.blocks) {
+    x = run_block(*block, x, [block, lengths](const torch::Tensor& input) { return block->forward(input, lengths); });
+  }
   if (parts.config.class_token) {
     x = x.view({slices, lengths.front(), -1}).narrow(1, 1, lengths.front() - 1).flatten(0, 1);
   }

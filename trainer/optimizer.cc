@@ -11,7 +11,6 @@
 #include <cmath>
 #include <map>
 #include <numbers>
-#include <set>
 #include <tuple>
 
 #include "base/error.h"
@@ -60,9 +59,11 @@ torch::Tensor orthogonalized(const torch::Tensor& x) {
 /// Tensors that share rule, learning rate and weight decay (and, when orthogonalized, the shape): updated together.
 struct Optimizer::Group {
   bool orthogonalize = false;
+  bool apart = false;  // orthogonalized, but other optimizers hold the rest of each matrix
   double learning_rate_factor = 1.0;
   double weight_decay = 0.0;
-  std::vector<std::string> names;
+  std::vector<std::size_t> places;  // among the parts that the optimizer was given
+  std::vector<TensorSlice> parts;   // their values: `parameters`
   std::vector<torch::Tensor> parameters, exp_avgs, exp_avg_sqs;
   std::vector<torch::Tensor> steps;  // float32 scalars, which the kernel wants beside each tensor
 
@@ -83,10 +84,14 @@ struct Optimizer::Group {
       ahead.push_back(gradients[i].lerp(exp_avgs[i], momentum));
     }
     const torch::Tensor updates = orthogonalized(at::stack(ahead));
-    const double size = 0.2 * std::sqrt(static_cast<double>(std::max(updates.size(1), updates.size(2))));
     for (std::size_t i = 0; i < parameters.size(); ++i) {
-      parameters[i].mul_(1.0 - rate * weight_decay).sub_(updates[static_cast<int64_t>(i)], rate * size);
+      move(i, updates[static_cast<int64_t>(i)], updates.size(1), updates.size(2), rate);
     }
+  }
+
+  void move(std::size_t i, const torch::Tensor& update, int64_t rows, int64_t columns, double rate) {
+    const double size = 0.2 * std::sqrt(static_cast<double>(std::max(rows, columns)));
+    parameters[i].mul_(1.0 - rate * weight_decay).sub_(update, rate * size);
   }
 
   void update_adamw(const std::vector<torch::Tensor>& gradients, double rate, const OptimizerConfig& config, int64_t step) {
@@ -107,60 +112,90 @@ struct Optimizer::Group {
   }
 };
 
-Optimizer::Optimizer(OptimizerConfig config,
-             std::vector<std::pair<std::string, torch::Tensor>> parameters,
-             int64_t total_steps)
-    : config_(std::move(config)), total_steps_(total_steps) {
-  PV_CHECK(!parameters.empty(), "optimizer: no parameter to train");
-  std::set<std::string> unused;
-  for (const auto& [pattern, factor] : config_.learning_rate_factors) unused.insert(pattern);
+namespace {
 
-  std::set<std::string> unused_patterns(config_.orthogonalized.begin(), config_.orthogonalized.end());
+std::vector<TensorSlice> whole_parts(const std::vector<std::pair<std::string, torch::Tensor>>& parameters) {
+  std::vector<TensorSlice> parts;
+  for (const auto& [name, parameter] : parameters) parts.push_back(whole_tensor(name, parameter));
+  return parts;
+}
+
+bool is_orthogonalized(const OptimizerConfig& config, const std::string& name, const std::vector<int64_t>& shape) {
+  return shape.size() == 2 &&
+         std::any_of(config.orthogonalized.begin(), config.orthogonalized.end(), [&](const std::string& pattern) {
+           return matches_pattern(name, pattern);
+         });
+}
+
+/// Throws Error for a pattern that matches none of the tensors that learn.
+void check_patterns(const OptimizerConfig& config,
+                    const std::vector<std::pair<std::string, std::vector<int64_t>>>& tensors) {
+  const auto matches_any = [&](const std::string& pattern, std::size_t dims) {
+    return std::any_of(tensors.begin(), tensors.end(), [&](const auto& tensor) {
+      return (dims == 0 || tensor.second.size() == dims) && matches_pattern(tensor.first, pattern);
+    });
+  };
+  for (const auto& [pattern, factor] : config.learning_rate_factors) {
+    PV_CHECK(matches_any(pattern, 0), "optimizer.learning_rate_factors: \"{}\" matches no trainable parameter", pattern);
+  }
+  for (const std::string& pattern : config.orthogonalized) {
+    PV_CHECK(matches_any(pattern, 2), "optimizer.orthogonalized: \"{}\" matches no trainable matrix", pattern);
+  }
+}
+
+}  // namespace
+
+Optimizer::Optimizer(OptimizerConfig config,
+                     std::vector<std::pair<std::string, torch::Tensor>> parameters,
+                     int64_t total_steps)
+    : Optimizer(std::move(config), whole_parts(parameters), total_steps, {}) {}
+
+Optimizer::Optimizer(OptimizerConfig config,
+                     const std::vector<TensorSlice>& parts,
+                     int64_t total_steps,
+                     PartsExchange exchange)
+    : config_(std::move(config)), total_steps_(total_steps), exchange_(std::move(exchange)) {
+  std::vector<std::pair<std::string, std::vector<int64_t>>> tensors = exchange_.tensors;
+  if (!exchange_.gather) {
+    for (const TensorSlice& part : parts) tensors.emplace_back(part.name, part.shape);
+  }
+  PV_CHECK(!tensors.empty(), "optimizer: no parameter to train");
+  check_patterns(config_, tensors);
 
   // Rule, factor, decay, and the shape of those that are orthogonalized in one batch.
   std::map<std::tuple<bool, double, double, std::vector<int64_t>>, std::shared_ptr<Group>> by_setting;
   const torch::NoGradGuard no_grad;
-  for (auto& [name, parameter] : parameters) {
-    PV_CHECK(parameter.scalar_type() == torch::kFloat32,
+  for (std::size_t place = 0; place < parts.size(); ++place) {
+    const TensorSlice& part = parts[place];
+    PV_CHECK(part.values.scalar_type() == torch::kFloat32,
              "optimizer: {} is {}; master weights are float32",
-             name,
-             c10::toString(parameter.scalar_type()));
+             part.name,
+             c10::toString(part.values.scalar_type()));
     double factor = 1.0;
     for (const auto& [pattern, value] : config_.learning_rate_factors) {
-      if (!matches_pattern(name, pattern)) continue;
-      factor = value;
-      unused.erase(pattern);
+      if (matches_pattern(part.name, pattern)) factor = value;
     }
-    const double decay = parameter.dim() < 2 ? 0.0 : config_.weight_decay;
-    bool orthogonalize = false;
-    for (const std::string& pattern : config_.orthogonalized) {
-      if (parameter.dim() != 2 || !matches_pattern(name, pattern)) continue;
-      orthogonalize = true;
-      unused_patterns.erase(pattern);
-    }
+    const double decay = part.shape.size() < 2 ? 0.0 : config_.weight_decay;
+    const bool orthogonalize = is_orthogonalized(config_, part.name, part.shape);
     std::shared_ptr<Group>& group =
-        by_setting[{orthogonalize, factor, decay, orthogonalize ? parameter.sizes().vec() : std::vector<int64_t>()}];
+        by_setting[{orthogonalize, factor, decay, orthogonalize ? part.shape : std::vector<int64_t>()}];
     if (!group) {
       group = std::make_shared<Group>();
       group->orthogonalize = orthogonalize;
+      group->apart = orthogonalize && exchange_.gather;
       group->learning_rate_factor = factor;
       group->weight_decay = decay;
       groups_.push_back(group);
     }
-    group->names.push_back(name);
-    group->exp_avgs.push_back(torch::zeros_like(parameter));
+    group->places.push_back(place);
+    group->parts.push_back(part);
+    group->exp_avgs.push_back(torch::zeros_like(part.values));
     if (!orthogonalize) {
-      group->exp_avg_sqs.push_back(torch::zeros_like(parameter));
-      group->steps.push_back(torch::zeros({}, parameter.options()));
+      group->exp_avg_sqs.push_back(torch::zeros_like(part.values));
+      group->steps.push_back(torch::zeros({}, part.values.options()));
     }
-    group->parameters.push_back(std::move(parameter));
+    group->parameters.push_back(part.values);
   }
-  PV_CHECK(unused.empty(),
-           "optimizer.learning_rate_factors: \"{}\" matches no trainable parameter",
-           *unused.begin());
-  PV_CHECK(unused_patterns.empty(),
-           "optimizer.orthogonalized: \"{}\" matches no trainable matrix",
-           *unused_patterns.begin());
 }
 
 double Optimizer::learning_rate() const {
@@ -168,47 +203,106 @@ double Optimizer::learning_rate() const {
 }
 
 double Optimizer::step(double scale) {
-  const torch::NoGradGuard no_grad;
-  std::vector<std::vector<torch::Tensor>> gradients;
-  std::vector<torch::Tensor> norms;
-  for (const auto& group : groups_) {
-    gradients.push_back(group->gradients());
-    for (torch::Tensor& norm : at::_foreach_norm(gradients.back()))
-      norms.push_back(std::move(norm));
-  }
-  const double norm =
-      at::stack(norms).to(torch::kFloat64).square().sum().sqrt().item<double>() * std::abs(scale);
+  const double norm = gradient_norm(scale);
   PV_CHECK(std::isfinite(norm),
            "optimizer step {}: the gradient norm is {}; nothing was updated. Lower "
            "optimizer.learning_rate, or look for "
            "damaged data",
            step_ + 1,
            norm);
+  update(scale, norm);
+  return norm;
+}
+
+double Optimizer::gradient_norm(double scale) {
+  const torch::NoGradGuard no_grad;
+  std::vector<torch::Tensor> norms;
+  for (const auto& group : groups_) {
+    for (torch::Tensor& norm : at::_foreach_norm(group->gradients())) norms.push_back(std::move(norm));
+  }
+  double square = norms.empty() ? 0.0 : at::stack(norms).to(torch::kFloat64).square().sum().item<double>();
+  if (exchange_.sum) square = exchange_.sum(square);
+  return std::sqrt(square) * std::abs(scale);
+}
+
+void Optimizer::update(double scale, double norm) {
+  const torch::NoGradGuard no_grad;
   const double factor =
       config_.clip_norm > 0 && norm > config_.clip_norm ? scale * config_.clip_norm / norm : scale;
   const double rate = learning_rate();
   ++step_;
-  for (std::size_t i = 0; i < groups_.size(); ++i) {
-    Group& group = *groups_[i];
-    at::_foreach_mul_(gradients[i], factor);
-    if (group.orthogonalize) {
-      group.update_orthogonalized(gradients[i], rate * group.learning_rate_factor, config_.beta1);
+  for (const auto& group : groups_) {
+    if (group->apart) continue;
+    const std::vector<torch::Tensor> gradients = group->gradients();
+    at::_foreach_mul_(gradients, factor);
+    if (group->orthogonalize) {
+      group->update_orthogonalized(gradients, rate * group->learning_rate_factor, config_.beta1);
     } else {
-      group.update_adamw(gradients[i], rate * group.learning_rate_factor, config_, step_);
+      group->update_adamw(gradients, rate * group->learning_rate_factor, config_, step_);
     }
-    for (torch::Tensor& parameter : group.parameters) parameter.mutable_grad().reset();
   }
-  return norm;
+  if (exchange_.gather && !config_.orthogonalized.empty()) update_apart(factor, rate);
+  for (const auto& group : groups_) {
+    for (torch::Tensor& parameter : group->parameters) parameter.mutable_grad().reset();
+  }
+}
+
+/// Muon on runs of matrices: momentum is kept by run, the matrix that is orthogonalized is put together from all of them.
+void Optimizer::update_apart(double factor, double rate) {
+  std::vector<torch::Tensor> ahead;  // by place
+  std::map<std::size_t, std::pair<Group*, std::size_t>> at_place;
+  for (const auto& group : groups_) {
+    if (!group->apart) continue;
+    const std::vector<torch::Tensor> gradients = group->gradients();
+    for (std::size_t i = 0; i < gradients.size(); ++i) {
+      const torch::Tensor gradient = gradients[i].mul_(factor);
+      group->exp_avgs[i].lerp_(gradient, 1.0 - config_.beta1);
+      at_place[group->places[i]] = {group.get(), i};
+      ahead.resize(std::max(ahead.size(), group->places[i] + 1));
+      ahead[group->places[i]] = gradient.lerp(group->exp_avgs[i], config_.beta1);
+    }
+  }
+  std::size_t places = 0;
+  for (const auto& group : groups_) places = std::max(places, group->places.back() + 1);
+  ahead.resize(places);
+  std::map<std::string, std::vector<int64_t>> shapes(exchange_.tensors.begin(), exchange_.tensors.end());
+  const auto wanted = [&](const std::string& name) { return is_orthogonalized(config_, name, shapes.at(name)); };
+  exchange_.gather(ahead, wanted, [&](std::size_t place, const torch::Tensor& whole) {
+    const auto [group, i] = at_place.at(place);
+    const TensorSlice& part = group->parts[i];
+    const torch::Tensor update = orthogonalized(whole.unsqueeze(0)).flatten();
+    group->move(i,
+                update.narrow(0, part.begin, part.values.numel()).view(part.values.sizes()),
+                whole.size(0),
+                whole.size(1),
+                rate * group->learning_rate_factor);
+  });
+}
+
+void Optimizer::skip() {
+  for (const auto& group : groups_) {
+    for (torch::Tensor& parameter : group->parameters) parameter.mutable_grad().reset();
+  }
+  ++step_;
+}
+
+std::vector<TensorSlice> Optimizer::moments() const {
+  std::vector<TensorSlice> result;
+  const auto add = [&](const TensorSlice& part, const char* moment, const torch::Tensor& values) {
+    result.push_back({part.name + moment, values, part.shape, part.begin});
+  };
+  for (const auto& group : groups_) {
+    for (std::size_t i = 0; i < group->parts.size(); ++i) {
+      add(group->parts[i], ".exp_avg", group->exp_avgs[i]);
+      if (!group->orthogonalize) add(group->parts[i], ".exp_avg_sq", group->exp_avg_sqs[i]);
+    }
+  }
+  return result;
 }
 
 std::vector<std::pair<std::string, torch::Tensor>> Optimizer::state() const {
   std::vector<std::pair<std::string, torch::Tensor>> result;
-  for (const auto& group : groups_) {
-    for (std::size_t i = 0; i < group->names.size(); ++i) {
-      result.emplace_back(group->names[i] + ".exp_avg", group->exp_avgs[i]);
-      if (!group->orthogonalize) result.emplace_back(group->names[i] + ".exp_avg_sq", group->exp_avg_sqs[i]);
-    }
-  }
+  for (const TensorSlice& moment : moments()) result.emplace_back(moment.name, moment.values);
   return result;
 }
 

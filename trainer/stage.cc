@@ -13,11 +13,16 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "base/random.h"
+#include "trainer/blank_picture.h"
 #include "trainer/contrastive.h"
-#include "trainer/metrics_log.h"
+#include "trainer/distributed/sharding.h"
 #include "trainer/optimizer.h"
+#include "trainer/peak_speed.h"
+#include "trainer/stage_log.h"
+#include "trainer/state_store.h"
 #include "trainer/thread_count.h"
 #include "trainer/training_state.h"
+#include "trainer/training_work.h"
 
 namespace pocketvlm {
 namespace {
@@ -32,16 +37,30 @@ std::string component_of(const std::string& name) { return name.substr(0, name.f
 /// The configuration without what cannot change the result.
 Json deciding_fields(const StageConfig& config) {
   Json json = config_to_json(config);
-  json.erase("threads");  // changes last bits only; the saved state warns
-  json.erase("checkpoint_every");
+  for (const char* key : {"threads", "distributed"}) json.erase(key);  // change last bits only; the saved state warns
+  for (const char* key : {"checkpoint_every", "recompute_blocks", "peak_tflops"}) json.erase(key);
   json["data"].erase("workers");
   return json;
 }
 
-void check_same_config(const StageConfig& config, const std::string& folder) {
+/// `packs_then`: packs of all ranks in an optimizer step of the run that wrote the folder; 0: unknown.
+void check_same_config(const StageConfig& config, const std::string& folder, int64_t packs_then, int ranks) {
   const std::string path = folder + "/config.json";
-  const Json now = deciding_fields(config);
-  const Json then = deciding_fields(read_config<StageConfig>(read_json(path), path));
+  Json now = deciding_fields(config);
+  Json then = deciding_fields(read_config<StageConfig>(read_json(path), path));
+  if (packs_then > 0) {
+    PV_CHECK(config.accumulation * ranks == packs_then,
+             "{}: was begun with {} packs an optimizer step; {} on {} ranks are {}. Set accumulation so that "
+             "accumulation times ranks is {}, or choose another folder",
+             folder,
+             packs_then,
+             config.accumulation,
+             ranks,
+             config.accumulation * ranks,
+             packs_then);
+    now.erase("accumulation");
+    then.erase("accumulation");
+  }
   const Json changes = Json::diff(then, now);
   if (changes.empty()) return;
   fail(
@@ -51,12 +70,12 @@ void check_same_config(const StageConfig& config, const std::string& folder) {
       changes[0]["path"].get<std::string>().substr(1));
 }
 
-torch::Device device_of(const StageConfig& config) {
+torch::Device device_of(const StageConfig& config, const Communicator& ranks) {
   if (config.device == "cpu") return torch::kCPU;
   PV_CHECK(at::hasCUDA(),
            "stage {}: device is \"cuda\", but no CUDA device is usable; set it to \"cpu\"",
            config.name);
-  return torch::kCUDA;
+  return {torch::kCUDA, static_cast<c10::DeviceIndex>(ranks.local_rank())};
 }
 
 LoaderConfig loader_config(const StageConfig& config) {
@@ -72,30 +91,37 @@ class StageRun {
            LoadedModel& model,
            const std::string& tokenizer_path,
            const std::string& folder,
-           const std::function<void(int64_t)>& after_step)
+           const std::function<void(int64_t)>& after_step,
+           Communicator& ranks)
       : config_(config),
         model_(model),
         tokenizer_path_(tokenizer_path),
         folder_(folder),
         after_step_(after_step),
-        device_(device_of(config)),
+        ranks_(ranks),
+        store_(folder + "/state", &ranks),
+        device_(device_of(config, ranks)),
         encoder_(*model.tokenizer,
                  stage_prompt(config.input, model.config.prompt),
                  stage_image(config.input, model.config.image)),
-        loader_(loader_config(config), encoder_) {}
+        loader_(loader_config(config), encoder_, ranks.rank(), ranks.size()) {}
 
   StageResult run() {
     prepare_model();
     continue_or_begin();
-    Progress progress(config_.name, config_.steps, steps_done());
+    ranks_.watch(config_.distributed.timeout_s);
+    peak_ = config_.peak_tflops > 0 ? config_.peak_tflops * 1e12 : measured_peak(device_, compute_type());
+    std::optional<Progress> progress;
+    if (ranks_.is_first()) progress.emplace(config_.name, config_.steps, steps_done());
     while (steps_done() < config_.steps) {
       step();
-      progress.update(steps_done(), note());
+      if (progress) progress->update(steps_done(), note());
       const bool due = config_.checkpoint_every > 0 && steps_done() % config_.checkpoint_every == 0;
       if (due || steps_done() == config_.steps) save_state();
       if (after_step_) after_step_(steps_done());
     }
-    progress.finish();
+    if (progress) progress->finish();
+    ranks_.stop_watching();
     return finish();
   }
 
@@ -104,8 +130,13 @@ class StageRun {
   std::string state_folder() const { return folder_ + "/state"; }
   bool is_contrastive() const { return config_.objective == "contrastive"; }
 
+  torch::Dtype compute_type() const {
+    return config_.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32;
+  }
+
   void prepare_model() {
-    torch::manual_seed(config_.seed);
+    seed_random_draws(0);
+    check_same_weights();
     const std::vector<std::string> trainable = set_trainable(*model_.model, config_.trainable);
     trainable_.insert(trainable.begin(), trainable.end());
     state_.frozen_hashes = hash_frozen();
@@ -123,7 +154,27 @@ class StageRun {
         weights_.emplace_back(kContrastivePrefix + item.key(), item.value());
       }
     }
-    optimizer_.emplace(config_.optimizer, weights_, config_.steps);
+    for (const auto& [name, weight] : weights_) tensors_.emplace_back(name, weight.sizes().vec());
+    sharding_.emplace(config_.distributed, config_.recompute_blocks, *model_.model, weights_, ranks_);
+    optimizer_.emplace(config_.optimizer, sharding_->parts(), config_.steps, sharding_->exchange());
+  }
+
+  /// Draws inside the model (dropout) differ from rank to rank, as the data do.
+  void seed_random_draws(int64_t step) const {
+    const auto rank = static_cast<uint64_t>(ranks_.rank());
+    torch::manual_seed(step == 0 && rank == 0 ? config_.seed
+                                              : mix_keys({config_.seed, rank, static_cast<uint64_t>(step)}));
+  }
+
+  void check_same_weights() const {
+    if (ranks_.size() == 1) return;
+    const std::vector<std::string> hashes = ranks_.gather_texts(weights_hash(*model_.model, {"*"}));
+    for (std::size_t r = 1; r < hashes.size(); ++r) {
+      PV_CHECK(hashes[r] == hashes[0],
+               "stage {}: rank {} starts with other weights than rank 0; all ranks must read the same checkpoint",
+               config_.name,
+               r);
+    }
   }
 
   std::map<std::string, std::string> hash_frozen() const {
@@ -136,45 +187,41 @@ class StageRun {
   }
 
   void continue_or_begin() {
-    make_folders(folder_);
-    if (auto saved = load_training_state(state_folder())) {
-      check_same_config(config_, folder_);
-      restore(*saved);
-      spdlog::info("{}: continues after step {}", config_.name, steps_done());
-    } else {
+    if (ranks_.is_first()) make_folders(folder_);
+    if (std::optional<TrainingState> saved = store_.find()) {
+      check_same_config(config_, folder_, saved->packs_per_step, ranks_.size());
+      restore(std::move(*saved));
+      if (ranks_.is_first()) spdlog::info("{}: continues after step {}", config_.name, steps_done());
+    } else if (ranks_.is_first()) {
       write_json(folder_ + "/config.json", config_to_json(config_));
     }
-    metrics_.emplace(folder_ + "/metrics.jsonl", state_.metrics_bytes);
+    state_.packs_per_step = config_.accumulation * ranks_.size();
+    if (ranks_.is_first()) log_.emplace(folder_, state_.metrics_bytes);
   }
 
-  void restore(SavedTraining& saved) {
-    PV_CHECK(saved.state.frozen_hashes == state_.frozen_hashes,
+  void restore(TrainingState saved) {
+    PV_CHECK(saved.frozen_hashes == state_.frozen_hashes,
              "{}: was begun with other frozen weights; delete the folder to start again",
              folder_);
-    if (saved.state.threads != state_.threads) {
+    if ((saved.threads != state_.threads || saved.ranks != ranks_.size()) && ranks_.is_first()) {
       spdlog::warn(
-          "{}: begun with {} threads, continues with {}: the last bits of the result will differ "
-          "from those of an "
-          "uninterrupted run",
+          "{}: begun with {} ranks of {} threads, continues with {} of {}: the last bits of the result will differ from "
+          "those of an uninterrupted run",
           config_.name,
-          saved.state.threads,
+          saved.ranks,
+          saved.threads,
+          ranks_.size(),
           state_.threads);
     }
-    const torch::NoGradGuard no_grad;
-    std::map<std::string, torch::Tensor> tensors(saved.weights.begin(), saved.weights.end());
-    PV_CHECK(tensors.size() == weights_.size(), "{}: state of another model", state_folder());
-    for (auto& [name, weight] : weights_) {
-      const auto found = tensors.find(name);
-      PV_CHECK(found != tensors.end() && found->second.sizes() == weight.sizes(),
-               "{}: state of another model: {} is missing or has another shape",
-               state_folder(),
-               name);
-      weight.copy_(found->second);
-    }
-    optimizer_->restore(saved.moments, saved.state.total.steps);
-    loader_.restore(saved.state.loader);
+    const int64_t step = saved.total.steps;
+    store_.restore_weights(step, sharding_->parts(), tensors_);
+    store_.restore_moments(step, optimizer_->moments());
+    optimizer_->set_steps_done(step);
+    sharding_->spread_weights();
+    if (!store_.restore_random_state(step)) seed_random_draws(step);
+    loader_.restore(saved.loader);
     const int64_t threads = state_.threads;
-    state_ = std::move(saved.state);
+    state_ = std::move(saved);
     state_.threads = threads;
   }
 
@@ -186,38 +233,77 @@ class StageRun {
     double weight = 0;
     std::string samples;
     for (int64_t i = 0; i < config_.accumulation; ++i) {
+      ranks_.phase(fmt::format("loading data for step {}", steps_done() + 1));
       const PackedBatch packed = loader_.next();
       if (!packed.sample_ids.empty())
         samples += (i > 0 ? ", " : "") + packed.sample_ids.front() + " ...";
       now.tokens += packed.num_tokens();
       for (const int64_t slices : packed.segment_slices) now.images += slices > 0 ? 1 : 0;
+      work_.add(packed.segment_lengths, packed.num_targets(), packed.grids);
+      ranks_.phase(fmt::format("in step {}", steps_done() + 1));
       loss += accumulate_gradients(packed, weight);
     }
+    const std::vector<double> sums = ranks_.sum({loss.item<double>(),
+                                                 weight,
+                                                 static_cast<double>(now.tokens),
+                                                 static_cast<double>(now.images)});
+    weight = sums[1];
+    now.tokens = static_cast<int64_t>(sums[2]);
+    now.images = static_cast<int64_t>(sums[3]);
     PV_CHECK(weight > 0,
              "stage {}: step {} has no target to learn from (samples {})",
              config_.name,
              steps_done() + 1,
              samples);
-    now.loss = loss.item<double>() / weight;
-    PV_CHECK(std::isfinite(now.loss),
-             "stage {}: the loss of step {} is {} (samples {}); nothing was updated. Lower "
-             "optimizer.learning_rate, or look at "
-             "these samples; {} holds the last good state",
-             config_.name,
-             steps_done() + 1,
-             std::abs(now.loss),  // the sign of a NaN says nothing
-             samples,
-             state_folder());
+    now.loss = sums[0] / weight;
+    sharding_->reduce_gradients();
     const double learning_rate = optimizer_->learning_rate();
-    const double grad_norm = optimizer_->step(1.0 / weight);
+    const double grad_norm = optimizer_->gradient_norm(1.0 / weight);
+    const std::string bad = reason_to_skip(config_.guard, state_.guard, now.loss, grad_norm);
+    if (bad.empty()) {
+      optimizer_->update(1.0 / weight, grad_norm);
+      note_good_step(state_.guard, grad_norm);
+    } else {
+      refuse_step(bad, samples);
+    }
+    sharding_->spread_weights();
     now.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    record(now, learning_rate, grad_norm);
+    if (bad.empty()) {
+      record(now, learning_rate, grad_norm);
+    } else {
+      record_refused(now, bad);
+    }
+  }
+
+  /// All ranks come here together: loss and norm are sums over all of them.
+  void refuse_step(const std::string& reason, const std::string& own_samples) {
+    std::string samples;
+    for (const std::string& of_rank : ranks_.gather_texts(own_samples)) samples += (samples.empty() ? "" : ", ") + of_rank;
+    const bool stop = note_bad_step(config_.guard, state_.guard);
+    const std::string text = fmt::format(
+        "stage {}: step {}: {} (samples {}); nothing was updated", config_.name, steps_done() + 1, reason, samples);
+    PV_CHECK(!stop,
+             "{}. Lower optimizer.learning_rate, or look at these samples; guard.max_bad_steps = {} such steps in a row "
+             "are skipped. {} holds the last good state",
+             text,
+             config_.guard.max_bad_steps,
+             state_folder());
+    if (ranks_.is_first()) spdlog::warn("{}", text);
+    optimizer_->skip();
+  }
+
+  void record_refused(const StepTotals& now, const std::string& reason) {
+    state_.total.steps += 1;
+    state_.total.seconds += now.seconds;
+    work_ = {};
+    if (log_) log_->append({{"step", steps_done()}, {"skipped", reason}, {"seconds", state_.total.seconds}});
   }
 
   /// Forward and backward of one pack. Returns the summed loss; adds what it is to be divided by to
   /// `weight`.
   torch::Tensor accumulate_gradients(const PackedBatch& packed, double& weight) {
-    const ComputeDtype guard(config_.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
+    const ComputeDtype guard(compute_type());
+    const UseBlockRunner runner(sharding_->runner());
     torch::Tensor loss;
     if (is_contrastive()) {
       const ContrastiveBatch batch = to_contrastive_batch(packed, device_);
@@ -231,11 +317,19 @@ class StageRun {
                                       batch.same_text);
     } else {
       for (const float target : packed.loss_weights) weight += target;
-      loss = model_.model->loss_sum(to_batch(packed, device_));
+      loss = model_.model->loss_sum(to_batch(needs_blank_picture(packed) ? with_blank_picture(packed, model_.config) : packed,
+                                             device_));
     }
     // A text-only pack has no graph when only the vision side learns.
     if (loss.requires_grad()) loss.backward();
     return loss.detach();
+  }
+
+  /// When blocks are gathered from all ranks, all must run the same ones: a pack of text beside packs with pictures.
+  bool needs_blank_picture(const PackedBatch& packed) const {
+    if (!sharding_->gathers_blocks()) return false;
+    const double with_pictures = ranks_.sum({packed.grids.empty() ? 0.0 : 1.0}).front();
+    return packed.grids.empty() && with_pictures > 0;
   }
 
   void record(const StepTotals& now, double learning_rate, double grad_norm) {
@@ -245,32 +339,53 @@ class StageRun {
     state_.total.add(now);
     state_.window.add(now);
     last_loss_ = now.loss;
+    work_seconds_ += now.seconds;
     if (steps_done() % config_.log_every != 0 && steps_done() != config_.steps) return;
     const StepTotals& window = state_.window;
-    metrics_->append({{"step", steps_done()},
-                      {"loss", window.loss / static_cast<double>(window.steps)},
-                      {"learning_rate", learning_rate},
-                      {"grad_norm", grad_norm},
-                      {"tokens_per_s", static_cast<double>(window.tokens) / window.seconds},
-                      {"images_per_s", static_cast<double>(window.images) / window.seconds},
-                      {"seconds", state_.total.seconds}});
+    const double operations =
+        training_operations(model_.config, LearningComponents::of(config_.trainable), work_) * ranks_.size();
+    mfu_ = operations / (work_seconds_ * peak_ * ranks_.size());
+    work_ = {};
+    work_seconds_ = 0;
+    if (log_) {
+      log_->append({{"step", steps_done()},
+                    {"loss", window.loss / static_cast<double>(window.steps)},
+                    {"learning_rate", learning_rate},
+                    {"grad_norm", grad_norm},
+                    {"tokens_per_s", static_cast<double>(window.tokens) / window.seconds},
+                    {"images_per_s", static_cast<double>(window.images) / window.seconds},
+                    {"mfu", mfu_},
+                    {"seconds", state_.total.seconds}});
+    }
     state_.window = {};
   }
 
   std::string note() const {
     const StepTotals& total = state_.total;
-    return fmt::format("loss {:.4f}  {:.0f} tokens/s  {:.0f} images/s",
+    return fmt::format("loss {:.4f}  {:.0f} tokens/s  {:.0f} images/s  MFU {:.0f} %",
                        last_loss_,
                        static_cast<double>(total.tokens) / total.seconds,
-                       static_cast<double>(total.images) / total.seconds);
+                       static_cast<double>(total.images) / total.seconds,
+                       100 * mfu_);
   }
 
   void save_state() {
+    ranks_.phase(fmt::format("saving the state of step {}", steps_done()));
     TrainingState state = state_;
-    state.metrics_bytes = metrics_->sync();
+    state.ranks = ranks_.size();
+    if (log_) state.metrics_bytes = log_->sync();
     state.loader = loader_.state();
     state.skipped = skipped();
-    save_training_state(state_folder(), state, weights_, optimizer_->state());
+    store_.save(state, written(sharding_->parts()), written(optimizer_->moments()));
+  }
+
+  /// Of slices that every rank has, those that this one writes.
+  std::vector<TensorSlice> written(const std::vector<TensorSlice>& slices) const {
+    std::vector<TensorSlice> own;
+    for (std::size_t i = 0; i < slices.size(); ++i) {
+      if (sharding_->writes(i)) own.push_back(slices[i]);
+    }
+    return own;
   }
 
   /// Those listed before an interruption, then those of this process.
@@ -291,22 +406,30 @@ class StageRun {
     result.name = config_.name;
     result.steps = total.steps;
     result.seconds = total.seconds;
-    result.first_loss = state_.first.loss / static_cast<double>(state_.first.steps);
-    result.final_loss = state_.last.loss / static_cast<double>(state_.last.steps);
+    // A tenth whose steps were all refused has no loss.
+    result.first_loss = state_.first.loss / static_cast<double>(std::max<int64_t>(1, state_.first.steps));
+    result.final_loss = state_.last.loss / static_cast<double>(std::max<int64_t>(1, state_.last.steps));
     result.tokens_per_s = static_cast<double>(total.tokens) / total.seconds;
     result.images_per_s = static_cast<double>(total.images) / total.seconds;
     result.samples = loader_.num_samples();
     result.skipped = loader_.num_skipped();
     result.checkpoint = folder_ + "/checkpoint";
+    result.packs_per_step = state_.packs_per_step;
+    result.bad_steps = state_.guard.bad_steps;
 
     optimizer_.reset();
+    sharding_->restore_model();
+    sharding_.reset();
     model_.model->eval();
     model_.model->to(torch::kCPU);
     result.components = component_table();
-    save_model(model_.model, tokenizer_path_, result.checkpoint);
-    write_skipped();
-    write_json(folder_ + "/result.json", result.to_json());
-    std::filesystem::remove_all(state_folder());
+    if (ranks_.is_first()) {
+      save_model(model_.model, tokenizer_path_, result.checkpoint);
+      write_skipped();
+      write_json(folder_ + "/result.json", result.to_json());
+      std::filesystem::remove_all(state_folder());
+    }
+    ranks_.barrier();
     return result;
   }
 
@@ -350,6 +473,8 @@ class StageRun {
   const std::string& tokenizer_path_;
   const std::string& folder_;
   const std::function<void(int64_t)>& after_step_;
+  Communicator& ranks_;
+  StateStore store_;
   torch::Device device_;
   PromptEncoder encoder_;
   PackedLoader loader_;
@@ -357,9 +482,15 @@ class StageRun {
   NamedTensors
       weights_;  // what learns: trainable parameters, and the heads of the contrastive objective
   ContrastiveHeads heads_{nullptr};
+  StateStore::Tensors tensors_;  // their names and shapes
+  std::optional<Sharding> sharding_;
   std::optional<Optimizer> optimizer_;
-  std::optional<MetricsLog> metrics_;
+  std::optional<StageLog> log_;  // rank 0 alone
   TrainingState state_;
+  PackShape work_;  // of this rank, since the last line of metrics
+  double work_seconds_ = 0;
+  double peak_ = 0;  // operations a second of one rank
+  double mfu_ = 0;
   double last_loss_ = 0;
 };
 
@@ -375,19 +506,23 @@ StageResult run_stage(const StageConfig& config,
                       LoadedModel& model,
                       const std::string& tokenizer_path,
                       const std::string& folder,
-                      const std::function<void(int64_t)>& after_step) {
+                      const std::function<void(int64_t)>& after_step,
+                      Communicator* ranks) {
   config.validate(config.name);
+  Communicator alone{Communicator::Alone()};
+  if (ranks == nullptr) ranks = &alone;
   const std::string result_file = folder + "/result.json";
   if (std::filesystem::exists(result_file)) {
-    check_same_config(config, folder);
     StageResult result = StageResult::from_json(read_json(result_file), result_file);
+    check_same_config(config, folder, result.packs_per_step, ranks->size());
     result.checkpoint = folder + "/checkpoint";  // the folder may have been moved
     load_weights(result.checkpoint, *model.model);
-    std::filesystem::remove_all(folder + "/state");
+    if (ranks->is_first()) std::filesystem::remove_all(folder + "/state");
     return result;
   }
+  ranks->barrier();  // rank 0 is about to write here
   const ThreadCount threads(config.threads);
-  return StageRun(config, model, tokenizer_path, folder, after_step).run();
+  return StageRun(config, model, tokenizer_path, folder, after_step, *ranks).run();
 }
 
 }  // namespace pocketvlm

@@ -7,6 +7,7 @@
 #include "base/config.h"
 #include "base/json.h"
 #include "model/checkpoint.h"
+#include "trainer/distributed/communicator.h"
 #include "trainer/stage_config.h"
 
 namespace pocketvlm {
@@ -37,6 +38,8 @@ struct StageResult {
   int64_t samples = 0, skipped = 0;
   std::vector<ComponentRow> components;
   std::string checkpoint;                 // folder
+  int64_t packs_per_step = 0;             // of all ranks; 0: not recorded
+  int64_t bad_steps = 0;                  // skipped by the guard
 
   void visit_fields(auto&& field) {
     field("name", name, "of the stage", required());
@@ -50,6 +53,8 @@ struct StageResult {
     field("skipped", skipped, "samples left out");
     field("components", components, "freeze table", required());
     field("checkpoint", checkpoint, "folder", required());
+    field("packs_per_step", packs_per_step, "of all ranks together; 0: not recorded");
+    field("bad_steps", bad_steps, "skipped by the guard");
   }
   Json to_json() const;
   static StageResult from_json(const Json& json, const std::string& where);
@@ -57,21 +62,25 @@ struct StageResult {
 
 /// Runs one stage in `folder`:
 ///   config.json        effective config
-///   metrics.jsonl      {"step", "loss", "learning_rate", "grad_norm", "tokens_per_s", "images_per_s", "seconds"}
-///   state/             resumable: weights, optimizer moments, loader position, random states (atomic)
+///   metrics.jsonl      {"step", "loss", "learning_rate", "grad_norm", "tokens_per_s", "images_per_s", "mfu", "seconds"}; a step that
+///                      the guard refused has a line {"step", "skipped": reason}
+///   events.out.tfevents.pocketvlm   the same curves for TensorBoard
+///   state/             resumable: weights, optimizer moments, loader position, random states (StateStore)
 ///   checkpoint/        the finished model (model/checkpoint.h)
 ///   result.json        StageResult; its presence means the stage is done
 ///   skipped.jsonl      samples left out, with file, place, reason
 /// A finished stage is not run again: its checkpoint is loaded. An interrupted one continues and ends with the same bits (with the
-/// same number of threads; another number is warned about).
+/// same number of threads and ranks; another number is warned about).
 /// Leaves `model` trained, in evaluation mode, on the CPU.
-/// Throws Error when frozen tensors changed, when the loss is not finite (before the update), when no data is usable, or when
-/// the folder holds results of another configuration.
+/// Throws Error when frozen tensors changed, when more steps in a row than the guard allows have no finite loss and gradients,
+/// when no data is usable, or when the folder holds results of another configuration.
 ///   after_step   called after every optimizer step with the number of steps done
+///   ranks        the job's; all of them call this with the same arguments, and rank 0 writes. Null: this process is alone
 StageResult run_stage(const StageConfig& config,
                       LoadedModel& model,
                       const std::string& tokenizer_path,
                       const std::string& folder,
-                      const std::function<void(int64_t)>& after_step = {});
+                      const std::function<void(int64_t)>& after_step = {},
+                      Communicator* ranks = nullptr);
 
 }  // namespace pocketvlm

@@ -225,7 +225,7 @@ TEST(Stage, StopsBeforeTheUpdateWhenTheLossIsNotANumber) {
       before = test::copy_weights(model);
     });
   });
-  EXPECT_NE(error.find("the loss of step 3 is nan"), std::string::npos) << error;
+  EXPECT_NE(error.find("step 3: the loss is nan"), std::string::npos) << error;
   for (const auto& [name, weight] : test::copy_weights(model))
     EXPECT_TRUE(test::same_bits(weight, before.at(name))) << name;
 
@@ -234,6 +234,36 @@ TEST(Stage, StopsBeforeTheUpdateWhenTheLossIsNotANumber) {
   int64_t first_step = 0;
   run(config, fresh, [&](int64_t step) { first_step = first_step == 0 ? step : first_step; });
   EXPECT_EQ(first_step, 3);
+}
+
+TEST(Stage, SkipsBadStepsAsLongAsTheGuardAllows) {
+  StageConfig config = test::tiny_stage("guarded");
+  config.steps = 6;
+  config.guard.max_bad_steps = 1;
+  config.log_every = 1;
+  LoadedModel model = test::tiny_model(1);
+  torch::Tensor norm = model.model->named_parameters()["language.norm.weight"];
+  float kept = 0;
+  std::map<std::string, torch::Tensor> before;
+  const StageResult result = run(config, model, [&](int64_t step) {
+    const torch::NoGradGuard no_grad;
+    if (step == 2) {  // the third step sees a NaN
+      kept = norm[0].item<float>();
+      norm[0] = std::numeric_limits<float>::quiet_NaN();
+      before = test::copy_weights(model);
+    } else if (step == 3) {
+      for (const auto& [name, weight] : test::copy_weights(model)) EXPECT_TRUE(test::same_bits(weight, before.at(name))) << name;
+      norm[0] = kept;
+    }
+  });
+  EXPECT_EQ(result.steps, 6);
+  EXPECT_EQ(result.bad_steps, 1);
+  EXPECT_TRUE(std::isfinite(result.final_loss));
+  const std::vector<Json> lines = test::read_lines(folder("guarded") + "/metrics.jsonl");
+  ASSERT_EQ(lines.size(), 6U);
+  EXPECT_EQ(lines[2]["skipped"], "the loss is nan");
+  EXPECT_FALSE(lines[2].contains("loss"));
+  EXPECT_TRUE(lines[3].contains("loss"));
 }
 
 TEST(Stage, IsLoadedNotRunWhenItIsFinished) {

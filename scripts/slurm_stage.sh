@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# One stage on a Slurm cluster, one process a GPU, started again by Slurm until it is done.
+#   sbatch --nodes=8 --gpus-per-node=8 --time=24:00:00 scripts/slurm_stage.sh configs/cluster/minicpmv-2.5-sft-1.json [--set a.b=c]...
+# The stage saves its state every `checkpoint_every` steps. Ten minutes before the time limit, or when the job is preempted,
+# or when a rank died, the job is put back into the queue and continues from the last state.
+#SBATCH --job-name=pocketvlm
+#SBATCH --signal=B:USR1@600
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -uo pipefail
+cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
+stage=${1:?"slurm_stage.sh: name a stage config"}
+shift
+most_restarts=${POCKETVLM_MOST_RESTARTS:-50}  # a fault that comes back at once must not loop for ever
+program=${POCKETVLM:-build/cuda/pocketvlm}
+gpus=${SLURM_GPUS_ON_NODE:-8}
+
+again() {
+  echo "slurm_stage.sh: $1; restart ${SLURM_RESTART_COUNT:-0} of at most $most_restarts"
+  [ "${SLURM_RESTART_COUNT:-0}" -lt "$most_restarts" ] || { echo "slurm_stage.sh: too many restarts" >&2; exit 1; }
+  [ -n "${step:-}" ] && kill "$step" 2>/dev/null
+  scontrol requeue "$SLURM_JOB_ID"
+  exit 0
+}
+trap 'again "the time limit or a preemption is near"' USR1
+
+srun --mpi=pmix --ntasks-per-node="$gpus" --gpus-per-node="$gpus" --kill-on-bad-exit=1 \
+  "$program" train "$stage" --resume "$@" &
+step=$!
+wait "$step"
+status=$?
+case $status in
+  0) echo "slurm_stage.sh: done" ;;
+  # The program's own answer to a mistake in config or data: the next start would end the same way.
+  1) [ -d "runs" ] && echo "slurm_stage.sh: ended with status 1; see the message above" >&2; exit 1 ;;
+  *) again "a rank ended with status $status" ;;
+esac

@@ -1,0 +1,159 @@
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdio>
+#include <set>
+
+#include "data/data_check.h"
+#include "data/packed_loader.h"
+#include "tests/data/test_data.h"
+
+/// What the data engine must stand at scale: far positions, many samples, every kind of damage.
+namespace pocketvlm {
+namespace {
+
+using test::byte_tokenizer;
+using test::document;
+using test::MadeUpSource;
+using test::small_images;
+using test::small_prompt;
+using test::test_picture;
+using test::TestFolder;
+
+LoaderConfig config_of(std::size_t num_sources) {
+  LoaderConfig config;
+  config.sources.resize(num_sources);
+  config.batch_tokens = 512;
+  config.max_tokens = 256;
+  config.look_ahead = 64;
+  config.workers = 0;
+  config.seed = 11;
+  return config;
+}
+
+std::vector<std::unique_ptr<SampleSource>> documents(std::int64_t size) {
+  std::vector<std::unique_ptr<SampleSource>> sources;
+  for (const char* name : {"a", "b"}) {
+    sources.push_back(std::make_unique<MadeUpSource>(name, size, [name](std::int64_t i) {
+      return document(name + std::to_string(i), static_cast<std::size_t>(3 + i % 41));
+    }));
+  }
+  return sources;
+}
+
+class DataEngine : public testing::Test {
+ protected:
+  Tokenizer tokenizer_ = byte_tokenizer();
+  PromptEncoder encoder_{tokenizer_, small_prompt(), small_images()};
+};
+
+TEST_F(DataEngine, ContinuesAtSampleTenMillionAtOnce) {
+  LoaderState far;
+  far.next_position = 10'000'000;
+  far.pending = {9'999'990, 9'999'995};
+  const auto begin = std::chrono::steady_clock::now();
+  PackedLoader loader(config_of(2), documents(20'000'000), encoder_);
+  loader.restore(far);
+  const PackedBatch pack = loader.next();
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  EXPECT_LT(seconds, 1.0);
+  EXPECT_GT(pack.num_tokens(), 400);
+
+  // It is the place it says: whoever restores what comes after continues with the same packs.
+  const LoaderState next = loader.state();
+  EXPECT_GE(next.next_position, far.next_position);
+  PackedLoader again(config_of(2), documents(20'000'000), encoder_);
+  again.restore(next);
+  EXPECT_EQ(again.next().sample_ids, loader.next().sample_ids);
+}
+
+double resident_mib() {
+  long total = 0, resident = 0;
+  std::FILE* file = std::fopen("/proc/self/statm", "r");
+  if (file == nullptr) return 0;
+  const int read = std::fscanf(file, "%ld %ld", &total, &resident);
+  std::fclose(file);
+  return read == 2 ? static_cast<double>(resident) * 4096 / (1 << 20) : 0;
+}
+
+TEST_F(DataEngine, KeepsItsMemoryOverManySamples) {
+  // A million with POCKETVLM_MANY_SAMPLES=1000000 (a minute); the same code runs either way.
+  const char* wanted = std::getenv("POCKETVLM_MANY_SAMPLES");
+  const std::int64_t samples = wanted != nullptr ? std::atoll(wanted) : 100'000;
+  PackedLoader loader(config_of(2), documents(10'000), encoder_);
+  while (loader.num_samples() < samples / 10) loader.next();
+  const double before = resident_mib();
+  while (loader.num_samples() < samples) loader.next();
+  EXPECT_LT(resident_mib() - before, 4.0) << "MiB more after nine times as many samples";
+}
+
+std::string record(const std::string& id, const std::string& picture) {
+  return R"({"id": ")" + id + R"(", "image": ")" + picture +
+         R"(", "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "That."}]})";
+}
+
+/// A thousand records of which every hundredth is damaged, each in its own way.
+std::string damaged_corpus(const TestFolder& folder) {
+  const std::string png = encode_png(test_picture(28, 28));
+  folder.write("good.png", png);
+  folder.write("cut.png", png.substr(0, png.size() / 2));
+  folder.write("text.jpg", "this is no picture");
+  folder.write("empty.png", "");
+  std::string huge = png;  // claims 60,000 x 60,000 pixels
+  huge[18] = huge[22] = '\xea';
+  huge[19] = huge[23] = '\x60';
+  folder.write("huge.png", huge);
+  const auto turns = [](const std::string& id, const std::string& conversations) {
+    return R"({"id": ")" + id + R"(", "conversations": )" + conversations + "}";
+  };
+  const std::vector<std::string> damaged = {
+      R"({"id": "d0", "conversations": [)",
+      record("d1", "absent.png"),
+      record("d2", "cut.png"),
+      record("d3", "text.jpg"),
+      record("d4", "empty.png"),
+      record("d5", "huge.png"),
+      turns("d6", R"([{"from": "human", "value": "What?"}])"),
+      turns("d7", R"([{"from": "robot", "value": "What?"}, {"from": "gpt", "value": "That."}])"),
+      turns("d8", R"([{"from": "human", "value": "<image> What?"}, {"from": "gpt", "value": "That."}])"),
+      "{\"id\": \"d9\", \"conversations\": [{\"from\": \"human\", \"value\": \"\xff\"}]}",
+  };
+  std::string lines;
+  for (int i = 0; i < 1000; ++i) {
+    lines += (i % 100 == 50 ? damaged[static_cast<std::size_t>(i / 100)] : record("s" + std::to_string(i), "good.png")) + "\n";
+  }
+  return folder.write("data.jsonl", lines);
+}
+
+TEST_F(DataEngine, CountsAndListsTenKindsOfDamageAndUsesTheRest) {
+  const TestFolder folder;
+  const std::string path = damaged_corpus(folder);
+  const DataCheckReport report = check_data(path, 2, &encoder_);
+  EXPECT_EQ(report.samples, 1000);
+  EXPECT_EQ(report.kept, 990);
+  ASSERT_EQ(report.listed.size(), 10U);
+  for (std::size_t i = 0; i < 10; ++i) EXPECT_EQ(report.listed[i].place, fmt::format("line {}", i * 100 + 51));
+  EXPECT_EQ(report.tokens.size(), 990U);
+  const Json json = report.to_json();
+  EXPECT_EQ(json["tokens"]["samples"], 990);
+  EXPECT_EQ(json["images"], 990);
+  std::int64_t counted = 0;
+  for (const auto& [reason, count] : report.reasons) counted += count;
+  EXPECT_EQ(counted, 10);
+
+  LoaderConfig config = config_of(1);
+  config.sources[0].kind = "conversations";
+  config.sources[0].path = path;
+  PackedLoader loader(config, encoder_);
+  std::set<std::string> seen;
+  while (loader.num_samples() + loader.num_skipped() < 1000 + config.look_ahead) {
+    for (const std::string& id : loader.next().sample_ids) seen.insert(id);
+  }
+  EXPECT_GE(seen.size(), 900U);
+  for (const std::string& id : seen) EXPECT_EQ(id[0], 's');
+  EXPECT_EQ(loader.skipped().size(), 10U);
+}
+
+}  // namespace
+}  // namespace pocketvlm

@@ -1,0 +1,246 @@
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <set>
+
+#include "base/files.h"
+#include "tiny_stage.h"
+#include "trainer/state_store.h"
+
+/// Starts jobs of several processes (rank_program) with mpirun and compares what they leave behind.
+namespace pocketvlm {
+namespace {
+
+struct Outcome {
+  int status;
+  std::string output;
+};
+
+std::string folder_of(const std::string& name) { return test::test_folder() + "/ranks-" + name; }
+
+Outcome run_ranks(int ranks, Json job) {
+  job["tokenizer"] = test::tiny_tokenizer_path();
+  const std::string log = test::test_folder() + "/ranks.log";
+  // One core is enough for a test; in a container the processes belong to root.
+  const std::string command =
+      fmt::format("OMP_NUM_THREADS=1 timeout 300 mpirun --allow-run-as-root --oversubscribe --bind-to none -n {} {}/tests/rank_program '{}' > {} 2>&1",
+                  ranks,
+                  BINARY_ROOT,
+                  job.dump(),
+                  log);
+  const int status = std::system(command.c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(log)};
+}
+
+void succeed(int ranks, const Json& job) {
+  const Outcome outcome = run_ranks(ranks, job);
+  ASSERT_EQ(outcome.status, 0) << outcome.output;
+}
+
+std::map<std::string, torch::Tensor> gradients(int ranks, Json job, const std::string& name) {
+  job["task"] = "gradients";
+  job["folder"] = folder_of(name);
+  succeed(ranks, job);
+  std::map<std::string, torch::Tensor> result;
+  std::vector<TensorSlice> slices;
+  StateStore::Tensors tensors;
+  for (const auto& item : VisionLanguageModel(test::tiny_model_config(), 1)->named_parameters()) {
+    result[item.key()] = torch::zeros_like(item.value()).detach();
+    slices.push_back(whole_tensor(item.key(), result[item.key()]));
+    tensors.emplace_back(item.key(), slices.back().shape);
+  }
+  StateStore(job["folder"].get<std::string>()).restore_weights(1, slices, tensors);
+  return result;
+}
+
+/// `floor`: what counts as a size at all. The gradient of a key's bias is zero but for rounding, in every order of sums.
+double relative(const torch::Tensor& a, const torch::Tensor& b, double floor) {
+  return (a - b).norm().item<double>() / std::max(floor, b.norm().item<double>());
+}
+double relative(const torch::Tensor& a, const torch::Tensor& b) { return relative(a, b, 1e-2); }
+
+class EverySharding : public testing::TestWithParam<const char*> {};
+
+TEST_P(EverySharding, GivesTheGradientsOfOneProcess) {
+  const std::string mode = GetParam();
+  const auto one = gradients(1, {{"accumulation", 4}}, "gradients-1-" + mode);
+  double square = 0;
+  for (const auto& [name, gradient] : one) square += gradient.square().sum().item<double>();
+  for (const int ranks : {1, 2, 4}) {
+    const auto many = gradients(ranks,
+                                {{"accumulation", 4 / ranks}, {"sharding", mode}},
+                                fmt::format("gradients-{}-of-{}", mode, ranks));
+    for (const auto& [name, gradient] : one) {
+      EXPECT_GT(gradient.norm().item<double>(), 0) << name;
+      EXPECT_LT(relative(many.at(name), gradient, 1e-3 * std::sqrt(square)), 1e-6) << name << " on " << ranks << " ranks";
+    }
+  }
+}
+
+TEST_P(EverySharding, TrainsLikeOneProcess) {
+  const std::string mode = GetParam();
+  const Json base = {{"task", "train"}, {"steps", 6}, {"sharding", mode}};
+  const auto train = [&](int ranks, Json job, const std::string& name) {
+    job["folder"] = folder_of(name);
+    job["accumulation"] = 4 / ranks;
+    succeed(ranks, job);
+    return job["folder"].get<std::string>();
+  };
+  Json plain = base;
+  plain["sharding"] = "replicated";
+  const std::string one = train(1, plain, "one-" + mode);
+  const std::vector<Json> expected = test::read_lines(one + "/metrics.jsonl");
+  const auto weights = test::copy_weights(load_model(one + "/checkpoint"));
+  for (const int ranks : {1, 2, 4}) {
+    const std::string many = train(ranks, base, fmt::format("{}-of-{}", mode, ranks));
+    const std::vector<Json> lines = test::read_lines(many + "/metrics.jsonl");
+    ASSERT_EQ(lines.size(), expected.size());
+    for (std::size_t i = 0; i < lines.size(); ++i) {
+      for (const char* key : {"loss", "grad_norm"}) {
+        const double wanted = expected[i][key].get<double>();
+        EXPECT_NEAR(lines[i][key].get<double>(), wanted, 1e-6 * wanted) << key << " of step " << i + 1;
+      }
+    }
+    const auto result = test::copy_weights(load_model(many + "/checkpoint"));
+    for (const auto& [name, weight] : weights) EXPECT_LT(relative(result.at(name), weight), 1e-6) << name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes,
+                         EverySharding,
+                         testing::Values("replicated", "optimizer", "full"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST(Sharding, DividesFrozenBlocksAndLetsThemPassGradientsOn) {
+  // Frozen blocks under a projector that learns: with text alone on one rank and pictures on another.
+  const Json job = {{"accumulation", 1}, {"trainable", {"projector.*"}}, {"task", "train"}, {"steps", 5}};
+  Json full = job;
+  full["sharding"] = "full";
+  full["folder"] = folder_of("frozen-full");
+  succeed(4, full);
+  Json plain = job;
+  plain["folder"] = folder_of("frozen-one");
+  plain["accumulation"] = 4;
+  succeed(1, plain);
+  const auto a = test::copy_weights(load_model(folder_of("frozen-full") + "/checkpoint"));
+  for (const auto& [name, weight] : test::copy_weights(load_model(folder_of("frozen-one") + "/checkpoint"))) {
+    EXPECT_LT(relative(a.at(name), weight), 1e-6) << name;
+  }
+}
+
+TEST(Sharding, OrthogonalizesDividedMatricesAsWholeOnes) {
+  const auto train = [&](const std::string& mode) {
+    const std::string folder = folder_of("muon-" + mode);
+    succeed(2,
+            {{"task", "train"},
+             {"folder", folder},
+             {"steps", 3},
+             {"sharding", mode},
+             {"orthogonalized", {"language.layers.*", "vision_encoder.blocks.*"}}});
+    return test::copy_weights(load_model(folder + "/checkpoint"));
+  };
+  const auto whole = train("replicated");
+  for (const char* mode : {"optimizer", "full"}) {
+    const auto divided = train(mode);
+    // Newton-Schulz runs in bfloat16, so batches of one matrix or several may round differently.
+    for (const auto& [name, weight] : whole) EXPECT_LT(relative(divided.at(name), weight), 2e-4) << mode << " " << name;
+  }
+}
+
+TEST(Recomputing, GivesTheSameBits) {
+  const auto train = [&](bool recompute) {
+    const std::string folder = folder_of(recompute ? "recompute" : "keep");
+    succeed(1, {{"task", "train"}, {"folder", folder}, {"steps", 3}, {"recompute", recompute}});
+    return read_file(folder + "/checkpoint/model.safetensors");
+  };
+  EXPECT_EQ(train(true), train(false));
+}
+
+TEST(Ranks, ContinueAStateOnAnotherNumberOfRanks) {
+  const auto job = [&](const std::string& name, int accumulation, const std::string& mode) {
+    return Json{{"task", "train"},
+                {"folder", folder_of(name)},
+                {"steps", 8},
+                {"checkpoint_every", 3},
+                {"accumulation", accumulation},
+                {"sharding", mode}};
+  };
+  succeed(1, job("whole", 4, "replicated"));
+  const std::vector<Json> expected = test::read_lines(folder_of("whole") + "/metrics.jsonl");
+  const auto weights = test::copy_weights(load_model(folder_of("whole") + "/checkpoint"));
+  for (const char* mode : {"optimizer", "full"}) {
+    const std::string name = std::string("moved-") + mode;
+    Json begun = job(name, 1, mode);
+    begun["fault"] = "kill";
+    begun["fault_rank"] = 2;
+    begun["fault_step"] = 5;
+    EXPECT_NE(run_ranks(4, begun).status, 0);
+    ASSERT_FALSE(std::filesystem::exists(folder_of(name) + "/result.json"));
+
+    const Outcome refused = run_ranks(2, job(name, 1, mode));
+    EXPECT_NE(refused.output.find("was begun with 4 packs an optimizer step; 1 on 2 ranks are 2"), std::string::npos)
+        << refused.output;
+
+    succeed(2, job(name, 2, "replicated"));
+    const std::vector<Json> lines = test::read_lines(folder_of(name) + "/metrics.jsonl");
+    ASSERT_EQ(lines.size(), expected.size());
+    for (std::size_t i = 0; i < lines.size(); ++i) {
+      const double wanted = expected[i]["loss"].get<double>();
+      EXPECT_NEAR(lines[i]["loss"].get<double>(), wanted, 1e-6 * wanted) << "step " << i + 1;
+    }
+    const auto result = test::copy_weights(load_model(folder_of(name) + "/checkpoint"));
+    for (const auto& [key, weight] : weights) EXPECT_LT(relative(result.at(key), weight), 1e-6) << key;
+  }
+}
+
+TEST(Ranks, KilledTogetherEndWithTheSameBits) {
+  const auto job = [&](const std::string& name) {
+    return Json{{"task", "train"}, {"folder", folder_of(name)}, {"steps", 7}, {"checkpoint_every", 2}, {"sharding", "full"}};
+  };
+  succeed(2, job("at-once"));
+  Json killed = job("killed");
+  killed["fault"] = "kill";
+  killed["fault_rank"] = 0;
+  killed["fault_step"] = 5;
+  EXPECT_NE(run_ranks(2, killed).status, 0);
+  succeed(2, job("killed"));
+  EXPECT_EQ(read_file(folder_of("at-once") + "/checkpoint/model.safetensors"),
+            read_file(folder_of("killed") + "/checkpoint/model.safetensors"));
+}
+
+struct Fault {
+  const char* kind;
+  const char* said;  // on standard error
+};
+class FaultyRank : public testing::TestWithParam<Fault> {};
+
+TEST_P(FaultyRank, IsNamedAndEndsTheJob) {
+  const Fault fault = GetParam();
+  const Outcome outcome = run_ranks(3,
+                                    {{"task", "train"},
+                                     {"folder", folder_of(std::string("fault-") + fault.kind)},
+                                     {"steps", 1000000},
+                                     {"timeout_s", 2},
+                                     {"fault", fault.kind},
+                                     {"fault_rank", 1},
+                                     {"fault_step", 3}});
+  EXPECT_NE(outcome.status, 0);
+  EXPECT_NE(outcome.status, 124) << "the job had to be ended by the test's own timeout";
+  EXPECT_NE(outcome.output.find("rank 1"), std::string::npos) << outcome.output;
+  EXPECT_NE(outcome.output.find(fault.said), std::string::npos) << outcome.output;
+}
+
+// Of a killed rank mpirun itself may tell before the watchdog can.
+INSTANTIATE_TEST_SUITE_P(By,
+                         FaultyRank,
+                         testing::Values(Fault{"kill", "rank 1"},
+                                         Fault{"freeze", "has not been heard of for 2 s"},
+                                         Fault{"slow", "is too slow"},
+                                         Fault{"throw", "rank 1: this rank has had enough"}),
+                         [](const auto& info) { return std::string(info.param.kind); });
+
+}  // namespace
+}  // namespace pocketvlm

@@ -1,0 +1,127 @@
+/// One rank of a job that distributed_test starts with mpirun. The one argument is a JSON object:
+///   task         "train" (a tiny stage in `folder`) or "gradients" (of its first step, written to `folder` as a state)
+///   tokenizer    file; folder; sharding; accumulation; steps; checkpoint_every; recompute; trainable; orthogonalized; timeout_s
+///   fault        "" | "kill" | "freeze" | "slow" | "throw": what happens to `fault_rank` after `fault_step`
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <thread>
+
+#include "base/log.h"
+#include "tiny_stage.h"
+#include "trainer/blank_picture.h"
+#include "trainer/distributed/sharding.h"
+#include "trainer/stage.h"
+#include "trainer/state_store.h"
+
+namespace pocketvlm {
+namespace {
+
+LoadedModel tiny(const Json& job) {
+  LoadedModel loaded;
+  loaded.config = test::tiny_model_config();
+  loaded.model = VisionLanguageModel(loaded.config, 1);
+  loaded.tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(job["tokenizer"].get<std::string>()));
+  loaded.encoder =
+      std::make_unique<PromptEncoder>(*loaded.tokenizer, loaded.config.prompt, loaded.config.image);
+  return loaded;
+}
+
+/// Pictures beside texts without any, so that ranks hold packs of both kinds.
+StageConfig stage(const Json& job) {
+  StageConfig config = test::tiny_stage("ranks");
+  config.data.batch_tokens = 64;
+  config.data.max_tokens = 64;
+  config.data.workers = 0;
+  SourceConfig texts = config.data.sources[0];
+  texts.scenes.tasks = {{"text", 1.0}};
+  texts.weight = 2.0;
+  config.data.sources.push_back(texts);
+  config.optimizer.eps = 1e-4;  // Adam would turn the rounding of near-zero gradients into whole steps
+  config.log_every = 1;
+  config.seed = 3;
+  config.accumulation = job.value("accumulation", 1);
+  config.steps = job.value("steps", 4);
+  config.checkpoint_every = job.value("checkpoint_every", 0);
+  config.recompute_blocks = job.value("recompute", false);
+  config.distributed.sharding = job.value("sharding", "replicated");
+  config.distributed.timeout_s = job.value("timeout_s", 60.0);
+  config.trainable = job.value("trainable", std::vector<std::string>{"*"});
+  config.optimizer.orthogonalized = job.value("orthogonalized", std::vector<std::string>{});
+  return config;
+}
+
+void suffer(const std::string& fault) {
+  if (fault == "kill") ::raise(SIGKILL);
+  if (fault == "freeze") ::raise(SIGSTOP);
+  if (fault == "slow") std::this_thread::sleep_for(std::chrono::seconds(60));
+  if (fault == "throw") fail("this rank has had enough");
+}
+
+void train(const Json& job, Communicator& ranks) {
+  LoadedModel model = tiny(job);
+  run_stage(
+      stage(job),
+      model,
+      job["tokenizer"].get<std::string>(),
+      job["folder"].get<std::string>(),
+      [&](int64_t step) {
+        if (ranks.rank() == job.value("fault_rank", -1) && step == job.value("fault_step", -1)) {
+          suffer(job.value("fault", ""));
+        }
+      },
+      &ranks);
+}
+
+/// What the optimizer would get in the first step, stored like weights.
+void gradients(const Json& job, Communicator& ranks) {
+  LoadedModel model = tiny(job);
+  const StageConfig config = stage(job);
+  set_trainable(*model.model, config.trainable);
+  model.model->train();
+  NamedTensors weights;
+  for (const auto& item : model.model->named_parameters()) {
+    if (item.value().requires_grad()) weights.emplace_back(item.key(), item.value());
+  }
+  Sharding sharding(config.distributed, config.recompute_blocks, *model.model, weights, ranks);
+  PackedLoader loader(config.data, *model.encoder, ranks.rank(), ranks.size());
+  const UseBlockRunner runner(sharding.runner());
+  for (int64_t i = 0; i < config.accumulation; ++i) {
+    PackedBatch packed = loader.next();
+    if (packed.grids.empty() && sharding.gathers_blocks()) packed = with_blank_picture(packed, model.config);
+    const torch::Tensor loss = model.model->loss_sum(to_batch(packed));
+    if (loss.requires_grad()) loss.backward();
+  }
+  sharding.reduce_gradients();
+  std::vector<TensorSlice> slices;
+  for (std::size_t i = 0; i < sharding.parts().size(); ++i) {
+    TensorSlice slice = sharding.parts()[i];
+    const torch::Tensor gradient = slice.values.grad();
+    slice.values = gradient.defined() ? gradient : torch::zeros_like(slice.values);
+    if (sharding.writes(i)) slices.push_back(slice);
+  }
+  TrainingState state;
+  state.total.steps = 1;
+  StateStore(job["folder"].get<std::string>(), &ranks).save(state, slices, {});
+}
+
+}  // namespace
+}  // namespace pocketvlm
+
+int main(int /*argc*/, char** argv) {
+  using namespace pocketvlm;
+  set_up_logging();
+  Communicator ranks;
+  try {
+    const Json job = parse_json(argv[1], "job");
+    if (job["task"] == "gradients") gradients(job, ranks);
+    else train(job, ranks);
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "pocketvlm: rank %d: %s\n", ranks.rank(), error.what());
+    ranks.abort(1);
+    return 1;
+  }
+}

@@ -1,0 +1,76 @@
+#include "trainer/training_work.h"
+
+#include <gtest/gtest.h>
+
+#include "base/files.h"
+#include "tiny_stage.h"
+#include "trainer/bench_shapes.h"
+#include "trainer/stage_plan.h"
+
+namespace pocketvlm {
+namespace {
+
+TEST(TrainingWork, CountsByHandWhatALanguageModelCosts) {
+  ModelConfig config = test::tiny_model_config();
+  const LanguageConfig& language = config.language;
+  PackShape shape;
+  shape.add({10, 20}, 7, {});
+  EXPECT_EQ(shape.tokens, 30);
+  EXPECT_EQ(shape.squared_segments, 500);
+  // q, o: 32 x 32; k, v: 32 x 16; three MLP matrices 32 x 64; two layers; the output layer for targets alone
+  const double weights = 2.0 * 30 * 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64) + 2.0 * 7 * 32 * static_cast<double>(language.vocab);
+  const double scores = 2.0 * 2 * 32 * 500;  // half of 4 x width x length^2
+  LearningComponents learning;
+  EXPECT_DOUBLE_EQ(training_operations(config, learning, shape), weights + scores);
+  learning.language = true;
+  EXPECT_DOUBLE_EQ(training_operations(config, learning, shape), 3 * (weights + scores));
+  learning.language = false;
+  learning.projector = true;  // gradients pass through the frozen decoder
+  EXPECT_DOUBLE_EQ(training_operations(config, learning, shape), 2 * weights + 3 * scores);
+}
+
+TEST(TrainingWork, KnowsWhatPatternsTrain) {
+  const auto learning = LearningComponents::of({"projector.*", "language.layers.0.*"});
+  EXPECT_FALSE(learning.vision_encoder);
+  EXPECT_TRUE(learning.projector);
+  EXPECT_TRUE(learning.language);
+  const auto all = LearningComponents::of({"*"});
+  EXPECT_TRUE(all.vision_encoder && all.projector && all.language);
+}
+
+TEST(BenchShapes, DrawsTheLengthsThatPythonDraws) {
+  // [int(round(math.exp(random.Random(seed).uniform(math.log(8), math.log(512))))) ...] of Python 3
+  EXPECT_EQ(bench_lengths(8, 3, 8, 512), (std::vector<int64_t>{22, 77, 37, 99, 108, 11, 8, 260}));
+  EXPECT_EQ(bench_lengths(8, 0, 8, 512), (std::vector<int64_t>{268, 187, 46, 23, 67, 43, 208, 28}));
+}
+
+TEST(BenchShapes, NamesTheSizeThatIsMissing) {
+  const std::string path = test::test_folder() + "/shapes.json";
+  write_file_atomic(path, R"({"vision": {"hidden_size": 8}, "language": {}, "queries": 4, "resampler_heads": 1})");
+  EXPECT_NE(test::error_of([&] { BenchShapes::read(path); }).find("vision.patch_size: expected a positive integer"),
+            std::string::npos);
+}
+
+TEST(StagePlan, DividesWhatTheShardingDivides) {
+  StageConfig config = test::tiny_stage("plan");
+  const ModelConfig model = test::tiny_model_config();
+  const auto parameters = static_cast<double>(count_parameters(model).total());
+  const RankPlan alone = plan_stage(config, model, {}, 1);
+  EXPECT_DOUBLE_EQ(alone.weights_bytes, 4 * parameters);
+  EXPECT_DOUBLE_EQ(alone.moments_bytes, 8 * parameters);
+  EXPECT_EQ(alone.traffic_bytes, 0);
+  config.distributed.sharding = "optimizer";
+  const RankPlan optimizer = plan_stage(config, model, {}, 8);
+  EXPECT_DOUBLE_EQ(optimizer.weights_bytes, 4 * parameters);
+  EXPECT_DOUBLE_EQ(optimizer.moments_bytes, parameters);
+  EXPECT_DOUBLE_EQ(optimizer.traffic_bytes, 7.0 / 8 * 8 * parameters);
+  config.distributed.sharding = "full";
+  const RankPlan full = plan_stage(config, model, {}, 8);
+  EXPECT_LT(full.weights_bytes, 0.7 * optimizer.weights_bytes);  // embeddings stay whole
+  EXPECT_LT(full.activations_bytes, alone.activations_bytes);
+  EXPECT_DOUBLE_EQ(full.operations, alone.operations);
+  EXPECT_DOUBLE_EQ(full.samples_per_step, 8 * alone.samples_per_step);
+}
+
+}  // namespace
+}  // namespace pocketvlm

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/types.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "model/block_runner.h"
+#include "trainer/distributed/communicator.h"
+#include "trainer/distributed/distributed_config.h"
+#include "trainer/optimizer.h"
+#include "trainer/tensor_slice.h"
+
+namespace pocketvlm {
+
+/// How weights, gradients and moments are spread over the ranks (design decision 6), around a step that reads
+///   forward and backward under `runner()`, reduce_gradients(), optimizer step on `parts()`, spread_weights().
+///
+///   replicated   every rank keeps and updates everything
+///   optimizer    every rank keeps all weights, updates its part of them and sends it to the others
+///   full         of the weights inside transformer blocks every rank keeps its part; a block is gathered when it runs,
+///                forward and backward, and its gradients are summed into the parts at once. What is not inside a block
+///                (embeddings, projector, norms) is treated as under `optimizer`.
+///
+/// Gradients are summed in float32, in the order of the ranks, also for tensors that a rank has no gradient for: what a
+/// rank's batch holds changes nothing about who talks when. Under `full` the same must hold for which blocks are run.
+class Sharding {
+ public:
+  /// model: whose blocks are run; weights: what learns, whole on every rank and equal on all of them.
+  Sharding(const DistributedConfig& config,
+           bool recompute_blocks,
+           torch::nn::Module& model,
+           const std::vector<std::pair<std::string, torch::Tensor>>& weights,
+           Communicator& ranks);
+  ~Sharding();
+
+  /// What this rank updates: whole tensors, or runs of their numbers. Gradients are on `values` after reduce_gradients().
+  const std::vector<TensorSlice>& parts() const { return parts_; }
+  /// Those of parts() that this rank writes to a checkpoint: every number is written by exactly one rank.
+  bool writes(std::size_t part) const;
+  /// Empty when blocks are run as they are.
+  const BlockRunner& runner() const { return runner_; }
+  /// Whether all ranks must run the same blocks.
+  bool gathers_blocks() const { return !units_.empty() && ranks_.size() > 1; }
+
+  void reduce_gradients();
+  void spread_weights();
+  /// What the optimizer needs from the other ranks.
+  PartsExchange exchange();
+  /// Ends the sharding: the model's parameters hold all their numbers again.
+  void restore_model();
+
+ private:
+  struct Row;
+  struct Unit;
+  using NamedWeights = std::vector<std::pair<std::string, torch::Tensor>>;
+  void add_units(torch::nn::Module& model);
+  void add_recomputed_blocks(torch::nn::Module& model);
+  void add_buckets(const NamedWeights& weights);
+  void gather_row(const Row& row,
+                  const std::vector<torch::Tensor>& values,
+                  const std::function<void(std::size_t, const torch::Tensor&)>& use);
+
+  Communicator& ranks_;
+  std::string mode_;
+  std::vector<std::pair<std::string, std::vector<int64_t>>> tensors_;  // name and shape of all that learn
+  std::vector<std::shared_ptr<Unit>> units_;
+  std::vector<std::shared_ptr<Row>> buckets_;  // what is not in a unit and learns
+  std::vector<std::shared_ptr<Row>> rows_;     // all that parts_ are pieces of, in their order
+  std::vector<TensorSlice> parts_;
+  BlockRunner runner_;
+};
+
+}  // namespace pocketvlm

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "trainer/event_file.h"
+#include "trainer/metrics_log.h"
+
+namespace pocketvlm {
+
+/// The curves of a stage: metrics.jsonl, and beside it the same numbers for TensorBoard. The jsonl is the one that counts; the
+/// other is made again from it when a stage continues.
+class StageLog {
+ public:
+  /// Opens <folder>/metrics.jsonl cut to `bytes`.
+  StageLog(const std::string& folder, std::int64_t bytes);
+  void append(const Json& line);
+  std::int64_t sync() { return metrics_.sync(); }
+
+ private:
+  void add_event(const Json& line, double wall_time);
+  MetricsLog metrics_;
+  EventFile events_;
+};
+
+}  // namespace pocketvlm

@@ -1,0 +1,189 @@
+#include "trainer/stage_plan.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "trainer/training_work.h"
+
+namespace pocketvlm {
+namespace {
+
+/// Parameters inside transformer blocks (divided under full sharding), and outside.
+struct Split {
+  double blocks = 0, outside = 0, largest_block = 0;
+  double learned_blocks = 0, learned_outside = 0;
+};
+
+double vision_block(const VisionConfig& vision) {
+  const auto v = static_cast<double>(vision.hidden), f = static_cast<double>(vision.ffn);
+  return 4 * v * v + 2 * v * f + 9 * v + f;  // four projections and two MLP matrices with biases, two LayerNorms
+}
+
+double language_block(const LanguageConfig& language) {
+  const auto h = static_cast<double>(language.hidden), heads = static_cast<double>(language.num_heads * language.head_dim);
+  const auto kv = static_cast<double>(language.num_kv_heads * language.head_dim);
+  return 2 * h * heads + 2 * h * kv + 3 * h * static_cast<double>(language.ffn) + 2 * h +
+         (language.qkv_bias ? heads + 2 * kv : 0);
+}
+
+Split split_parameters(const ModelConfig& model, const LearningComponents& learning) {
+  const ParameterCounts counts = count_parameters(model);
+  const double vision = vision_block(model.vision) * static_cast<double>(model.vision.num_layers);
+  const double language = language_block(model.language) * static_cast<double>(model.language.num_layers);
+  Split split;
+  split.blocks = vision + language;
+  split.outside = static_cast<double>(counts.total()) - split.blocks;
+  split.largest_block = std::max(vision_block(model.vision), language_block(model.language));
+  split.learned_blocks = (learning.vision_encoder ? vision : 0) + (learning.language ? language : 0);
+  split.learned_outside = (learning.vision_encoder ? static_cast<double>(counts.vision_encoder) - vision : 0) +
+                          (learning.projector ? static_cast<double>(counts.projector) : 0) +
+                          (learning.language ? static_cast<double>(counts.language) - language : 0);
+  return split;
+}
+
+double slices_of(const ImageConfig& image, const PlanAssumptions& assumptions) {
+  if (assumptions.slices > 0) return assumptions.slices;
+  if (image.mode != "slices" || image.max_slices == 1) return 1;
+  return 1 + static_cast<double>(image.max_slices) / 2;
+}
+
+/// A pack of equal samples, each of one picture.
+struct PlannedPack {
+  PackShape shape;
+  double samples = 0;
+};
+
+PlannedPack plan_pack(const StageConfig& config, const ModelConfig& model, const PlanAssumptions& assumptions) {
+  const ImageConfig image = stage_image(config.input, model.image);
+  const double slices = slices_of(image, assumptions);
+  const int64_t side = (image.mode == "slices" ? image.scale_resolution : image.image_size) / image.patch_size;
+  const auto patches = static_cast<double>(side * side);
+  const double sample_tokens = slices * static_cast<double>(model.projector.num_queries) + assumptions.text_tokens;
+  PlannedPack pack;
+  pack.samples = static_cast<double>(config.data.batch_tokens) / sample_tokens;
+  pack.shape.tokens = config.data.batch_tokens;
+  pack.shape.targets = std::llround(pack.samples * assumptions.text_tokens * assumptions.target_share);
+  pack.shape.squared_segments = pack.samples * sample_tokens * sample_tokens;
+  pack.shape.slices = std::llround(pack.samples * slices);
+  pack.shape.patches = std::llround(pack.samples * slices * patches);
+  pack.shape.squared_slices = pack.samples * slices * patches * patches;
+  return pack;
+}
+
+/// What backward needs of one pack: per token of a block that is kept, the residual stream twice (float32), norms, queries, keys,
+/// values, attention and MLP inner values in compute dtype; of a block that is recomputed, its float32 input, and one
+/// block at a time whole.
+double activation_bytes(const StageConfig& config, const ModelConfig& model, const LearningComponents& learning, const PackShape& shape) {
+  const double bytes = config.compute_dtype == "bf16" ? 2 : 4;
+  const bool recompute = config.recompute_blocks || config.distributed.sharding == "full";
+  const auto of = [&](double width, double qkv, double inner, double rows, double layers, bool needed) {
+    if (!needed) return 0.0;
+    const double input = 4 * width * rows, whole = (2 * 4 * width + bytes * (3 * width + qkv + inner)) * rows;
+    return recompute ? layers * input + whole : layers * whole;
+  };
+  const VisionConfig& vision = model.vision;
+  const LanguageConfig& language = model.language;
+  const auto v = static_cast<double>(vision.hidden), h = static_cast<double>(language.hidden);
+  const double heads = static_cast<double>((language.num_heads + 2 * language.num_kv_heads) * language.head_dim);
+  const bool through = learning.vision_encoder || learning.projector || learning.language;
+  return of(v, 3 * v, 2 * static_cast<double>(vision.ffn), static_cast<double>(shape.patches), static_cast<double>(vision.num_layers), learning.vision_encoder) +
+         of(h, heads, 3 * static_cast<double>(language.ffn), static_cast<double>(shape.tokens), static_cast<double>(language.num_layers), through) +
+         static_cast<double>(shape.patches) * 3 * static_cast<double>(model.image.patch_size * model.image.patch_size) * 4;
+}
+
+}  // namespace
+
+RankPlan plan_stage(const StageConfig& config, const ModelConfig& model, const PlanAssumptions& assumptions, int64_t ranks) {
+  const LearningComponents learning = LearningComponents::of(config.trainable);
+  const Split split = split_parameters(model, learning);
+  const PlannedPack pack = plan_pack(config, model, assumptions);
+  const auto n = static_cast<double>(ranks);
+  const double accumulation = static_cast<double>(config.accumulation), sent = (n - 1) / n;
+  const double learned = split.learned_blocks + split.learned_outside;
+  const std::string& mode = config.distributed.sharding;
+  RankPlan plan;
+  plan.ranks = ranks;
+  if (mode == "full") {
+    plan.weights_bytes = 4 * (split.outside + split.blocks / n);
+    plan.gradients_bytes = 4 * (split.learned_outside + split.learned_blocks / n);
+    plan.gathered_bytes = 2 * 4 * split.largest_block;
+    // Blocks travel twice as weights (forward, backward) and once as gradients in every pack.
+    plan.traffic_bytes = 4 * sent * (accumulation * (2 * split.blocks + split.learned_blocks) + 2 * split.learned_outside);
+  } else {
+    plan.weights_bytes = 4 * (split.outside + split.blocks);
+    plan.gradients_bytes = 4 * learned;
+    plan.traffic_bytes = 4 * sent * 2 * learned;  // gradients are summed in parts; sums or new weights are gathered
+  }
+  plan.moments_bytes = 8 * learned / (mode == "replicated" ? 1 : n);
+  plan.activations_bytes = activation_bytes(config, model, learning, pack.shape);
+  plan.operations = accumulation * training_operations(model, learning, pack.shape);
+  plan.samples_per_step = pack.samples * accumulation * n;
+  plan.steps = assumptions.samples > 0 ? static_cast<double>(assumptions.samples) / plan.samples_per_step
+                                       : static_cast<double>(config.steps);
+  plan.days = plan.steps * plan.operations / (assumptions.mfu * assumptions.peak_tflops * 1e12) / 86400;
+  return plan;
+}
+
+Json RankPlan::to_json() const {
+  return {{"ranks", ranks},
+          {"memory_bytes", memory_bytes()},
+          {"weights_bytes", weights_bytes},
+          {"gradients_bytes", gradients_bytes},
+          {"moments_bytes", moments_bytes},
+          {"gathered_bytes", gathered_bytes},
+          {"activations_bytes", activations_bytes},
+          {"traffic_bytes_per_step", traffic_bytes},
+          {"operations_per_step", operations},
+          {"samples_per_step", samples_per_step},
+          {"steps", steps},
+          {"days", days}};
+}
+
+std::string plan_text(const StageConfig& config,
+                      const ModelConfig& model,
+                      const PlanAssumptions& assumptions,
+                      const std::vector<RankPlan>& plans) {
+  const auto gib = [](double bytes) { return bytes / (1 << 30); };
+  std::string text = fmt::format(
+      "{}: {} ({:.2f} G parameters), sharding {}, {} tokens a pack, accumulation {}\n"
+      "assumed: {:.0f} text tokens a sample, {:.1f} slices a picture, {:.0f} % of {:.0f} TFLOP/s a GPU\n"
+      "{:>6} {:>10} {:>9} {:>9} {:>9} {:>9} {:>11} {:>12} {:>12} {:>10} {:>8}\n",
+      config.name,
+      model.family,
+      static_cast<double>(count_parameters(model).total()) / 1e9,
+      config.distributed.sharding,
+      config.data.batch_tokens,
+      config.accumulation,
+      assumptions.text_tokens,
+      slices_of(stage_image(config.input, model.image), assumptions),
+      100 * assumptions.mfu,
+      assumptions.peak_tflops,
+      "GPUs",
+      "GiB a GPU",
+      "weights",
+      "gradients",
+      "moments",
+      "gathered",
+      "activations",
+      "GiB sent",
+      "samples",
+      "steps",
+      "days");
+  for (const RankPlan& plan : plans) {
+    text += fmt::format("{:>6} {:>10.1f} {:>9.1f} {:>9.1f} {:>9.1f} {:>9.1f} {:>11.1f} {:>12.2f} {:>12.0f} {:>10.0f} {:>8.2f}\n",
+                        plan.ranks,
+                        gib(plan.memory_bytes()),
+                        gib(plan.weights_bytes),
+                        gib(plan.gradients_bytes),
+                        gib(plan.moments_bytes),
+                        gib(plan.gathered_bytes),
+                        gib(plan.activations_bytes),
+                        gib(plan.traffic_bytes),
+                        plan.samples_per_step,
+                        plan.steps,
+                        plan.days);
+  }
+  return text + "GiB sent, samples: in one optimizer step (sent by a GPU; samples of all)\n";
+}
+
+}  // namespace pocketvlm
