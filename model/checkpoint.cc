@@ -8,12 +8,14 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include "base/error.h"
 #include "base/files.h"
 #include "base/json.h"
 #include "base/safetensors.h"
 #include "model/name_patterns.h"
+#include "model/released/weight_files.h"
 
 namespace pocketvlm {
 namespace {
@@ -82,15 +84,56 @@ void replace_folder(const fs::path& from, const fs::path& to) {
   sync_folder(to.has_parent_path() ? to.parent_path() : fs::path("."));
 }
 
-/// Copies one tensor of a file into a parameter; shapes are equal already.
-void copy_tensor(const TensorView& view, const std::string& where, torch::Tensor& parameter) {
-  const torch::Tensor mapped = torch::from_blob(
-      const_cast<std::byte*>(view.bytes.data()), view.shape, torch::TensorOptions().dtype(dtype_of(view.dtype, where)));
-  parameter.copy_(mapped);
-  PV_CHECK(torch::isfinite(parameter).all().item<bool>(),
-           "{}: holds NaN or infinity; the checkpoint is damaged or the run that wrote it diverged",
-           where);
+/// NaN and infinity are looked for in stretches: the flags of a whole embedding would take half its memory again.
+void check_loaded(const torch::Tensor& mapped, const std::string& where) {
+  constexpr int64_t kStretch = 1 << 22;
+  for (const torch::Tensor& stretch : mapped.flatten().split(kStretch)) {
+    PV_CHECK(torch::isfinite(stretch).all().item<bool>(),
+             "{}: holds NaN or infinity; the checkpoint is damaged or the run that wrote it diverged",
+             where);
+  }
 }
+
+/// Vectors and position tables are added to float32 values by kernels that read float32.
+bool is_matrix(const std::string& name, const std::vector<int64_t>& shape) {
+  return shape.size() > 1 && !name.ends_with("position_embedding");
+}
+
+/// Gives one tensor of a folder to a parameter of the same shape.
+class WeightLoader {
+ public:
+  WeightLoader(const std::string& folder, torch::Dtype held)
+      : file_(std::make_shared<SafetensorsFolder>(folder)), held_(held) {}
+
+  const std::map<std::string, TensorView>& tensors() const { return file_->tensors(); }
+
+  void load(const std::string& name, const std::string& where, torch::Tensor& parameter) {
+    const TensorView& view = tensors().at(name);
+    const torch::Dtype stored = dtype_of(view.dtype, where);
+    const torch::Dtype wanted = held_ == torch::kBFloat16 && is_matrix(name, view.shape) ? torch::kBFloat16 : torch::kFloat32;
+    // The parameter keeps the mapped file alive.
+    const torch::Tensor mapped = torch::from_blob(const_cast<std::byte*>(view.bytes.data()),
+                                                  view.shape,
+                                                  [file = file_](void*) {},
+                                                  torch::TensorOptions().dtype(stored));
+    pages_.move_to(view.bytes);
+    check_loaded(mapped, where);
+    if (!is_placeholder(parameter)) {
+      TORCH_INTERNAL_ASSERT(parameter.scalar_type() == torch::kFloat32);
+      parameter.copy_(mapped);
+    } else if (wanted == torch::kBFloat16 && stored == wanted) {
+      parameter.set_data(mapped);
+    } else {
+      parameter.set_data(mapped.to(wanted, /*non_blocking=*/false, /*copy=*/true));
+    }
+    if (held_ != torch::kFloat32) parameter.set_requires_grad(false);
+  }
+
+ private:
+  std::shared_ptr<SafetensorsFolder> file_;
+  torch::Dtype held_;
+  PageWindow pages_;  // memory never holds the file beside the copies of it
+};
 
 uint64_t mix(uint64_t hash, uint64_t word) {
   hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL;
@@ -110,6 +153,14 @@ uint64_t mix_bytes(uint64_t hash, const void* data, std::size_t size) {
   return mix(hash, rest);
 }
 
+/// Every tensor of a checkpoint, in the order of the modules.
+std::vector<std::pair<std::string, torch::Tensor>> parameters_and_buffers(const torch::nn::Module& model) {
+  std::vector<std::pair<std::string, torch::Tensor>> tensors;
+  for (const auto& item : model.named_parameters()) tensors.emplace_back(item.key(), item.value());
+  for (const auto& item : model.named_buffers()) tensors.emplace_back(item.key(), item.value());
+  return tensors;
+}
+
 }  // namespace
 
 void save_model(const VisionLanguageModel& model, const std::string& tokenizer_path, const std::string& folder) {
@@ -119,16 +170,12 @@ void save_model(const VisionLanguageModel& model, const std::string& tokenizer_p
   fs::remove_all(temporary);
   make_folders(temporary.string());
 
-  CheckpointConfig config;
-  config.format = kFormat;
-  config.model = model->config();
-  write_json((temporary / "config.json").string(), config_to_json(config));
-
+  write_checkpoint_config(model->config(), temporary.string());
   std::vector<TensorToWrite> tensors;
-  for (const auto& item : model->named_parameters()) {
-    const torch::Tensor parameter = item.value().detach();
+  for (const auto& item : parameters_and_buffers(*model)) {
+    const torch::Tensor parameter = item.second.detach();
     auto kept = std::make_shared<torch::Tensor>();  // alive while its bytes are written
-    tensors.push_back({item.key(), "F32", shape_of(parameter), [parameter, kept] {
+    tensors.push_back({item.first, "F32", shape_of(parameter), [parameter, kept] {
                          *kept = parameter.to(torch::kCPU, torch::kFloat32).contiguous();
                          return std::span(static_cast<const std::byte*>(kept->data_ptr()), kept->nbytes());
                        }});
@@ -145,24 +192,42 @@ ModelConfig load_checkpoint_config(const std::string& folder) {
   return load_config<CheckpointConfig>(path).model;
 }
 
-void load_weights(const std::string& folder, torch::nn::Module& model) {
+void write_checkpoint_config(const ModelConfig& config, const std::string& folder) {
+  CheckpointConfig written;
+  written.format = kFormat;
+  written.model = config;
+  write_json((fs::path(folder) / "config.json").string(), config_to_json(written));
+}
+
+void check_tokenizer(const Tokenizer& tokenizer, const ModelConfig& config, const std::string& where) {
+  PV_CHECK(tokenizer.size() <= config.language.vocab,
+           "{}: the tokenizer has {} pieces but language.vocab is {}; they belong to different models",
+           where,
+           tokenizer.size(),
+           config.language.vocab);
+  const PromptEncoder needed_pieces(tokenizer, config.prompt, config.image);
+}
+
+void load_weights(const std::string& folder, torch::nn::Module& model, torch::Dtype held) {
   PV_CHECK(fs::is_directory(folder), "{}: no such checkpoint folder", folder);
-  const SafetensorsFolder file(folder);
-  auto parameters = model.named_parameters();
+  WeightLoader file(folder, held);
+  const auto buffers = model.named_buffers();
+  auto wanted = parameters_and_buffers(model);
+  // Buffers follow from the config; a file that does not hold them leaves them as they are.
+  std::erase_if(wanted, [&](const auto& item) { return buffers.contains(item.first) && file.tensors().count(item.first) == 0; });
+  std::set<std::string> known;
   std::vector<std::string> missing, unexpected, misshapen;
-  for (const auto& item : parameters) {
-    const auto found = file.tensors().find(item.key());
+  for (const auto& [name, tensor] : wanted) {
+    known.insert(name);
+    const auto found = file.tensors().find(name);
     if (found == file.tensors().end()) {
-      missing.push_back(item.key());
-    } else if (found->second.shape != shape_of(item.value())) {
-      misshapen.push_back(fmt::format("{} {} instead of {}",
-                                      item.key(),
-                                      shape_text(found->second.shape),
-                                      shape_text(shape_of(item.value()))));
+      missing.push_back(name);
+    } else if (found->second.shape != shape_of(tensor)) {
+      misshapen.push_back(fmt::format("{} {} instead of {}", name, shape_text(found->second.shape), shape_text(shape_of(tensor))));
     }
   }
   for (const auto& [name, view] : file.tensors()) {
-    if (!parameters.contains(name)) unexpected.push_back(name);
+    if (known.count(name) == 0) unexpected.push_back(name);
   }
   std::string problems;
   if (!missing.empty()) problems += fmt::format("; missing tensors: {}", listed(missing));
@@ -173,23 +238,25 @@ void load_weights(const std::string& folder, torch::nn::Module& model) {
            folder,
            problems);
   torch::NoGradGuard no_grad;
-  for (auto& item : parameters) {
-    copy_tensor(file.tensors().at(item.key()), fmt::format("{}: tensor {}", folder, item.key()), item.value());
-  }
+  for (auto& [name, tensor] : wanted) file.load(name, fmt::format("{}: tensor {}", folder, name), tensor);
 }
 
-LoadedModel load_model(const std::string& folder) {
+torch::Dtype stored_dtype(const std::string& folder) {
+  const SafetensorsFolder file(folder);
+  for (const auto& [name, view] : file.tensors()) {
+    if (is_matrix(name, view.shape) && view.dtype != "BF16") return torch::kFloat32;
+  }
+  return torch::kBFloat16;
+}
+
+LoadedModel load_model(const std::string& folder, torch::Dtype held) {
   LoadedModel loaded;
   loaded.config = load_checkpoint_config(folder);
   loaded.tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(folder));
-  PV_CHECK(loaded.tokenizer->size() <= loaded.config.language.vocab,
-           "{}: the tokenizer has {} pieces but language.vocab is {}; they belong to different models",
-           folder,
-           loaded.tokenizer->size(),
-           loaded.config.language.vocab);
+  check_tokenizer(*loaded.tokenizer, loaded.config, folder);
   loaded.encoder = std::make_unique<PromptEncoder>(*loaded.tokenizer, loaded.config.prompt, loaded.config.image);
-  loaded.model = VisionLanguageModel(loaded.config, /*seed=*/0);
-  load_weights(folder, *loaded.model);
+  loaded.model = VisionLanguageModel(loaded.config);
+  load_weights(folder, *loaded.model, held);
   return loaded;
 }
 

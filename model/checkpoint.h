@@ -18,11 +18,24 @@ struct LoadedModel {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<PromptEncoder> encoder;
 };
-LoadedModel load_model(const std::string& folder);
+/// `held`: see load_weights.
+LoadedModel load_model(const std::string& folder, torch::Dtype held = torch::kFloat32);
 ModelConfig load_checkpoint_config(const std::string& folder);
+void write_checkpoint_config(const ModelConfig& config, const std::string& folder);
 
-/// Copies the tensors of a checkpoint folder into `model` (same shapes required; all tensors required).
-void load_weights(const std::string& folder, torch::nn::Module& model);
+/// Throws Error when a vocabulary does not fit a model: more pieces than rows, or pieces missing that its chats need. `where`: the
+/// vocabulary's file or folder.
+void check_tokenizer(const Tokenizer& tokenizer, const ModelConfig& config, const std::string& where);
+
+/// Gives every parameter of `model` the tensor of its name in a checkpoint folder (same shapes required; all tensors required).
+///   held float32    master copies, whatever the folder's dtype: a model that can be trained
+///   held bfloat16   for running only, under a ComputeDtype of bfloat16: matrices stay as the folder has them where that is
+///                   bfloat16, in the mapped file, so that memory is the file's size; others are converted one by one. Vectors
+///                   (norms, biases) and position tables are float32. Parameters must be placeholders.
+void load_weights(const std::string& folder, torch::nn::Module& model, torch::Dtype held = torch::kFloat32);
+
+/// What a folder is best held as for running: bfloat16 where all its matrices are, else float32.
+torch::Dtype stored_dtype(const std::string& folder);
 
 /// 64-bit hash over names, shapes and bits of the parameters whose names match the patterns.
 std::string weights_hash(const torch::nn::Module& model, const std::vector<std::string>& patterns);

@@ -85,7 +85,7 @@ struct DecoderImpl::Parts {
 DecoderImpl::DecoderImpl(const LanguageConfig& config) : config_(config), parts_(std::make_shared<Parts>()) {
   const auto embed_tokens = register_module("embed_tokens", std::make_shared<torch::nn::Module>("Embedding"));
   parts_->embed_tokens =
-      embed_tokens->register_parameter("weight", torch::zeros({config.vocab, config.hidden}));
+      embed_tokens->register_parameter("weight", new_parameter({config.vocab, config.hidden}));
   const auto layers = register_module("layers", std::make_shared<torch::nn::Module>("Layers"));
   for (int64_t i = 0; i < config.num_layers; ++i) {
     parts_->layers.push_back(layers->register_module(std::to_string(i), std::make_shared<Block>(config)));
@@ -97,7 +97,7 @@ DecoderImpl::DecoderImpl(const LanguageConfig& config) : config_(config), parts_
 }
 
 torch::Tensor DecoderImpl::embed(const torch::Tensor& ids) {
-  const torch::Tensor rows = at::embedding(parts_->embed_tokens, ids);
+  const torch::Tensor rows = at::embedding(parts_->embed_tokens, ids).to(torch::kFloat32);
   return config_.scale_embeddings == 1.0 ? rows : rows * config_.scale_embeddings;
 }
 

@@ -74,21 +74,39 @@ double deviation_of(const std::string& name, const torch::Tensor& parameter, con
   return 1.0 / std::sqrt(fan_in);
 }
 
+void draw_parameter(const std::string& name, torch::Tensor parameter, const ModelConfig& config, uint64_t seed) {
+  if (ends_with_any(name, {"bias"})) {
+    parameter.zero_();
+  } else if (parameter.dim() == 1 && !ends_with_any(name, {"class_embedding"})) {
+    parameter.fill_(1.0);  // scales of norms
+  } else {
+    fill_truncated_normal(parameter, deviation_of(name, parameter, config), seed, name_key(name));
+  }
+}
+
 }  // namespace
 
 void initialize_weights(VisionLanguageModelImpl& model, uint64_t seed) {
   torch::NoGradGuard no_grad;
-  for (auto& item : model.named_parameters()) {
-    const std::string& name = item.key();
-    torch::Tensor parameter = item.value();
-    if (ends_with_any(name, {"bias"})) {
-      parameter.zero_();
-    } else if (parameter.dim() == 1 && !ends_with_any(name, {"class_embedding"})) {
-      parameter.fill_(1.0);  // scales of norms
-    } else {
-      fill_truncated_normal(parameter, deviation_of(name, parameter, model.config()), seed, name_key(name));
-    }
+  for (auto& item : model.named_parameters()) draw_parameter(item.key(), item.value(), model.config(), seed);
+}
+
+std::vector<TensorToWrite> random_tensors(const ModelConfig& config, uint64_t seed, const std::string& dtype) {
+  TORCH_INTERNAL_ASSERT(dtype == "F32" || dtype == "BF16");
+  const torch::NoGradGuard no_grad;
+  const VisionLanguageModel shapes(config);
+  const auto drawn = std::make_shared<torch::Tensor>();  // one at a time
+  std::vector<TensorToWrite> tensors;
+  for (const auto& item : shapes->named_parameters()) {
+    tensors.push_back({item.key(), dtype, item.value().sizes().vec(), [=, name = item.key(), shape = item.value().sizes().vec()] {
+                         const torch::NoGradGuard no_grad;
+                         *drawn = torch::empty(shape, torch::kFloat32);
+                         draw_parameter(name, *drawn, config, seed);
+                         if (dtype == "BF16") *drawn = drawn->to(torch::kBFloat16);
+                         return std::span(static_cast<const std::byte*>(drawn->data_ptr()), drawn->nbytes());
+                       }});
   }
+  return tensors;
 }
 
 }  // namespace pocketvlm

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "base/safetensors.h"
 #include "model/vision_language_model.h"
 
 namespace pocketvlm {
@@ -10,5 +11,9 @@ namespace pocketvlm {
 /// into the residual stream are divided by sqrt(2 * layers), except where scale_residual does that already.
 /// Vision and MLP-type projectors: standard deviation 1 / sqrt(fan in). Resampler: as in the MiniCPM-V release.
 void initialize_weights(VisionLanguageModelImpl& model, uint64_t seed);
+
+/// The same weights as tensors of a checkpoint, "F32" or "BF16", each drawn when its turn comes: the memory of one tensor, however
+/// large the model.
+std::vector<TensorToWrite> random_tensors(const ModelConfig& config, uint64_t seed, const std::string& dtype);
 
 }  // namespace pocketvlm

@@ -9,6 +9,7 @@ namespace pocketvlm {
 namespace {
 
 thread_local torch::Dtype current_compute_dtype = torch::kFloat32;
+thread_local int placeholder_guards = 0;
 
 /// Casts of this thread, by the identity of what was cast. `sources` keeps the originals alive, so that an
 /// identity cannot be reused while its entry exists.
@@ -45,11 +46,31 @@ torch::Tensor stacked_weight(const std::vector<LinearImpl*>& linears) {
   return entry.copy;
 }
 
+/// Weights that are held in compute dtype, which is not the master copy's: a checkpoint's own bytes, perhaps in a mapped file.
+bool held_as_used(const std::vector<LinearImpl*>& linears) {
+  if (compute_dtype() == torch::kFloat32 || torch::GradMode::is_enabled()) return false;
+  for (const LinearImpl* linear : linears) {
+    if (linear->weight.scalar_type() != compute_dtype()) return false;
+  }
+  return true;
+}
+
 torch::Tensor to_compute(const torch::Tensor& x) {
   return x.scalar_type() == compute_dtype() ? x : x.to(compute_dtype());
 }
 
 }  // namespace
+
+PlaceholderWeights::PlaceholderWeights() { ++placeholder_guards; }
+
+PlaceholderWeights::~PlaceholderWeights() { --placeholder_guards; }
+
+torch::Tensor new_parameter(const std::vector<int64_t>& shape, double value) {
+  if (placeholder_guards == 0) return torch::full(shape, value, torch::kFloat32);
+  return at::empty_strided(shape, std::vector<int64_t>(shape.size(), 0), torch::kFloat32);
+}
+
+bool is_placeholder(const torch::Tensor& parameter) { return parameter.storage().nbytes() < parameter.nbytes(); }
 
 torch::Dtype compute_dtype() { return current_compute_dtype; }
 
@@ -80,8 +101,8 @@ torch::Tensor compute_weight(const torch::Tensor& weight) {
 }
 
 LinearImpl::LinearImpl(int64_t in_features, int64_t out_features, bool with_bias) {
-  weight = register_parameter("weight", torch::zeros({out_features, in_features}));
-  if (with_bias) bias = register_parameter("bias", torch::zeros({out_features}));
+  weight = register_parameter("weight", new_parameter({out_features, in_features}));
+  if (with_bias) bias = register_parameter("bias", new_parameter({out_features}));
 }
 
 torch::Tensor LinearImpl::forward(const torch::Tensor& x) {
@@ -116,6 +137,11 @@ void LinearImpl::merge_lora() {
 
 torch::Tensor linear_group(const torch::Tensor& x, const std::vector<LinearImpl*>& linears) {
   const torch::Tensor input = to_compute(x);
+  if (held_as_used(linears)) {
+    std::vector<torch::Tensor> outputs;
+    for (LinearImpl* linear : linears) outputs.push_back(linear->forward(input));
+    return torch::cat(outputs, 1);
+  }
   torch::Tensor bias;
   if (linears.front()->bias.defined()) {
     std::vector<torch::Tensor> biases;
@@ -135,8 +161,8 @@ torch::Tensor linear_group(const torch::Tensor& x, const std::vector<LinearImpl*
 }
 
 LayerNormImpl::LayerNormImpl(int64_t size, double eps) : eps_(eps) {
-  weight = register_parameter("weight", torch::ones({size}));
-  bias = register_parameter("bias", torch::zeros({size}));
+  weight = register_parameter("weight", new_parameter({size}, 1.0));
+  bias = register_parameter("bias", new_parameter({size}));
 }
 
 torch::Tensor LayerNormImpl::forward(const torch::Tensor& x) {
@@ -144,7 +170,7 @@ torch::Tensor LayerNormImpl::forward(const torch::Tensor& x) {
 }
 
 RmsNormImpl::RmsNormImpl(int64_t size, double eps) : eps_(eps) {
-  weight = register_parameter("weight", torch::ones({size}));
+  weight = register_parameter("weight", new_parameter({size}, 1.0));
 }
 
 torch::Tensor RmsNormImpl::forward(const torch::Tensor& x) { return rms_norm(x, weight, eps_, compute_dtype()); }

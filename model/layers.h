@@ -8,6 +8,20 @@
 
 namespace pocketvlm {
 
+/// While one lives on a thread, modules are built with parameters that have shapes but no memory, for a checkpoint whose tensors
+/// are to take their place (load_weights): no weight is drawn, zeroed or held twice.
+class PlaceholderWeights {
+ public:
+  PlaceholderWeights();
+  ~PlaceholderWeights();
+  PlaceholderWeights(const PlaceholderWeights&) = delete;
+  PlaceholderWeights& operator=(const PlaceholderWeights&) = delete;
+};
+
+/// What a module registers as a parameter: `value` everywhere, float32, or a placeholder.
+torch::Tensor new_parameter(const std::vector<int64_t>& shape, double value = 0.0);
+bool is_placeholder(const torch::Tensor& parameter);
+
 /// y = x W^T (+ b). The weight stays float32 (the master copy); the product runs in `compute_dtype`
 /// (design: fp32 master weights, bf16 compute), and the result has that dtype.
 ///   x [rows, in_features] (any float dtype), returns [rows, out_features]

@@ -90,14 +90,17 @@ class Resampler : public ProjectorImpl {
  public:
   Resampler(const ProjectorConfig& config, int64_t vision_hidden, int64_t hidden)
       : config_(config), hidden_(hidden) {
-    query_ = register_parameter("query", torch::zeros({config.num_queries, hidden}));
+    query_ = register_parameter("query", new_parameter({config.num_queries, hidden}));
     kv_proj_ = register_module("kv_proj", Linear(vision_hidden, hidden, false));
     norm_q_ = register_module("norm_q", LayerNorm(hidden, config.norm_eps));
     norm_kv_ = register_module("norm_kv", LayerNorm(hidden, config.norm_eps));
     attention_ = register_module("attn", std::make_shared<ResamplerAttention>(hidden, config.num_heads));
     norm_post_ = register_module("norm_post", LayerNorm(hidden, config.norm_eps));
-    proj_ = register_parameter("proj", torch::zeros({hidden, hidden}));
+    proj_ = register_parameter("proj", new_parameter({hidden, hidden}));
     query_side_ = static_cast<int64_t>(std::llround(std::sqrt(static_cast<double>(config.num_queries))));
+    if (config.positions != "key") {
+      query_positions_ = register_buffer("query_positions", sincos_positions(query_side_, query_side_, hidden));
+    }
   }
 
   torch::Tensor forward(const torch::Tensor& features, const std::vector<Grid>& grids) override {
@@ -107,7 +110,7 @@ class Resampler : public ProjectorImpl {
     for (const Grid& grid : grids) positions.push_back(key_positions(grid, x));
     torch::Tensor query = norm_q_->forward(query_);
     if (config_.positions != "key") {
-      query = query + sincos_positions(query_side_, query_side_, hidden_).to(x.device(), x.scalar_type());
+      query = query + query_positions_.to(x.scalar_type());
     }
     const torch::Tensor out = attention_->forward(query, x + joined(positions), x, grids);
     return torch::mm(norm_post_->forward(out), compute_weight(proj_));
@@ -119,9 +122,8 @@ class Resampler : public ProjectorImpl {
     torch::Tensor& kept = positions_[grid];
     if (!kept.defined()) {
       if (config_.positions == "interpolated") {
-        const torch::Tensor table = sincos_positions(query_side_, query_side_, hidden_)
-                                        .view({1, query_side_, query_side_, hidden_})
-                                        .permute({0, 3, 1, 2});
+        const torch::Tensor table =
+            query_positions_.view({1, query_side_, query_side_, hidden_}).permute({0, 3, 1, 2});
         kept = at::upsample_bicubic2d(table, {grid[0], grid[1]}, /*align_corners=*/false)
                    .permute({0, 2, 3, 1})
                    .reshape({grid[0] * grid[1], hidden_});
@@ -135,7 +137,8 @@ class Resampler : public ProjectorImpl {
   ProjectorConfig config_;
   int64_t hidden_;
   int64_t query_side_;
-  torch::Tensor query_;  // [queries, hidden]
+  torch::Tensor query_;            // [queries, hidden]
+  torch::Tensor query_positions_;  // [queries, hidden]; a release holds them rounded to its dtype
   Linear kv_proj_{nullptr};
   LayerNorm norm_q_{nullptr}, norm_kv_{nullptr}, norm_post_{nullptr};
   std::shared_ptr<ResamplerAttention> attention_;
@@ -186,8 +189,8 @@ class MlpProjector : public ProjectorImpl {
 class Depthwise : public torch::nn::Module {
  public:
   Depthwise(int64_t hidden, int64_t stride, bool with_bias) : stride_(stride) {
-    weight_ = register_parameter("weight", torch::zeros({hidden, 1, 3, 3}));
-    if (with_bias) bias_ = register_parameter("bias", torch::zeros({hidden}));
+    weight_ = register_parameter("weight", new_parameter({hidden, 1, 3, 3}));
+    if (with_bias) bias_ = register_parameter("bias", new_parameter({hidden}));
   }
   torch::Tensor forward(const torch::Tensor& x) {
     return at::conv2d(x,

@@ -108,9 +108,9 @@ VisionEncoderImpl::VisionEncoderImpl(const VisionConfig& config, int64_t patch_s
   const int64_t table = config.position_side * config.position_side + (config.class_token ? 1 : 0);
   parts.patch_embedding = register_module(
       "patch_embedding", Linear(3 * patch_size * patch_size, config.hidden, config.patch_bias));
-  parts.position_embedding = register_parameter("position_embedding", torch::zeros({table, config.hidden}));
+  parts.position_embedding = register_parameter("position_embedding", new_parameter({table, config.hidden}));
   if (config.class_token) {
-    parts.class_embedding = register_parameter("class_embedding", torch::zeros({config.hidden}));
+    parts.class_embedding = register_parameter("class_embedding", new_parameter({config.hidden}));
   }
   if (config.pre_norm) parts.pre_norm = register_module("pre_norm", LayerNorm(config.hidden, config.norm_eps));
   const auto blocks = register_module("blocks", std::make_shared<torch::nn::Module>("Blocks"));

@@ -19,11 +19,20 @@ bool any_trainable(torch::nn::Module& module) {
 }  // namespace
 
 VisionLanguageModelImpl::VisionLanguageModelImpl(const ModelConfig& config, uint64_t seed) : config_(config) {
-  vision_encoder = register_module("vision_encoder", VisionEncoder(config.vision, config.image.patch_size));
-  projector = register_module(
-      "projector", make_projector(config.projector, config.vision.hidden, config.language.hidden));
-  language = register_module("language", Decoder(config.language));
+  build();
   initialize_weights(*this, seed);
+}
+
+VisionLanguageModelImpl::VisionLanguageModelImpl(const ModelConfig& config) : config_(config) {
+  const PlaceholderWeights guard;
+  build();
+}
+
+void VisionLanguageModelImpl::build() {
+  vision_encoder = register_module("vision_encoder", VisionEncoder(config_.vision, config_.image.patch_size));
+  projector = register_module(
+      "projector", make_projector(config_.projector, config_.vision.hidden, config_.language.hidden));
+  language = register_module("language", Decoder(config_.language));
 }
 
 torch::Tensor VisionLanguageModelImpl::vision_features(const torch::Tensor& patches,

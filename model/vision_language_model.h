@@ -17,6 +17,9 @@ class VisionLanguageModelImpl : public torch::nn::Module {
   /// Random weights from `seed` alone, whatever else the process drew.
   VisionLanguageModelImpl(const ModelConfig& config, uint64_t seed);
 
+  /// Without weights: every parameter is a placeholder (model/layers.h) until load_weights gives it its values.
+  explicit VisionLanguageModelImpl(const ModelConfig& config);
+
   /// [patches, vision_hidden], what the projector reads; honours the config's `compat`.
   torch::Tensor vision_features(const torch::Tensor& patches, const std::vector<std::array<int64_t, 2>>& grids);
 
@@ -45,6 +48,8 @@ class VisionLanguageModelImpl : public torch::nn::Module {
   Decoder language{nullptr};
 
  private:
+  void build();
+
   ModelConfig config_;
 };
 TORCH_MODULE(VisionLanguageModel);

@@ -308,8 +308,7 @@ class StageRun {
     if (is_contrastive()) {
       const ContrastiveBatch batch = to_contrastive_batch(packed, device_);
       weight += static_cast<double>(batch.num_images());
-      const torch::Tensor features =
-          model_.model->vision_encoder->forward(batch.patches, batch.grids);
+      const torch::Tensor features = model_.model->vision_features(batch.patches, batch.grids);
       loss = sigmoid_contrastive_loss(heads_->image_features(features, batch.patches_per_image),
                                       heads_->text_features(batch.text_ids, batch.text_offsets),
                                       heads_->log_temperature,

@@ -122,8 +122,8 @@ double float_of(const TensorView& tensor, std::size_t index) {
   return (word & 0x8000) != 0 ? -size : size;
 }
 
-/// The stored positions of the queries must be the formula's, because the model computes them: first half of the channels by
-/// column, second by row, each sines then cosines.
+/// The stored positions of the queries must be the formula's up to rounding, because the phone computes them: first half of the
+/// channels by column, second by row, each sines then cosines.
 void check_query_positions(const TensorView& tensor, const std::string& where) {
   const auto queries = tensor.shape[0], hidden = tensor.shape[1], quarter = hidden / 4;
   const auto side = static_cast<std::int64_t>(std::llround(std::sqrt(static_cast<double>(queries))));
@@ -298,7 +298,7 @@ FolderSummary import_released(const std::string& folder, const std::string& out,
     if (found == weights.tensors().end()) continue;  // a buffer that this release does not store
     const std::string where = shards.place(row.name);
     if (row.use == ReleasedUse::kPositions) check_query_positions(found->second, where);
-    if (row.use != ReleasedUse::kWeight) {
+    if (row.parts.empty()) {
       kept.push_back(stream.tensor(row.name, found->second, found->second.shape, where));
       continue;
     }
@@ -348,9 +348,7 @@ FolderSummary save_released(const std::string& folder,
       if (found == weights.tensors().end()) problems.missing(part.name);
       else problems.check(part.name, found->second, part.shape);
     }
-    if (row.use == ReleasedUse::kUnused || row.use == ReleasedUse::kPositions) {
-      if (!kept.contains(row.name)) problems.missing(row.name);
-    }
+    if (row.use == ReleasedUse::kUnused && !kept.contains(row.name)) problems.missing(row.name);
   }
   for (const auto& [name, tensor] : weights.tensors()) {
     if (known.count(name) == 0) problems.unexpected(name);
@@ -360,7 +358,7 @@ FolderSummary save_released(const std::string& folder,
   const Stream stream(options.allow_nonfinite);
   std::vector<TensorToWrite> tensors;
   for (const ReleasedTensor& row : table) {
-    if (row.use == ReleasedUse::kWeight) {
+    if (!row.parts.empty()) {
       tensors.push_back(stream.join(row, weights.tensors(), shards));
     } else if (kept.contains(row.name)) {
       const TensorView& view = kept.at(row.name);

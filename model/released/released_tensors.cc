@@ -41,6 +41,9 @@ class Rows {
     weight(released + ".weight", ours + ".weight", {size});
     weight(released + ".bias", ours + ".bias", {size});
   }
+  void positions(const std::string& released, const std::string& ours, const Shape& shape) {
+    table_.push_back({released_ + released, shape, ReleasedUse::kPositions, {{ours_ + ours, shape}}});
+  }
   void kept(const std::string& released, const Shape& shape, ReleasedUse use) {
     table_.push_back({released_ + released, shape, use, {}});
   }
@@ -146,7 +149,7 @@ void add_clip_tower(Rows rows, const ModelConfig& config, std::int64_t unused_la
 void add_resampler(Rows rows, const ModelConfig& config) {
   const std::int64_t hidden = config.language.hidden, queries = config.projector.num_queries;
   rows.weight("query", "query", {queries, hidden});
-  if (config.projector.positions != "key") rows.kept("pos_embed", {queries, hidden}, ReleasedUse::kPositions);
+  if (config.projector.positions != "key") rows.positions("pos_embed", "query_positions", {queries, hidden});
   rows.linear("kv_proj", "kv_proj", hidden, config.vision.hidden, false);
   Rows attention = rows.under("attn.", "attn.");
   attention.fused("in_proj_weight", "weight", {hidden, hidden});

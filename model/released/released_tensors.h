@@ -13,7 +13,7 @@ namespace pocketvlm {
 enum class ReleasedUse {
   kWeight,     // read by the model: `parts` says under which of our names
   kUnused,     // stored but never run (a skipped block): kept as it is
-  kPositions,  // the fixed 2-D sin-cos table of the queries, which we compute: kept as it is
+  kPositions,  // the fixed 2-D sin-cos table of the queries: a buffer of the model, in the rounding of the release
   kBuffer,     // a constant that some versions of the libraries store and some do not: kept when there
 };
 

@@ -1,11 +1,14 @@
 #include "model/checkpoint.h"
 
+#include <cstring>
 #include <filesystem>
 
 #include "base/files.h"
 #include "base/json.h"
 #include "base/safetensors.h"
 #include "data/tokenizer_training/tokenizer_training.h"
+#include "model/generation.h"
+#include "model/initialization.h"
 #include "model/lora.h"
 #include "tests/model/model_testing.h"
 
@@ -150,6 +153,61 @@ TEST_F(CheckpointTest, LoraFactorsTravelWithTheWeights) {
   load_weights(saved_, *other);
   EXPECT_EQ(weights_hash(*other, {"*"}), weights_hash(*model_, {"*"}));
   EXPECT_NE(error_of([&] { load_model(saved_); }).find("lora_a"), std::string::npos);
+}
+
+TEST_F(CheckpointTest, RandomTensorsAreTheWeightsOfANewModel) {
+  const VisionLanguageModel model(config_, 11);
+  const auto parameters = model->named_parameters();
+  const std::vector<TensorToWrite> tensors = random_tensors(config_, 11, "F32");
+  ASSERT_EQ(tensors.size(), parameters.size());
+  for (const TensorToWrite& tensor : tensors) {
+    const auto bytes = tensor.bytes();
+    ASSERT_EQ(bytes.size(), parameters[tensor.name].nbytes()) << tensor.name;
+    EXPECT_EQ(std::memcmp(bytes.data(), parameters[tensor.name].data_ptr(), bytes.size()), 0) << tensor.name;
+  }
+}
+
+TEST_F(CheckpointTest, AModelWithoutWeightsTakesNoMemory) {
+  const VisionLanguageModel shapes(config_);
+  for (const auto& item : shapes->named_parameters()) {
+    EXPECT_LE(item.value().storage().nbytes(), 4U) << item.key();
+    EXPECT_EQ(item.value().sizes(), model_->named_parameters()[item.key()].sizes()) << item.key();
+  }
+}
+
+/// A bfloat16 folder is run as it lies in the file; the numbers are those of float32 master copies rounded for each product.
+TEST_F(CheckpointTest, Bfloat16WeightsAreUsedWhereTheyLie) {
+  EXPECT_EQ(stored_dtype(saved_), torch::kFloat32);
+  write_safetensors(saved_ + "/model.safetensors", random_tensors(config_, 4, "BF16"));
+  EXPECT_EQ(stored_dtype(saved_), torch::kBFloat16);
+  LoadedModel masters = load_model(saved_), held = load_model(saved_, torch::kBFloat16);
+  const auto expected = masters.model->named_parameters();
+  for (const auto& item : held.model->named_parameters()) {
+    const bool matrix = item.value().dim() > 1 && item.key() != "vision_encoder.position_embedding";
+    EXPECT_EQ(item.value().scalar_type(), matrix ? torch::kBFloat16 : torch::kFloat32) << item.key();
+    EXPECT_EQ(expected[item.key()].scalar_type(), torch::kFloat32) << item.key();
+    EXPECT_FALSE(item.value().requires_grad()) << item.key();
+    EXPECT_TRUE(torch::equal(item.value().to(torch::kFloat32), expected[item.key()])) << item.key();
+  }
+  const torch::NoGradGuard no_grad;
+  const ComputeDtype guard(torch::kBFloat16);
+  Random random({3});
+  const Batch batch = to_batch(pack({as_sample(random_chat(config_, random, 20, {{2, 3}, {4, 4}}), 1.0F)}));
+  const auto logits = [&](LoadedModel& loaded) { return loaded.model->logits(loaded.model->hidden_states(batch)); };
+  EXPECT_LT(relative_difference(logits(held), logits(masters)), 1e-2);
+  SamplingConfig greedy;
+  greedy.max_new_tokens = 6;
+  const EncodedChat prompt = random_chat(config_, random, 9, {{2, 3}});
+  EXPECT_EQ(generate(held.model, *held.encoder, prompt, greedy).front().ids,
+            generate(masters.model, *masters.encoder, prompt, greedy).front().ids);
+}
+
+TEST_F(CheckpointTest, OtherDtypesAreConvertedToTheOneThatIsHeld) {
+  LoadedModel held = load_model(saved_, torch::kBFloat16);
+  for (const auto& item : held.model->named_parameters()) {
+    const torch::Tensor saved = model_->named_parameters()[item.key()];
+    EXPECT_TRUE(torch::equal(item.value(), saved.to(item.value().scalar_type()))) << item.key();
+  }
 }
 
 TEST_F(CheckpointTest, TheHashSeesEveryBitOfTheChosenWeightsOnly) {

@@ -28,7 +28,7 @@ std::vector<ModelConfig> released_layouts() {
   return configs;
 }
 
-TEST(ReleasedNames, EveryParameterIsAPartOfExactlyOneReleasedTensor) {
+TEST(ReleasedNames, EveryParameterAndBufferIsAPartOfExactlyOneReleasedTensor) {
   for (const ModelConfig& config : released_layouts()) {
     const auto form = released_form(config);
     ASSERT_TRUE(form.has_value()) << config.projector.kind << config.vision.positions;
@@ -39,7 +39,9 @@ TEST(ReleasedNames, EveryParameterIsAPartOfExactlyOneReleasedTensor) {
       }
     }
     const VisionLanguageModel model(config, 0);
-    for (const auto& item : model->named_parameters()) {
+    auto tensors = model->named_parameters();
+    tensors.update(model->named_buffers());
+    for (const auto& item : tensors) {
       ASSERT_TRUE(parts.count(item.key())) << item.key();
       EXPECT_EQ(parts.at(item.key()), item.value().sizes().vec()) << item.key();
       parts.erase(item.key());
