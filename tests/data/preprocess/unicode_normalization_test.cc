@@ -4,7 +4,7 @@
 
 #include "base/json.h"
 
-/// Against Python's unicodedata (tests/golden/make_normal_forms.py).
+/// Against the tokenizers library (tests/golden/make_normal_forms.py).
 namespace pocketvlm {
 namespace {
 
