@@ -8,6 +8,7 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "rlaif/bench_rlaif.h"
 #include "trainer/bench_training.h"
 
 namespace pocketvlm {
@@ -20,6 +21,9 @@ const std::map<std::string, Case>& cases() {
   static const std::map<std::string, Case> all = {
       {"sft", bench_training},
       {"stage1", bench_training},
+      {"dpo", bench_preferences},
+      {"rollout", bench_rollout},
+      {"judge", bench_judge},
   };
   return all;
 }

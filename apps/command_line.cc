@@ -54,7 +54,6 @@ void add_config_commands(CLI::App& app, CommandLine& line) {
   CLI::App* train = config_command("train", "one stage; with several processes under mpirun or srun", "stage.json");
   train->add_flag("--resume", line.resume, "continue an interrupted stage");
   add_plan_options(train, line);
-  config_command("rlaif", "one round of the alignment loop", "loop.json")->add_flag("--resume", line.resume, "continue");
   config_command("explain", "every field of a config with its meaning", "recipe, stage, loop or model config");
 }
 
@@ -194,6 +193,7 @@ CommandLine parse_command_line(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "pocketvlm 0.1.0");
   add_config_commands(app, line);
+  add_rlaif_commands(app, line);
   add_model_commands(app, line);
   add_bench_command(app, line);
   add_plot_command(app, line);

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "apps/rlaif_command_line.h"
+
 namespace pocketvlm {
 
 /// Everything that can be said to `pocketvlm`. One parser serves both programs: `pocketvlm` itself, which links no LibTorch so
@@ -27,6 +29,7 @@ struct CommandLine {
   std::vector<std::int64_t> simulate_ranks;   // train: plan only; what the plan assumes follows
   double mfu = 0.4, peak_tflops = 989, text_tokens = 64, slices = 0;
   std::int64_t samples = 0;
+  RlaifOptions rlaif;
   bool allow_nonfinite = false;
   bool specials = false, bos = false, eos = false, greedy = false, tar = false;
   std::int64_t max_slices = 0, count = 100, num_samples = 1, max_new_tokens = 128, threads = 0, top_k = 0;

@@ -11,11 +11,11 @@
 #include "apps/import_gguf.h"
 #include "apps/inspect_forward.h"
 #include "apps/recipe.h"
+#include "apps/rlaif_commands.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "exporter/parity.h"
 #include "model/generation.h"
-#include "rlaif/loop.h"
 #include "trainer/evaluation.h"
 #include "trainer/stage.h"
 
@@ -53,11 +53,6 @@ void train(const CommandLine& line, Communicator& ranks) {
   ranks.barrier();  // all have looked before one writes
   LoadedModel model = load_model(config.init_from);
   run_stage(config, model, (fs::path(config.init_from) / "tokenizer.model").string(), folder, {}, &ranks);
-}
-
-void rlaif(const CommandLine& line) {
-  const auto config = load_config<RlaifConfig>(line.file, line.overrides);
-  run_rlaif(config, config.policy, config.judge, claim_run_folder(line, config.name));
 }
 
 void generate(const CommandLine& line) {
@@ -138,7 +133,7 @@ void run_engine_command(const CommandLine& line, Communicator& ranks) {
   if (line.command == "run") recipe(line);
   else if (line.command == "train") train(line, ranks);
   else if (line.command == "bench") bench(line);
-  else if (line.command == "rlaif") rlaif(line);
+  else if (line.command.starts_with("rlaif")) rlaif(line);
   else if (line.command == "generate") generate(line);
   else if (line.command == "eval") eval(line);
   else if (line.command == "export") export_checkpoint(line);

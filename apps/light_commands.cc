@@ -154,7 +154,7 @@ void check_heavy_config(const CommandLine& line) {
     load_model_config(recipe.model);
   } else if (line.command == "train") {
     load_config<StageConfig>(line.file, line.overrides);
-  } else if (line.command == "rlaif") {
+  } else if (line.command.starts_with("rlaif") && line.file.ends_with(".json") && line.command != "rlaif score") {
     load_config<RlaifConfig>(line.file, line.overrides);
   } else if (!line.checkpoint.empty()) {
     PV_CHECK(std::filesystem::exists(std::filesystem::path(line.checkpoint) / "config.json"),

@@ -130,6 +130,23 @@ torch::Tensor DecoderImpl::forward(const torch::Tensor& embeddings,
   return finish(x);
 }
 
+torch::Tensor DecoderImpl::forward(const torch::Tensor& embeddings,
+                                   const torch::Tensor& position_ids,
+                                   const SharedPrefixes& shared) {
+  const RotaryTable table = rotary(position_ids.index_select(0, shared.expand));
+  torch::Tensor x = embeddings.to(torch::kFloat32);
+  for (const auto& layer : parts_->layers) {
+    const auto body = [layer, table, shared, heads = config_.num_heads](const torch::Tensor& input) {
+      return layer->forward(input, [&](const torch::Tensor& qkv) {
+        return packed_attention(qkv.index_select(0, shared.expand), heads, &table, shared.lengths, /*causal=*/true)
+            .index_select(0, shared.collapse);
+      });
+    };
+    x = run_block(*layer, x, body);
+  }
+  return finish(x);
+}
+
 torch::Tensor DecoderImpl::prefill(const torch::Tensor& embeddings, KvCache& cache, int64_t batch, int64_t capacity) {
   return prefill_prompts(embeddings, {embeddings.size(0)}, cache, batch, capacity);
 }

@@ -30,6 +30,14 @@ struct KvCache {
   torch::Tensor prefix_mask(torch::Device device) const;     // [prompts, prefix], true on padding; undefined when none
 };
 
+/// Segments that continue an earlier one instead of starting anew: the tokens before them are computed once, whatever the number of
+/// continuations (answers of a pair, questions about a picture). Attention alone sees each sequence whole. Default: nothing is shared.
+struct SharedPrefixes {
+  torch::Tensor expand;          // [sum of lengths] int64, the packed token that stands at each place of the whole sequences
+  torch::Tensor collapse;        // [tokens] int64, one of the places where each packed token stands
+  std::vector<int64_t> lengths;  // of the whole sequences
+};
+
 /// LLaMA / Qwen2 / MiniCPM decoder.
 ///   embeddings    [tokens, hidden]
 ///   position_ids  [tokens] int64
@@ -44,6 +52,10 @@ class DecoderImpl : public torch::nn::Module {
   torch::Tensor forward(const torch::Tensor& embeddings,
                         const torch::Tensor& position_ids,
                         const std::vector<int64_t>& segment_lengths);
+  /// The same where segments share prefixes; a continuation's positions go on behind its prefix.
+  torch::Tensor forward(const torch::Tensor& embeddings,
+                        const torch::Tensor& position_ids,
+                        const SharedPrefixes& shared);
   const torch::Tensor& output_weight() const;     // [vocab, hidden]: lm_head, or the embedding when tied
 
   /// Runs one prompt and keeps its keys and values as the shared prefix. embeddings [tokens, hidden] -> [tokens, hidden].

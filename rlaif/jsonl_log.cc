@@ -13,14 +13,23 @@
 #include "base/files.h"
 
 namespace pocketvlm {
+namespace {
 
-JsonlLog::JsonlLog(std::string path) : path_(std::move(path)) {
-  const std::string bytes = std::filesystem::exists(path_) ? read_file(path_) : "";
+struct Lines {
+  std::vector<Json> rows;
+  std::vector<std::size_t> ends;  // byte behind each row
+  std::size_t size = 0;           // of the whole file
+};
+
+Lines read_lines(const std::string& path) {
+  const std::string bytes = std::filesystem::exists(path) ? read_file(path) : "";
+  Lines lines;
+  lines.size = bytes.size();
   std::size_t begin = 0;
   while (begin < bytes.size()) {
     const std::size_t end = bytes.find('\n', begin);
     if (end == std::string::npos) break;  // torn: its line feed was never written
-    const std::string where = fmt::format("{}:{}", path_, rows_.size() + 1);
+    const std::string where = fmt::format("{}:{}", path, lines.rows.size() + 1);
     Json row;
     try {
       row = parse_json(std::string_view(bytes).substr(begin, end - begin), where);
@@ -31,13 +40,24 @@ JsonlLog::JsonlLog(std::string path) : path_(std::move(path)) {
       if (end + 1 == bytes.size()) break;
       fail("{}; delete the file to make it again", error.what());
     }
-    rows_.push_back(std::move(row));
-    ends_.push_back(end + 1);
+    lines.rows.push_back(std::move(row));
+    lines.ends.push_back(end + 1);
     begin = end + 1;
   }
+  return lines;
+}
+
+}  // namespace
+
+std::vector<Json> read_jsonl(const std::string& path) { return read_lines(path).rows; }
+
+JsonlLog::JsonlLog(std::string path) : path_(std::move(path)) {
+  Lines lines = read_lines(path_);
+  rows_ = std::move(lines.rows);
+  ends_ = std::move(lines.ends);
   file_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   PV_CHECK(file_ >= 0, "{}: cannot be opened for writing: {}", path_, std::strerror(errno));
-  if (begin < bytes.size()) keep(rows_.size());
+  if ((ends_.empty() ? 0 : ends_.back()) < lines.size) keep(rows_.size());
 }
 
 JsonlLog::~JsonlLog() {

@@ -42,4 +42,7 @@ class JsonlLog {
   std::vector<std::size_t> ends_;  // byte behind each row
 };
 
+/// The rows of a file, which is not touched. A torn last line is left out; other damage is an Error.
+std::vector<Json> read_jsonl(const std::string& path);
+
 }  // namespace pocketvlm

@@ -1,9 +1,12 @@
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "model/checkpoint.h"
+#include "base/json.h"
+#include "data/preprocess/image.h"
+#include "rlaif/chat_client.h"
 
 namespace pocketvlm {
 
@@ -11,12 +14,13 @@ namespace pocketvlm {
 struct Verdict {
   double p_yes = 0;
   double p_no = 0;
-  bool asked =
-      true;  // false: the question is too long for the judge, and its claim counts as rejected
-  bool accepted() const { return p_yes > p_no; }  // equality rejects
-  double coverage() const {
-    return p_yes + p_no;
-  }  // near 1 when the judge answers yes/no questions at all
+  std::string problem = {};  // why there is none (too long, unreadable); the claim counts as rejected
+
+  bool asked() const { return problem.empty(); }
+  /// Equality rejects.
+  bool accepted(double margin = 0) const { return asked() && p_yes > p_no + margin; }
+  /// Near 1 when the judge answers yes/no questions at all.
+  double coverage() const { return p_yes + p_no; }
 };
 
 /// The role of the judge: says for each question about a picture whether the answer is yes.
@@ -27,35 +31,29 @@ class Judge {
                                         const std::vector<std::string>& questions) = 0;
   virtual std::string name() const = 0;      // for people
   virtual std::string identity() const = 0;  // changes when the judge would judge otherwise
+  virtual Json traffic() const { return nullptr; }
 };
 
-/// Ids that can start "yes"/"Yes" and "no"/"No" as an answer under the judge's own template.
-/// Throws Error when they cannot be told apart by their first token.
-struct YesNoIds {
-  std::vector<std::int32_t> yes, no;
-};
-YesNoIds yes_no_ids(const PromptEncoder& encoder);
-
-/// A checkpoint of ours as judge: the picture is encoded once, all questions about it are segments
-/// of one packed forward that share its visual rows, and the first token's probabilities are the
-/// verdict: nothing is decoded.
-class CheckpointJudge : public Judge {
+/// A judge behind HTTP. Probabilities come from the first token's `top_logprobs`; from a server that does not tell them, the
+/// first word counts as certain.
+class ServerJudge : public Judge {
  public:
-  CheckpointJudge(const std::string& folder,
-                  const std::string& compute_dtype,
-                  const std::string& device);
-
+  ServerJudge(const std::string& url, const ServerConfig& config, std::string suffix)
+      : client_(url, config), suffix_(std::move(suffix)) {}
   std::vector<Verdict> verdicts(const Image& image,
                                 const std::vector<std::string>& questions) override;
-  std::string name() const override { return folder_; }
-  std::string identity() const override { return identity_; }
+  std::string name() const override { return client_.url(); }
+  std::string identity() const override {
+    return client_.url() + " " + client_.config().model + suffix_;
+  }
+  Json traffic() const override { return client_.traffic().to_json(); }
 
  private:
-  std::string folder_;
-  LoadedModel judge_;
-  torch::Dtype dtype_;
-  std::string identity_;
-  YesNoIds ids_;
+  ChatClient client_;
+  std::string suffix_;
 };
+
+/// What a server's reply says: exposed for tests.
+Verdict read_verdict(const ChatReply& reply);
 
 }  // namespace pocketvlm

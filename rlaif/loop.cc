@@ -1,192 +1,217 @@
 #include "rlaif/loop.h"
 
-#include <chrono>
+#include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "model/checkpoint.h"
-#include "rlaif/pairs.h"
-#include "rlaif/preference_training.h"
-#include "rlaif/rollout.h"
-#include "rlaif/verdicts.h"
-#include "trainer/thread_count.h"
+#include "rlaif/round.h"
+#include "trainer/evaluation.h"
 
 namespace pocketvlm {
 namespace {
 
-/// Seconds of each stage in seconds.json, summed over the processes that worked on it. A killed
-/// process counts up to the end of its last whole stage.
-class StageClock {
- public:
-  explicit StageClock(std::string path) : path_(std::move(path)), seconds_(Json::object()) {
-    if (std::filesystem::exists(path_)) seconds_ = read_json(path_);
-  }
-  void lap(const std::string& stage) {
-    const auto now = std::chrono::steady_clock::now();
-    const double before = seconds_.contains(stage) ? seconds_.at(stage).get<double>() : 0.0;
-    seconds_[stage] = before + std::chrono::duration<double>(now - last_).count();
-    last_ = now;
-    write_json(path_, seconds_);
-  }
-  const Json& seconds() const { return seconds_; }
+namespace fs = std::filesystem;
 
- private:
-  std::string path_;
-  Json seconds_;
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
-
-void write_jsonl(const std::string& path, const std::vector<Json>& rows) {
-  std::string lines;
-  for (const Json& row : rows)
-    lines += row.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-  write_file_atomic(path, lines);
+// CHAIR_i + POPE error: what evaluation wants small.
+double hallucination_of(const Json& figures) {
+  double accuracy = 0;
+  for (const char* kind : {"random", "popular", "adversarial"})
+    accuracy += figures.at("pope").at(kind).at("accuracy").get<double>();
+  return figures.at("chair_i").get<double>() + 1 - accuracy / 3;
 }
 
-/// What decides the results. Threads change last bits only; where the models lie does not matter,
-/// their weights do.
+double recall_of(const Json& figures) { return figures.at("object_recall").get<double>(); }
+
+// What decides the loop; rounds check their own stages.
 Json deciding_fields(const RlaifConfig& config) {
   Json json = config_to_json(config);
-  for (const char* name : {"name", "policy", "judge", "threads"}) json.erase(name);
+  for (const char* name : {"name", "policy", "threads", "rounds"}) json.erase(name);
   json["preference"].erase("checkpoint_every");
   return json;
 }
 
-/// A folder holds one round: continuing it with other settings or other models is refused.
-void check_same_round(const RlaifConfig& config,
-                      const std::string& policy_hash,
-                      const std::string& judge_hash,
-                      const std::string& folder) {
-  const std::string path = folder + "/inputs.json";
-  const Json now = {
-      {"policy", policy_hash}, {"judge", judge_hash}, {"config", deciding_fields(config)}};
-  if (!std::filesystem::exists(path)) {
-    write_json(path, now);
-    write_json(folder + "/config.json", config_to_json(config));
-    return;
-  }
-  const Json changes = Json::diff(read_json(path), now);
-  PV_CHECK(changes.empty(),
-           "{}: holds a round with other inputs (\"{}\" differs); delete the folder, or choose "
-           "another one",
-           folder,
-           changes[0]["path"].get<std::string>().substr(1));
+void copy_checkpoint(const std::string& from, const std::string& to) {
+  const std::string temporary = to + ".tmp";
+  fs::remove_all(temporary);
+  fs::copy(from, temporary, fs::copy_options::recursive);
+  fs::remove_all(to);
+  fs::rename(temporary, to);
 }
 
-std::vector<PromptClaims> split_answers(const std::vector<PromptAnswers>& prompts,
-                                        const std::string& path) {
-  std::vector<PromptClaims> all;
-  std::vector<Json> rows;
-  for (const PromptAnswers& prompt : prompts) {
-    PromptClaims claims{prompt.index, prompt.id, {}};
-    for (const Answer& answer : prompt.answers) {
-      claims.answers.push_back(split_claims(answer.text));
-      Json list = Json::array();
-      for (const Claim& claim : claims.answers.back())
-        list.push_back({{"claim", claim.text}, {"question", claim.question}});
-      rows.push_back({{"prompt_id", prompt.id},
-                      {"index", prompt.index},
-                      {"sample", answer.sample},
-                      {"claims", list}});
+class Loop {
+ public:
+  Loop(const RlaifConfig& config,
+       const std::string& policy,
+       const std::string& judge,
+       const std::string& folder,
+       const RoundObserver& observer)
+      : config_(config), first_(policy), judge_(judge), folder_(folder), observer_(observer) {
+    if (!config.evaluation) return;
+    check_evaluation();
+  }
+
+  Json run() {
+    check_same_loop();
+    const std::string result_path = folder_ + "/result.json";
+    if (fs::exists(result_path) &&
+        static_cast<std::int64_t>(read_json(result_path).at("rounds").size()) >= config_.rounds) {
+      return read_json(result_path);
     }
-    all.push_back(std::move(claims));
+    std::string policy = first_;
+    Json rounds = Json::array();
+    for (std::int64_t round = 0; round < config_.rounds; ++round) {
+      spdlog::info("alignment: round {} of {}", round + 1, config_.rounds);
+      const Json result = run_one(round, policy);
+      const Json choice = choose(round, policy);
+      policy = choice.at("chosen").get<std::string>();
+      rounds.push_back({{"result", result}, {"choice", choice}});
+    }
+    copy_checkpoint(policy, folder_ + "/checkpoint");
+    Json result = rounds.back().at("result");
+    result["name"] = config_.name;
+    result["checkpoint"] = folder_ + "/checkpoint";
+    if (before_) result["before"] = *before_;
+    result["rounds"] = std::move(rounds);
+    write_json(result_path, result);
+    return result;
   }
-  write_jsonl(path, rows);
-  return all;
-}
 
-std::vector<ScoredPrompt> score_answers(const RlaifConfig& config,
-                                        const std::vector<PromptAnswers>& prompts,
-                                        const std::vector<PromptClaims>& claims,
-                                        const std::vector<VerdictTable>& verdicts,
-                                        const std::string& path) {
-  std::vector<ScoredPrompt> scored;
-  std::vector<Json> rows;
-  for (std::size_t i = 0; i < prompts.size(); ++i) {
-    if (!prompts[i].skipped.empty()) continue;
-    ScoredPrompt prompt{prompts[i].id, prompts[i].index, {}};
-    for (std::size_t j = 0; j < prompts[i].answers.size(); ++j) {
-      const Answer& answer = prompts[i].answers[j];
-      ScoredAnswer result;
-      result.text = answer.text;
-      result.sample = answer.sample;
-      result.finished = answer.finished;
-      for (const Claim& claim : claims[i].answers[j]) {
-        ++result.claims;
-        result.rejected += verdicts[i].at(claim.question).accepted() ? 0 : 1;
+ private:
+  std::string round_folder(std::int64_t round) const {
+    return fmt::format("{}/round-{}", folder_, round + 1);
+  }
+
+  void check_evaluation() {
+    const LoopEvaluationConfig& evaluation = *config_.evaluation;
+    PV_CHECK(!evaluation.folder.empty() || evaluation.source.kind == "scenes",
+             "evaluation.source.kind: \"{}\" does not know what its pictures hold; use scenes, or "
+             "evaluation.folder",
+             evaluation.source.kind);
+  }
+
+  void check_same_loop() const {
+    make_folders(folder_);
+    const std::string path = folder_ + "/loop.json";
+    const Json now = deciding_fields(config_);
+    if (!fs::exists(path)) {
+      PV_CHECK(!fs::exists(folder_ + "/inputs.json"),
+               "{}: holds a single round; choose another folder for a loop of several",
+               folder_);
+      return write_json(path, now);
+    }
+    const Json changes = Json::diff(read_json(path), now);
+    PV_CHECK(changes.empty(),
+             "{}: holds a loop with other settings (\"{}\" differs); delete the folder, or choose "
+             "another one",
+             folder_,
+             changes.empty() ? "" : changes[0]["path"].get<std::string>().substr(1));
+  }
+
+  Json run_one(std::int64_t round, const std::string& policy) {
+    RoundInputs inputs;
+    inputs.policy = policy;
+    inputs.judge = judge_;
+    inputs.splitter = config_.splitter;
+    if (config_.reference == "first" && round > 0) inputs.reference = first_;
+    inputs.round = round;
+    inputs.folder = round_folder(round);
+    RoundObserver told;
+    if (observer_) {
+      told = [this, round](const std::string& stage, std::int64_t done) {
+        observer_(round == 0 ? stage : fmt::format("{}/{}", round + 1, stage), done);
+      };
+    }
+    return run_round(config_, inputs, told);
+  }
+
+  std::vector<Candidate> candidates_of(std::int64_t round, const std::string& policy) const {
+    const std::string folder = round_folder(round);
+    std::vector<Candidate> candidates = {{policy, 0, nullptr}};
+    std::vector<std::string> kept;
+    if (fs::exists(folder + "/candidates")) {
+      for (const auto& entry : fs::directory_iterator(folder + "/candidates"))
+        kept.push_back(entry.path().string());
+    }
+    std::sort(kept.begin(), kept.end());
+    for (const std::string& path : kept)
+      candidates.push_back({path, std::stoll(path.substr(path.rfind('-') + 1)), nullptr});
+    const Json result = read_json(folder + "/result.json");
+    candidates.push_back({folder + "/checkpoint",
+                          result.at("preference").at("steps").get<std::int64_t>(),
+                          nullptr});
+    return candidates;
+  }
+
+  // Figures are kept by the candidate's place: a line each, made again from the first missing one on.
+  void measure(std::int64_t round, std::vector<Candidate>& candidates) {
+    JsonlLog log(round_folder(round) + "/evaluation.jsonl");
+    for (std::size_t i = 0; i < candidates.size(); ++i) {
+      Candidate& candidate = candidates[i];
+      if (i < log.rows().size() && log.rows()[i].at("checkpoint") == candidate.checkpoint) {
+        candidate.figures = log.rows()[i].at("figures");
+        continue;
       }
-      rows.push_back({{"prompt_id", prompt.id},
-                      {"index", prompt.index},
-                      {"sample", result.sample},
-                      {"score", result.score(config.pairs)},
-                      {"rejected", result.rejected},
-                      {"claims", result.claims},
-                      {"finished", result.finished}});
-      prompt.answers.push_back(std::move(result));
+      if (i < log.rows().size()) log.keep(i);
+      candidate.figures = i == 0 && known_ ? *known_
+                                           : evaluate_checkpoint(*config_.evaluation, candidate.checkpoint);
+      log.append({{{"checkpoint", candidate.checkpoint},
+                   {"steps", candidate.steps},
+                   {"figures", candidate.figures}}});
+      if (observer_)
+        observer_(round == 0 ? "evaluate" : fmt::format("{}/evaluate", round + 1),
+                  static_cast<std::int64_t>(i + 1));
     }
-    scored.push_back(std::move(prompt));
   }
-  write_jsonl(path, rows);
-  return scored;
-}
 
-Json rollout_figures(const std::vector<PromptAnswers>& prompts) {
-  Json skipped = Json::array();
-  std::int64_t answers = 0;
-  std::int64_t tokens = 0;
-  std::int64_t words = 0;
-  std::int64_t finished = 0;
-  for (const PromptAnswers& prompt : prompts) {
-    if (!prompt.skipped.empty())
-      skipped.push_back(
-          {{"index", prompt.index}, {"prompt_id", prompt.id}, {"reason", prompt.skipped}});
-    for (const Answer& answer : prompt.answers) {
-      ++answers;
-      tokens += static_cast<std::int64_t>(answer.ids.size());
-      words += count_words(answer.text);
-      finished += answer.finished ? 1 : 0;
+  Json choose(std::int64_t round, const std::string& policy) {
+    std::vector<Candidate> candidates = candidates_of(round, policy);
+    if (!config_.evaluation) {
+      return {{"chosen", candidates.back().checkpoint},
+              {"steps", candidates.back().steps},
+              {"why", "the last; no evaluation is set"}};
     }
+    measure(round, candidates);
+    if (!before_) before_ = candidates.front().figures;
+    const double recall = recall_of(*before_);
+    const std::size_t best =
+        choose_candidate(candidates, recall, config_.evaluation->largest_recall_loss);
+    known_ = candidates[best].figures;
+    Json table = Json::array();
+    for (const Candidate& candidate : candidates) {
+      table.push_back({{"checkpoint", candidate.checkpoint},
+                       {"steps", candidate.steps},
+                       {"hallucination", hallucination_of(candidate.figures)},
+                       {"object_recall", recall_of(candidate.figures)}});
+    }
+    const Json choice = {
+        {"chosen", candidates[best].checkpoint},
+        {"steps", candidates[best].steps},
+        {"why",
+         fmt::format("smallest CHAIR_i + POPE error among candidates with a recall of at least {:.3f}",
+                     recall - config_.evaluation->largest_recall_loss)},
+        {"figures", candidates[best].figures},
+        {"candidates", table}};
+    write_json(round_folder(round) + "/choice.json", choice);
+    spdlog::info("alignment: round {}: chosen {} after {} steps, CHAIR_i {:.3f}, recall {:.3f}",
+                 round + 1,
+                 candidates[best].checkpoint,
+                 candidates[best].steps,
+                 known_->at("chair_i").get<double>(),
+                 recall_of(*known_));
+    return choice;
   }
-  const auto mean = [&](std::int64_t sum) {
-    return answers == 0 ? 0.0 : static_cast<double>(sum) / static_cast<double>(answers);
-  };
-  return {{"prompts", prompts.size()},
-          {"skipped", skipped},
-          {"answers", answers},
-          {"finished", finished},
-          {"tokens", tokens},
-          {"mean_tokens", mean(tokens)},
-          {"mean_words", mean(words)}};
-}
 
-Json claim_figures(const std::vector<PromptClaims>& prompts,
-                   const std::vector<ScoredPrompt>& scored) {
-  std::int64_t claims = 0;
-  std::int64_t rejected = 0;
-  std::int64_t answers = 0;
-  std::int64_t questions = 0;
-  for (const PromptClaims& prompt : prompts)
-    questions += static_cast<std::int64_t>(prompt.questions().size());
-  for (const ScoredPrompt& prompt : scored) {
-    for (const ScoredAnswer& answer : prompt.answers) {
-      ++answers;
-      claims += answer.claims;
-      rejected += answer.rejected;
-    }
-  }
-  const auto ratio = [](std::int64_t part, std::int64_t whole) {
-    return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
-  };
-  return {{"claims", claims},
-          {"claims_per_answer", ratio(claims, answers)},
-          {"questions", questions},
-          {"questions_per_picture", ratio(questions, static_cast<std::int64_t>(prompts.size()))},
-          {"rejected", rejected},
-          {"rejected_share", ratio(rejected, claims)}};
-}
+  const RlaifConfig& config_;
+  std::string first_, judge_, folder_;
+  const RoundObserver& observer_;
+  std::optional<Json> before_;  // figures of the loop's first policy
+  std::optional<Json> known_;   // figures of the last choice
+};
 
 }  // namespace
 
@@ -195,75 +220,43 @@ Json run_rlaif(const RlaifConfig& config,
                const std::string& judge_folder,
                const std::string& folder,
                const RoundObserver& observer) {
-  make_folders(folder);
-  const ThreadCount threads(config.threads);
-  StageClock clock(folder + "/seconds.json");
-  LoadedModel policy = load_model(policy_folder);
-  const std::string policy_hash = weights_hash(*policy.model, {"*"});
-  CheckpointJudge judge(judge_folder, config.compute_dtype, config.device);
-  check_same_round(config, policy_hash, judge.identity(), folder);
-  const std::string result_path = folder + "/result.json";
-  if (std::filesystem::exists(result_path)) return read_json(result_path);
+  if (config.rounds > 1 || config.evaluation)
+    return Loop(config, policy_folder, judge_folder, folder, observer).run();
+  PV_CHECK(config.preference.keep_every == 0,
+           "preference.keep_every: kept checkpoints are chosen from by `evaluation`, which is null; "
+           "set one of the two");
+  RoundInputs inputs;
+  inputs.policy = policy_folder;
+  inputs.judge = judge_folder;
+  inputs.splitter = config.splitter;
+  inputs.folder = folder;
+  return run_round(config, inputs, observer);
+}
 
-  // Patterns that match nothing are told now, not after an hour of sampling.
-  set_trainable(*policy.model, config.preference.trainable);
-  const Pictures pictures(config.prompts, config.num_prompts);
-  policy.model->to(torch::Device(config.device));
-  clock.lap("load");
-  JsonlLog rollouts(folder + "/rollouts.jsonl");
-  const std::vector<PromptAnswers> answers =
-      sample_answers(config, policy, policy_hash, pictures, rollouts, observer);
-  clock.lap("rollout");
+Json evaluate_checkpoint(const LoopEvaluationConfig& config, const std::string& checkpoint) {
+  LoadedModel model = load_model(checkpoint);
+  if (!config.folder.empty()) {
+    const std::vector<EvalItem> items = eval_items(config.folder);
+    return evaluate(model, items, vocabulary_of_items(items), config.settings).to_json();
+  }
+  const SceneSource source(config.source.scenes, config.source.seed);
+  return evaluate(model,
+                  eval_items(source, config.count),
+                  scene_vocabulary(config.source.scenes),
+                  config.settings)
+      .to_json();
+}
 
-  const std::vector<PromptClaims> claims = split_answers(answers, folder + "/claims.jsonl");
-  clock.lap("claims");
-
-  JudgeAgreement agreement;
-  JsonlLog verdict_log(folder + "/verdicts.jsonl");
-  const std::vector<VerdictTable> verdicts = judge_claims(config,
-                                                          judge,
-                                                          claims,
-                                                          answers,
-                                                          policy_hash,
-                                                          pictures,
-                                                          scene_vocabulary(config.prompts.scenes),
-                                                          verdict_log,
-                                                          agreement,
-                                                          observer);
-  clock.lap("judge");
-
-  const std::vector<ScoredPrompt> scored =
-      score_answers(config, answers, claims, verdicts, folder + "/scores.jsonl");
-  PairReport report;
-  const std::vector<PreferencePair> pairs =
-      build_pairs(scored, config.instruction, config.pairs, config.seed, report);
-  std::vector<Json> rows;
-  for (const PreferencePair& pair : pairs) rows.push_back(pair.to_json());
-  write_jsonl(folder + "/pairs.jsonl", rows);
-  clock.lap("pairs");
-  spdlog::info("{}: {} pairs of {} answers to {} pictures",
-               folder,
-               report.pairs,
-               report.answers,
-               report.prompts);
-
-  const PictureReader picture = [&](std::int64_t index) { return pictures.at(index).image; };
-  const PreferenceResult trained = train_preferences(
-      config.preference, policy, pairs, picture, config.seed, config.device, folder, observer);
-  save_model(policy.model, policy_folder + "/tokenizer.model", folder + "/checkpoint");
-  clock.lap("preference");
-
-  const Json result = {{"name", config.name},
-                       {"rollout", rollout_figures(answers)},
-                       {"claims", claim_figures(claims, scored)},
-                       {"judge", agreement.to_json()},
-                       {"pairs", report.to_json()},
-                       {"preference", trained.to_json()},
-                       {"seconds", clock.seconds()},
-                       {"checkpoint", folder + "/checkpoint"}};
-  write_json(result_path, result);
-  std::filesystem::remove_all(folder + "/state");
-  return result;
+std::size_t choose_candidate(const std::vector<Candidate>& candidates,
+                             double first_recall,
+                             double largest_recall_loss) {
+  std::optional<std::size_t> best;
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
+    if (recall_of(candidates[i].figures) < first_recall - largest_recall_loss) continue;
+    if (!best || hallucination_of(candidates[i].figures) < hallucination_of(candidates[*best].figures))
+      best = i;
+  }
+  return best.value_or(0);
 }
 
 }  // namespace pocketvlm

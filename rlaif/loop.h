@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "base/json.h"
 #include "rlaif/jsonl_log.h"
@@ -8,28 +9,38 @@
 
 namespace pocketvlm {
 
-/// One round of RLAIF-V (rlaifv.md section 1) in `folder`; every stage is append-only JSONL,
-/// resumable at any line:
-///   rollouts.jsonl   {"prompt_id", "sample", "text", "ids", "key"}
-///   claims.jsonl     {"prompt_id", "sample", "claims": [{"claim", "question"}]}
-///   verdicts.jsonl   {"prompt_id", "question", "p_yes", "p_no", "accepted"}     one a distinct
-///   question of a picture scores.jsonl     {"prompt_id", "sample", "score", "rejected", "claims"}
-///   pairs.jsonl      {"prompt_id", "question", "chosen", "rejected", "chosen_score",
-///   "rejected_score", ...} reference.jsonl  reference log-probs, keyed by content hash
-///   metrics.jsonl    DPO steps: loss, rewards/chosen, rewards/rejected, rewards/accuracies,
-///   rewards/margins, logps/* checkpoint/      the aligned model         result.json   figures of
-///   the round (its presence means done)
-/// Returns result.json: counts, drops by reason, seconds per stage, judge agreement with the
-/// scenes' truth (where known; it never decides), mean lengths.
-///   observer   told after each stretch: "rollout" (prompts), "judge" (pictures), "reference"
-///   (pairs), "preference" (steps)
-/// A finished round is not run again; an interrupted one continues and ends with the same pairs and
-/// the same weights, bit for bit. A folder that holds a round with other settings or other models
-/// is an Error.
+/// The alignment loop in `folder`. One round without evaluation is a round (rlaif/round.h) in the folder itself. Else:
+///   round-N/             each round, with evaluation.jsonl: {"key", "checkpoint", "steps", figures...} a candidate
+///   round-N/choice.json  {"chosen", "steps", "why", "candidates"}: the checkpoint that the next round begins with
+///   checkpoint/          the last choice
+///   result.json          {"rounds": [{"result", "choice"}, ...], "before": figures of the first policy, "checkpoint"}
+///                        beside the figures of the last round
+/// Candidates of a round are the checkpoint it began with, those that were kept, and its last one. Of those whose recall is
+/// not lower than the first policy's by more than `largest_recall_loss`, the one with the smallest CHAIR_i + POPE error (mean
+/// over the three kinds) is chosen; of equals the earliest.
+///   observer   told "sample" (prompts), "split", "judge", "reference", "preference" (steps), "evaluate" (candidates)
+///              after each stretch; in round 2 "2/sample" and so on
+/// A finished loop is not run again; an interrupted one continues and ends with the same files and weights, bit for bit. A
+/// folder that holds results of other settings or other models is an Error.
 Json run_rlaif(const RlaifConfig& config,
                const std::string& policy_folder,
                const std::string& judge_folder,
                const std::string& folder,
                const RoundObserver& observer = {});
+
+/// Figures of one checkpoint under the loop's evaluation settings: what `evaluate` says.
+Json evaluate_checkpoint(const LoopEvaluationConfig& config, const std::string& checkpoint);
+
+/// A candidate and its figures; the first is what the round began with.
+struct Candidate {
+  std::string checkpoint;
+  std::int64_t steps = 0;
+  Json figures;
+};
+
+/// The place of the best candidate (rule above).
+std::size_t choose_candidate(const std::vector<Candidate>& candidates,
+                             double first_recall,
+                             double largest_recall_loss);
 
 }  // namespace pocketvlm

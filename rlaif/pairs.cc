@@ -16,6 +16,8 @@ constexpr int kThresholds = 50;  // of the length control: 0, 0.02, ..., 0.98
 
 // All in whole numbers: no pair is won or lost by rounding.
 bool differs_enough(const ScoredAnswer& a, const ScoredAnswer& b, const PairConfig& config) {
+  if (config.score == "probability")
+    return std::abs(a.score(config) - b.score(config)) >= config.min_probability_gap;
   if (config.score == "count") return std::abs(a.rejected - b.rejected) >= config.min_difference;
   return std::abs(a.rejected * b.claims - b.rejected * a.claims) >=
          config.min_difference * std::min(a.claims, b.claims);
@@ -26,7 +28,6 @@ bool is_too_short(std::int64_t words_chosen, std::int64_t words_rejected, int st
 }
 
 std::vector<PreferencePair> pairs_of(const ScoredPrompt& prompt,
-                                     const std::string& question,
                                      const PairConfig& config,
                                      std::uint64_t seed,
                                      PairReport& report) {
@@ -34,6 +35,8 @@ std::vector<PreferencePair> pairs_of(const ScoredPrompt& prompt,
   for (const ScoredAnswer& answer : prompt.answers) {
     if (!answer.finished)
       ++report.dropped_answers["cut at max_new_tokens"];
+    else if (answer.unread)
+      ++report.dropped_answers["no claims from the splitter"];
     else if (answer.claims == 0)
       ++report.dropped_answers["no claims"];
     else
@@ -58,6 +61,11 @@ std::vector<PreferencePair> pairs_of(const ScoredPrompt& prompt,
   }
   Random random({seed, kPairStream, static_cast<std::uint64_t>(prompt.index)});
   random.shuffle(candidates);
+  if (config.choice == "random") {
+    for (auto& [chosen, rejected] : candidates) {
+      if (random.chance(0.5)) std::swap(chosen, rejected);
+    }
+  }
   std::vector<PreferencePair> pairs;
   for (const auto& [chosen, rejected] : candidates) {
     const bool repeated = std::any_of(
@@ -71,7 +79,7 @@ std::vector<PreferencePair> pairs_of(const ScoredPrompt& prompt,
     } else {
       pairs.push_back({prompt.id,
                        prompt.index,
-                       question,
+                       prompt.question,
                        chosen->text,
                        rejected->text,
                        chosen->sample,
@@ -88,6 +96,8 @@ std::vector<PreferencePair> pairs_of(const ScoredPrompt& prompt,
 }  // namespace
 
 double ScoredAnswer::score(const PairConfig& config) const {
+  if (config.score == "probability")
+    return claims == 0 ? 0.0 : probability_sum / static_cast<double>(claims);
   // 0 - x and not -x: no negative zero in the files.
   if (config.score == "count" || claims == 0) return 0.0 - static_cast<double>(rejected);
   return 0.0 - static_cast<double>(rejected) / static_cast<double>(claims);
@@ -105,6 +115,20 @@ Json PreferencePair::to_json() const {
           {"rejected_score", rejected_score},
           {"chosen_rejected_claims", chosen_rejected_claims},
           {"rejected_rejected_claims", rejected_rejected_claims}};
+}
+
+PreferencePair PreferencePair::from_json(const Json& row) {
+  return {row.at("prompt_id").get<std::string>(),
+          row.at("index").get<std::int64_t>(),
+          row.at("question").get<std::string>(),
+          row.at("chosen").get<std::string>(),
+          row.at("rejected").get<std::string>(),
+          row.value("chosen_sample", std::int64_t{0}),
+          row.value("rejected_sample", std::int64_t{0}),
+          row.value("chosen_score", 0.0),
+          row.value("rejected_score", 0.0),
+          row.value("chosen_rejected_claims", std::int64_t{0}),
+          row.value("rejected_rejected_claims", std::int64_t{0})};
 }
 
 Json PairReport::to_json() const {
@@ -162,7 +186,6 @@ double length_threshold(const std::vector<PreferencePair>& pairs) {
 }
 
 std::vector<PreferencePair> build_pairs(const std::vector<ScoredPrompt>& prompts,
-                                        const std::string& question,
                                         const PairConfig& config,
                                         std::uint64_t seed,
                                         PairReport& report) {
@@ -170,7 +193,7 @@ std::vector<PreferencePair> build_pairs(const std::vector<ScoredPrompt>& prompts
   for (const ScoredPrompt& prompt : prompts) {
     ++report.prompts;
     report.answers += static_cast<std::int64_t>(prompt.answers.size());
-    for (PreferencePair& pair : pairs_of(prompt, question, config, seed, report))
+    for (PreferencePair& pair : pairs_of(prompt, config, seed, report))
       pairs.push_back(std::move(pair));
   }
   if (config.length_control && !pairs.empty()) {

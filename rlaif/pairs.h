@@ -17,15 +17,18 @@ struct ScoredAnswer {
   std::int64_t claims = 0;
   std::int64_t rejected = 0;  // claims the judge did not accept
   bool finished = true;       // ended by itself, not at the limit of tokens
+  bool unread = false;        // the splitter's output could not be read: what the answer states is not known
+  double probability_sum = 0;  // of p_yes / (p_yes + p_no) over the claims
 
-  /// -(rejected claims), or -(rejected / claims).
+  /// -(rejected claims), -(rejected / claims), or the mean probability of the claims.
   double score(const PairConfig& config) const;
 };
 
 /// The answers to one question about one picture.
 struct ScoredPrompt {
   std::string id;
-  std::int64_t index = 0;  // of the picture in its source; selects the random stream
+  std::int64_t index = 0;  // of the prompt in its round; selects the random stream
+  std::string question;
   std::vector<ScoredAnswer> answers;
 };
 
@@ -39,6 +42,7 @@ struct PreferencePair {
   std::int64_t chosen_rejected_claims = 0, rejected_rejected_claims = 0;
 
   Json to_json() const;
+  static PreferencePair from_json(const Json& row);  // throws Json::exception
 };
 
 /// What became of all answers and combinations.
@@ -70,11 +74,11 @@ bool is_too_short(const PreferencePair& pair, double r);
 
 /// From scores to pairs: of all combinations of a prompt's answers whose scores differ enough, at
 /// most `max_pairs_per_prompt` drawn by the seed, then length control. Left out and counted:
-/// answers without claims or cut at the token limit, ties, pairs of equal texts, and pairs already
+/// answers without claims, unread by the splitter or cut at the token limit, ties, pairs of equal texts, and pairs already
 /// drawn in the same words. Under the score "rate", answers differ enough when the difference is
-/// worth `min_difference` claims of the longer one.
+/// worth `min_difference` claims of the longer one; under "probability", by `min_probability_gap`.
+/// With choice "random" the same combinations are drawn, and a coin says which answer is chosen.
 std::vector<PreferencePair> build_pairs(const std::vector<ScoredPrompt>& prompts,
-                                        const std::string& question,
                                         const PairConfig& config,
                                         std::uint64_t seed,
                                         PairReport& report);

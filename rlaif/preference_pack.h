@@ -8,6 +8,7 @@
 
 #include "model/vision_language_model.h"
 #include "rlaif/pairs.h"
+#include "rlaif/shared_pack.h"
 
 namespace pocketvlm {
 
@@ -22,27 +23,37 @@ EncodedPair encode_pair(const PreferencePair& pair,
                         const Image& image,
                         const PromptEncoder& encoder);
 
-/// Packs pairs as neighbouring segments (chosen, rejected) that share the picture's visual rows, at
-/// most `pack_tokens` a pack (one pair always fits).
-std::vector<PackedBatch> pack_pairs(std::vector<EncodedPair> pairs, std::int64_t pack_tokens);
-
-/// A pack with the pairs that are in it.
+/// Pairs as segments of one forward. Without `share_prompt` a pair is two segments (chosen, rejected)
+/// that share the picture's visual rows; with it a pair is three: what the two begin with, and the
+/// two rests. Token weights of the config stand in `loss_weights`.
 struct PairPack {
-  PackedBatch batch;
+  BranchedBatch branched;
   std::vector<std::size_t> pairs;
+
+  const PackedBatch& batch() const { return branched.batch; }
 };
+
+/// Packs pairs in their order, at most `config.pack_tokens` a pack (one pair always fits).
+std::vector<PairPack> pack_pairs(std::vector<EncodedPair> pairs, const PreferenceConfig& config);
 
 /// Reads, encodes and packs the pairs named by `indices`, in this order.
 std::vector<PairPack> make_packs(const std::vector<PreferencePair>& pairs,
                                  const std::vector<std::size_t>& indices,
                                  const PictureReader& picture,
                                  const PromptEncoder& encoder,
-                                 std::int64_t pack_tokens);
+                                 const PreferenceConfig& config);
 
-/// Summed log-probs of each segment's targets, [segments] float32: one packed forward, which
-/// reference and policy share. Carries a graph unless guarded.
-torch::Tensor segment_log_probs(VisionLanguageModel& model,
-                                const PackedBatch& pack,
-                                torch::Device device);
+/// What one packed forward says of its pairs. [pairs, 2] (chosen, rejected) float32.
+struct PackLogProbs {
+  torch::Tensor sums;    // log-probs of the answers, weighted by token; divided by the weights when mean_over_tokens
+  torch::Tensor plain;   // summed with all weights 1
+  torch::Tensor tokens;  // of the answers
+};
+
+/// The forward that reference and policy share. Carries a graph unless guarded.
+PackLogProbs pack_log_probs(VisionLanguageModel& model,
+                            const PairPack& pack,
+                            const PreferenceConfig& config,
+                            torch::Device device);
 
 }  // namespace pocketvlm

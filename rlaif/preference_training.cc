@@ -43,7 +43,8 @@ class PreferenceRun {
                 std::uint64_t seed,
                 const std::string& device,
                 const std::string& folder,
-                const RoundObserver& observer)
+                const RoundObserver& observer,
+                const PreferenceOptions& options)
       : config_(config),
         policy_(policy),
         pairs_(pairs),
@@ -52,12 +53,12 @@ class PreferenceRun {
         device_(device),
         folder_(folder),
         observer_(observer),
+        options_(options),
         metrics_(folder + "/metrics.jsonl") {}
 
   PreferenceResult run() {
     prepare_model();
-    JsonlLog log(folder_ + "/reference.jsonl");
-    references_ = reference_log_probs(config_, policy_, pairs_, picture_, device_, log, observer_);
+    references_ = references_of(pairs_, "reference.jsonl");
     for (std::size_t i = 0; i < pairs_.size(); ++i) {
       if (references_[i].dropped.empty())
         usable_.push_back(i);
@@ -65,6 +66,7 @@ class PreferenceRun {
         ++result_.dropped[references_[i].dropped];
     }
     result_.pairs = static_cast<std::int64_t>(usable_.size());
+    if (config_.uses("kto")) mismatch_pairs();
     if (usable_.empty())
       spdlog::warn("{}: no pairs to learn from; the policy is left as it is", folder_);
     else
@@ -73,6 +75,31 @@ class PreferenceRun {
   }
 
  private:
+  std::vector<Reference> references_of(const std::vector<PreferencePair>& pairs,
+                                       const std::string& file) {
+    LoadedModel& reference = options_.reference != nullptr ? *options_.reference : policy_;
+    reference.model->to(device_);
+    JsonlLog log(folder_ + "/" + file);
+    return reference_log_probs(config_, reference, pairs, picture_, device_, log, observer_);
+  }
+
+  // KTO's KL term is the log-ratio of answers that do not belong to their prompt: each prompt gets those of the next
+  // usable pair, so that the answers of the estimate are the answers of the data.
+  void mismatch_pairs() {
+    PV_CHECK(usable_.empty() || usable_.size() > 1,
+             "{}: the loss kto needs at least two pairs, for it compares prompts with each other's "
+             "answers; there is {}",
+             folder_,
+             usable_.size());
+    mismatched_ = pairs_;
+    for (std::size_t i = 0; i < usable_.size(); ++i) {
+      const PreferencePair& next = pairs_[usable_[(i + 1) % usable_.size()]];
+      mismatched_[usable_[i]].chosen = next.chosen;
+      mismatched_[usable_[i]].rejected = next.rejected;
+    }
+    mismatched_references_ = references_of(mismatched_, "reference-kl.jsonl");
+  }
+
   std::int64_t steps_an_epoch() const {
     return (result_.pairs + config_.batch_pairs - 1) / config_.batch_pairs;
   }
@@ -97,9 +124,9 @@ class PreferenceRun {
     return hashes;
   }
 
-  torch::Tensor pack_log_probs(const PackedBatch& batch) {
+  PackLogProbs policy_log_probs(const PairPack& pack) {
     const ComputeDtype guard(config_.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
-    return segment_log_probs(policy_.model, batch, device_).view({-1, 2});
+    return pack_log_probs(policy_.model, pack, config_, device_);
   }
 
   void train() {
@@ -108,14 +135,15 @@ class PreferenceRun {
     continue_or_begin();
     policy_.model->train();
     Progress progress("preferences: steps", steps, steps_done());
-    std::future<std::vector<PairPack>> next = prepare_step(steps_done(), steps);
+    std::future<StepPacks> next = prepare_step(steps_done(), steps);
     while (steps_done() < steps) {
-      const std::vector<PairPack> packs = next.get();
+      const StepPacks packs = next.get();
       next = prepare_step(steps_done() + 1, steps);
       const auto now = step(packs);
       progress.update(
           steps_done(),
           fmt::format("loss {:.4f}  margin {:.3f}", now.at("loss"), now.at("rewards/margins")));
+      keep_candidate(steps);
       const bool due = config_.checkpoint_every > 0 && steps_done() % config_.checkpoint_every == 0;
       if (due || steps_done() == steps)
         save_training_state(state_folder(), state_, weights_, optimizer_->state());
@@ -131,6 +159,14 @@ class PreferenceRun {
 
   std::int64_t steps_done() const { return state_.total.steps; }
   std::string state_folder() const { return folder_ + "/state"; }
+
+  void keep_candidate(std::int64_t steps) {
+    if (config_.keep_every == 0 || steps_done() == steps || steps_done() % config_.keep_every != 0)
+      return;
+    save_model(policy_.model,
+               options_.tokenizer_path,
+               fmt::format("{}/candidates/step-{:06}", folder_, steps_done()));
+  }
 
   void continue_or_begin() {
     if (auto saved = load_training_state(state_folder())) {
@@ -176,12 +212,25 @@ class PreferenceRun {
     state_.threads = threads;
   }
 
+  // The packs of a step, and those that estimate its KL term.
+  struct StepPacks {
+    std::vector<PairPack> pairs, mismatched;
+  };
+
   // Drawing, slicing and tokenizing run beside the step before.
-  std::future<std::vector<PairPack>> prepare_step(std::int64_t step, std::int64_t steps) const {
+  std::future<StepPacks> prepare_step(std::int64_t step, std::int64_t steps) const {
     if (step >= steps) return {};
     return std::async(std::launch::async, [this, step] {
-      return make_packs(
-          pairs_, pairs_of_step(step), picture_, *policy_.encoder, config_.pack_tokens);
+      const std::vector<std::size_t> indices = pairs_of_step(step);
+      StepPacks packs;
+      packs.pairs = make_packs(pairs_, indices, picture_, *policy_.encoder, config_);
+      std::vector<std::size_t> fitting;
+      for (const std::size_t index : indices) {
+        if (!mismatched_.empty() && mismatched_references_[index].dropped.empty())
+          fitting.push_back(index);
+      }
+      packs.mismatched = make_packs(mismatched_, fitting, picture_, *policy_.encoder, config_);
+      return packs;
     });
   }
 
@@ -197,36 +246,67 @@ class PreferenceRun {
     return indices;
   }
 
-  PairLogProbs log_probs_of(const PairPack& pack) {
-    const torch::Tensor policy = pack_log_probs(pack.batch);
-    std::vector<float> values[4];
+  // [pairs, 2] of what the references say of the pack's pairs.
+  torch::Tensor reference_sums(const PairPack& pack, const std::vector<Reference>& references) {
+    std::vector<float> values;
     for (const std::size_t index : pack.pairs) {
-      const Reference& reference = references_[index];
-      values[0].push_back(reference.chosen);
-      values[1].push_back(reference.rejected);
-      values[2].push_back(static_cast<float>(reference.chosen_tokens));
-      values[3].push_back(static_cast<float>(reference.rejected_tokens));
+      values.push_back(references[index].chosen);
+      values.push_back(references[index].rejected);
     }
-    const auto tensor = [&](int i) {
-      return torch::tensor(values[i], torch::kFloat32).to(device_);
-    };
-    return {policy.select(1, 0), policy.select(1, 1), tensor(0), tensor(1), tensor(2), tensor(3)};
+    return torch::tensor(values, torch::kFloat32).view({-1, 2}).to(device_);
   }
 
-  std::map<std::string, double> step(const std::vector<PairPack>& packs) {
+  PairLogProbs log_probs_of(const PairPack& pack) {
+    const PackLogProbs policy = policy_log_probs(pack);
+    const torch::Tensor reference = reference_sums(pack, references_);
+    PairLogProbs log_probs;
+    log_probs.policy_chosen = policy.sums.select(1, 0);
+    log_probs.policy_rejected = policy.sums.select(1, 1);
+    log_probs.reference_chosen = reference.select(1, 0);
+    log_probs.reference_rejected = reference.select(1, 1);
+    log_probs.chosen_tokens = policy.tokens.select(1, 0);
+    log_probs.rejected_tokens = policy.tokens.select(1, 1);
+    log_probs.plain_chosen = policy.plain.select(1, 0);
+    return log_probs;
+  }
+
+  // KTO: mean log-ratio of the mismatched answers, not below 0; no gradient flows through it.
+  double kl_of(const std::vector<PairPack>& mismatched) {
+    const at::NoGradGuard no_grad;
+    double sum = 0;
+    double answers = 0;
+    for (const PairPack& pack : mismatched) {
+      const torch::Tensor ratios =
+          policy_log_probs(pack).sums - reference_sums(pack, mismatched_references_);
+      sum += ratios.to(torch::kFloat64).sum().item<double>();
+      answers += static_cast<double>(ratios.numel());
+    }
+    return answers > 0 ? std::max(0.0, sum / answers) : 0.0;
+  }
+
+  std::map<std::string, double> step(const StepPacks& packs) {
     const auto begin = Clock::now();
     std::map<std::string, double> metrics;
+    const double kl = kl_of(packs.mismatched);
     double num_pairs = 0;
+    double chosen_tokens = 0;
+    for (const PairPack& pack : packs.pairs) {
+      num_pairs += static_cast<double>(pack.pairs.size());
+      for (const std::size_t index : pack.pairs)
+        chosen_tokens += static_cast<double>(references_[index].chosen_tokens);
+    }
     StepTotals now;
     now.steps = 1;
-    for (const PairPack& pack : packs) {
-      const PairLogProbs log_probs = log_probs_of(pack);
+    for (const PairPack& pack : packs.pairs) {
+      PairLogProbs log_probs = log_probs_of(pack);
+      log_probs.kl = kl;
+      log_probs.step_tokens = chosen_tokens;
+      log_probs.step_pairs = num_pairs;
       const torch::Tensor losses = preference_losses(log_probs, config_);
       losses.sum().backward();
       for (const auto& [name, sum] : preference_metric_sums(log_probs, losses, config_))
         metrics[name] += sum;
-      num_pairs += static_cast<double>(pack.pairs.size());
-      now.tokens += pack.batch.num_tokens();
+      now.tokens += pack.batch().num_tokens();
       now.images += static_cast<std::int64_t>(pack.pairs.size());
     }
     for (auto& [name, value] : metrics) value /= num_pairs;
@@ -238,6 +318,7 @@ class PreferenceRun {
              steps_done() + 1,
              metrics.at("loss"),
              state_folder());
+    if (config_.uses("kto")) metrics["kl"] = kl;
     metrics["learning_rate"] = optimizer_->learning_rate();
     metrics["grad_norm"] = optimizer_->step(1.0 / num_pairs);
     now.loss = metrics.at("loss");
@@ -291,10 +372,13 @@ class PreferenceRun {
   torch::Device device_;
   std::string folder_;
   const RoundObserver& observer_;
+  const PreferenceOptions& options_;
   JsonlLog metrics_;
   std::set<std::string> trainable_;
   NamedTensors weights_;
   std::vector<Reference> references_;  // one a pair
+  std::vector<PreferencePair> mismatched_;         // kto: pairs with the answers of others; else empty
+  std::vector<Reference> mismatched_references_;
   std::vector<std::size_t> usable_;    // pairs that can be trained on
   std::optional<Optimizer> optimizer_;
   TrainingState state_;
@@ -322,9 +406,13 @@ PreferenceResult train_preferences(const PreferenceConfig& config,
                                    std::uint64_t seed,
                                    const std::string& device,
                                    const std::string& folder,
-                                   const RoundObserver& observer) {
+                                   const RoundObserver& observer,
+                                   const PreferenceOptions& options) {
   make_folders(folder);
-  return PreferenceRun(config, policy, pairs, picture, seed, device, folder, observer).run();
+  PV_CHECK(config.keep_every == 0 || !options.tokenizer_path.empty(),
+           "preference.keep_every: checkpoints cannot be kept without their tokenizer");
+  return PreferenceRun(config, policy, pairs, picture, seed, device, folder, observer, options)
+      .run();
 }
 
 }  // namespace pocketvlm

@@ -24,10 +24,17 @@ struct PreferenceResult {
   Json to_json() const;
 };
 
-/// Direct preference optimisation of `policy`, whose weights at the call are the reference, in
-/// `folder`:
-///   reference.jsonl   reference log-probs, computed once before training (rlaif/reference.h)
-///   metrics.jsonl     one line an optimizer step, named as in TRL
+/// What a training may have beside its pairs.
+struct PreferenceOptions {
+  LoadedModel* reference = nullptr;  // null: the policy's weights at the call
+  std::string tokenizer_path;        // needed by keep_every: checkpoints hold their tokenizer
+};
+
+/// Preference optimisation of `policy` in `folder`:
+///   reference.jsonl      reference log-probs, computed once before training (rlaif/reference.h)
+///   reference-kl.jsonl   kto: those of answers to other prompts, which estimate the KL term
+///   metrics.jsonl        one line an optimizer step, named as in TRL
+///   candidates/step-N/   checkpoints, every `keep_every` steps
 ///   state/            resumable state (trainer/training_state.h); an interrupted call ends with
 ///   the same bits
 /// The order of pairs is a function of seed and epoch. Without pairs the policy is left as it is.
@@ -39,6 +46,7 @@ PreferenceResult train_preferences(const PreferenceConfig& config,
                                    std::uint64_t seed,
                                    const std::string& device,
                                    const std::string& folder,
-                                   const RoundObserver& observer = {});
+                                   const RoundObserver& observer = {},
+                                   const PreferenceOptions& options = {});
 
 }  // namespace pocketvlm

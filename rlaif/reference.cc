@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "base/progress.h"
 #include "rlaif/content_key.h"
-#include "rlaif/shared_pack.h"
 
 namespace pocketvlm {
 namespace {
@@ -49,29 +48,39 @@ class ReferenceRun {
   }
 
  private:
-  std::string key_of(const PreferencePair& pair, const Image& image) const {
-    const PromptEncoder& encoder = *model_.encoder;
-    return content_key(
-        {hash_,
-         config_.compute_dtype,
-         config_to_json(encoder.prompt()).dump() + config_to_json(encoder.image()).dump(),
-         pair.question,
-         pair.chosen,
-         pair.rejected,
-         {reinterpret_cast<const char*>(image.rgb.data()), image.rgb.size()}});
-  }
+  // What a pair's reference depends on, and why there is none; the picture is read once for both.
+  struct Look {
+    std::string key;
+    std::string obstacle;  // empty: the pair can be trained on
+  };
 
-  // Why a pair cannot be trained on; empty when it can.
-  std::string obstacle(const PreferencePair& pair, const Image& image) const {
+  Look look_at(const PreferencePair& pair) const {
+    Look look;
+    Image image;
     try {
+      image = picture_(pair.index);
       const EncodedPair encoded = encode_pair(pair, image, *model_.encoder);
       const std::int64_t longest =
           std::max(encoded.chosen.num_tokens(), encoded.rejected.num_tokens());
-      return longest <= model_.config.language.max_positions ? ""
-                                                             : "longer than language.max_positions";
+      if (longest > model_.config.language.max_positions)
+        look.obstacle = "longer than language.max_positions";
     } catch (const Error& error) {
-      return error.what();
+      look.obstacle = error.what();
     }
+    look.key = content_key({hash_,
+                            fmt::format("{} {} {} {} {}",
+                                        config_.compute_dtype,
+                                        config_.share_prompt,
+                                        config_.changed_token_weight,
+                                        config_.mean_over_tokens,
+                                        config_.length_tail_weight),
+                            config_to_json(model_.encoder->prompt()).dump() +
+                                config_to_json(model_.encoder->image()).dump(),
+                            pair.question,
+                            pair.chosen,
+                            pair.rejected,
+                            {reinterpret_cast<const char*>(image.rgb.data()), image.rgb.size()}});
+    return look;
   }
 
   std::vector<Reference> compute(std::size_t begin, std::size_t end, std::vector<Json>& rows) {
@@ -79,23 +88,24 @@ class ReferenceRun {
     std::vector<std::size_t> fitting;
     std::vector<std::string> keys;
     for (std::size_t i = begin; i < end; ++i) {
-      const Image image = picture_(pairs_[i].index);
-      keys.push_back(key_of(pairs_[i], image));
-      references[i - begin].dropped = obstacle(pairs_[i], image);
+      Look look = look_at(pairs_[i]);
+      keys.push_back(std::move(look.key));
+      references[i - begin].dropped = std::move(look.obstacle);
       if (references[i - begin].dropped.empty()) fitting.push_back(i);
     }
     const at::NoGradGuard no_grad;
     const CachedWeights cached;
     const ComputeDtype guard(config_.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
-    for (const PairPack& pack :
-         make_packs(pairs_, fitting, picture_, *model_.encoder, config_.pack_tokens)) {
-      const torch::Tensor sums =
-          segment_log_probs(model_.model, pack.batch, device_).to(torch::kCPU).contiguous();
+    for (const PairPack& pack : make_packs(pairs_, fitting, picture_, *model_.encoder, config_)) {
+      const PackLogProbs log_probs = pack_log_probs(model_.model, pack, config_, device_);
+      const torch::Tensor sums = log_probs.sums.to(torch::kCPU).contiguous();
+      const torch::Tensor tokens =
+          log_probs.tokens.to(torch::kCPU, torch::kInt64).contiguous();
       const float* value = sums.data_ptr<float>();
-      const std::vector<std::int64_t> tokens = targets_per_segment(pack.batch);
+      const std::int64_t* count = tokens.data_ptr<std::int64_t>();
       for (std::size_t row = 0; row < pack.pairs.size(); ++row) {
         references[pack.pairs[row] - begin] = {
-            value[2 * row], value[2 * row + 1], tokens[2 * row], tokens[2 * row + 1], ""};
+            value[2 * row], value[2 * row + 1], count[2 * row], count[2 * row + 1], ""};
       }
     }
     for (std::size_t i = 0; i < references.size(); ++i)
@@ -121,7 +131,7 @@ class ReferenceRun {
       while (references.size() < std::min(rows.size(), pairs_.size())) {
         const Json& row = rows[references.size()];
         const PreferencePair& pair = pairs_[references.size()];
-        if (row.at("key").get<std::string>() != key_of(pair, picture_(pair.index))) break;
+        if (row.at("key").get<std::string>() != look_at(pair).key) break;
         Reference reference;
         if (row.contains("dropped")) {
           reference.dropped = row.at("dropped").get<std::string>();

@@ -18,72 +18,19 @@ namespace {
 
 constexpr std::uint64_t kRolloutStream = 0x726F6C6C;
 
-Json to_row(const PromptAnswers& prompt, const Answer& answer) {
-  return {{"prompt_id", prompt.id},
-          {"index", prompt.index},
-          {"sample", answer.sample},
-          {"text", answer.text},
-          {"ids", answer.ids},
-          {"finished", answer.finished},
-          {"key", prompt.key}};
-}
-
-std::vector<Json> to_rows(const PromptAnswers& prompt) {
-  if (!prompt.skipped.empty()) {
-    return {{{"prompt_id", prompt.id}, {"index", prompt.index}, {"skipped", prompt.skipped}}};
-  }
-  std::vector<Json> rows;
-  for (const Answer& answer : prompt.answers) rows.push_back(to_row(prompt, answer));
-  return rows;
-}
-
-// Reads the prompt that starts at `row` and moves `row` behind it; nothing when its rows are not
-// all there.
-std::optional<PromptAnswers> read_prompt(const JsonlLog& log,
-                                         std::int64_t index,
-                                         std::int64_t samples,
-                                         std::size_t& row) {
-  const std::vector<Json>& rows = log.rows();
-  PromptAnswers prompt;
-  std::size_t next = row;
-  try {
-    for (; next < rows.size(); ++next) {
-      const Json& json = rows[next];
-      if (json.at("index").get<std::int64_t>() != index) break;
-      prompt.index = index;
-      prompt.id = json.at("prompt_id").get<std::string>();
-      if (json.contains("skipped")) {
-        prompt.skipped = json.at("skipped").get<std::string>();
-        row = next + 1;
-        return prompt;
-      }
-      prompt.key = json.at("key").get<std::string>();
-      prompt.answers.push_back({json.at("sample").get<std::int64_t>(),
-                                json.at("text").get<std::string>(),
-                                json.at("ids").get<std::vector<std::int32_t>>(),
-                                json.at("finished").get<bool>()});
-    }
-  } catch (const Json::exception& error) {
-    fail("{}:{}: {}; delete the file to make it again", log.path(), next + 1, error.what());
-  }
-  if (static_cast<std::int64_t>(prompt.answers.size()) != samples) return std::nullopt;
-  row = next;
-  return prompt;
-}
-
 // The groups of prompts that the log holds whole; what is behind them is cut off.
 std::vector<PromptAnswers> read_whole_groups(const RlaifConfig& config,
-                                             const Pictures& pictures,
+                                             const Prompts& prompts,
                                              JsonlLog& log) {
   std::vector<PromptAnswers> done;
   std::vector<PromptAnswers> group;
   std::size_t row = 0;
   std::size_t whole_rows = 0;
-  for (std::int64_t index = 0; index < pictures.size(); ++index) {
-    std::optional<PromptAnswers> prompt = read_prompt(log, index, config.rollout.samples, row);
+  for (std::int64_t index = 0; index < prompts.size(); ++index) {
+    std::optional<PromptAnswers> prompt = read_answers(log, index, config.rollout.samples, row);
     if (!prompt) break;
     group.push_back(std::move(*prompt));
-    if ((index + 1) % config.batch != 0 && index + 1 != pictures.size()) continue;
+    if ((index + 1) % config.batch != 0 && index + 1 != prompts.size()) continue;
     std::move(group.begin(), group.end(), std::back_inserter(done));
     group.clear();
     whole_rows = row;
@@ -92,15 +39,30 @@ std::vector<PromptAnswers> read_whole_groups(const RlaifConfig& config,
   return done;
 }
 
-SamplingConfig sampling_of(const RlaifConfig& config) {
+// Samples drawn at one temperature: all of them, or those that share an entry of `temperatures`.
+struct SampleGroup {
   SamplingConfig sampling;
-  sampling.temperature = config.rollout.temperature;
-  sampling.top_p = config.rollout.top_p;
-  sampling.top_k = config.rollout.top_k;
-  sampling.max_new_tokens = config.rollout.max_new_tokens;
-  sampling.num_samples = config.rollout.samples;
-  sampling.seed = mix_keys({config.seed, kRolloutStream});
-  return sampling;
+  std::vector<std::int64_t> samples;  // their numbers
+};
+
+std::vector<SampleGroup> sample_groups(const RlaifConfig& config) {
+  const RolloutConfig& rollout = config.rollout;
+  const std::size_t count = std::max<std::size_t>(1, rollout.temperatures.size());
+  std::vector<SampleGroup> groups(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    SamplingConfig& sampling = groups[i].sampling;
+    sampling.temperature = rollout.temperatures.empty() ? rollout.temperature : rollout.temperatures[i];
+    sampling.top_p = rollout.top_p;
+    sampling.top_k = rollout.top_k;
+    sampling.max_new_tokens = rollout.max_new_tokens;
+    sampling.seed = i == 0 ? mix_keys({config.seed, kRolloutStream})
+                           : mix_keys({config.seed, kRolloutStream, i});
+    for (auto s = static_cast<std::int64_t>(i); s < rollout.samples; s += static_cast<std::int64_t>(count))
+      groups[i].samples.push_back(s);
+    sampling.num_samples = static_cast<int64_t>(groups[i].samples.size());
+  }
+  std::erase_if(groups, [](const SampleGroup& group) { return group.samples.empty(); });
+  return groups;
 }
 
 // A prompt as tokens; or why it cannot be asked: such a prompt is left out, counted and listed, and
@@ -113,17 +75,19 @@ struct EncodedPrompt {
 EncodedPrompt encode_prompt(const RlaifConfig& config,
                             const LoadedModel& policy,
                             const std::string& policy_hash,
-                            const Pictures& pictures,
+                            const Prompts& prompts,
                             std::int64_t index) {
   EncodedPrompt prompt;
   prompt.answers.index = index;
   prompt.answers.id = std::to_string(index);
   try {
-    Picture picture = pictures.at(index);
+    Picture picture = prompts.at(index);
     prompt.answers.id = picture.id;
+    prompt.answers.question = picture.question;
     prompt.answers.key = rollout_key(config, policy_hash, picture);
+    prompt.answers.picture_key = picture_key(picture.image);
     Chat chat;
-    chat.turns.push_back({"user", config.instruction});
+    chat.turns.push_back({"user", picture.question});
     chat.images.push_back(std::move(picture.image));
     prompt.chat = policy.encoder->encode(chat, true);
     const auto tokens = static_cast<std::int64_t>(prompt.chat.ids.size());
@@ -141,13 +105,13 @@ EncodedPrompt encode_prompt(const RlaifConfig& config,
 std::future<std::vector<EncodedPrompt>> encode_group(const RlaifConfig& config,
                                                      const LoadedModel& policy,
                                                      const std::string& policy_hash,
-                                                     const Pictures& pictures,
+                                                     const Prompts& prompts,
                                                      std::int64_t begin) {
-  const std::int64_t end = std::min(pictures.size(), begin + config.batch);
-  return std::async(std::launch::async, [&config, &policy, &policy_hash, &pictures, begin, end] {
+  const std::int64_t end = std::min(prompts.size(), begin + config.batch);
+  return std::async(std::launch::async, [&config, &policy, &policy_hash, &prompts, begin, end] {
     std::vector<EncodedPrompt> group;
     for (std::int64_t index = begin; index < end; ++index) {
-      group.push_back(encode_prompt(config, policy, policy_hash, pictures, index));
+      group.push_back(encode_prompt(config, policy, policy_hash, prompts, index));
     }
     return group;
   });
@@ -163,16 +127,26 @@ std::vector<PromptAnswers> answer_group(const RlaifConfig& config,
     chats.push_back(std::move(prompt.chat));
     keys.push_back(static_cast<std::uint64_t>(prompt.answers.index));
   }
-  const std::vector<Generation> generations =
-      chats.empty()
-          ? std::vector<Generation>{}
-          : generate_batch(policy.model, *policy.encoder, chats, sampling_of(config), keys);
+  const auto samples = static_cast<std::size_t>(config.rollout.samples);
+  std::vector<Answer> answers(chats.size() * samples);  // prompt * samples + sample
+  for (const SampleGroup& drawn : sample_groups(config)) {
+    if (chats.empty()) break;
+    std::vector<Generation> generations =
+        generate_batch(policy.model, *policy.encoder, chats, drawn.sampling, keys);
+    for (std::size_t i = 0; i < generations.size(); ++i) {
+      const std::int64_t sample = drawn.samples[i % drawn.samples.size()];
+      Generation& made = generations[i];
+      answers[i / drawn.samples.size() * samples + static_cast<std::size_t>(sample)] = {
+          sample, std::move(made.text), std::move(made.ids), made.stopped};
+    }
+  }
   std::vector<PromptAnswers> answered;
-  auto next = generations.begin();
+  auto next = answers.begin();
   for (EncodedPrompt& prompt : group) {
-    for (std::int64_t i = 0; prompt.answers.skipped.empty() && i < config.rollout.samples;
-         ++i, ++next) {
-      prompt.answers.answers.push_back({i, next->text, next->ids, next->stopped});
+    if (prompt.answers.skipped.empty()) {
+      const auto end = next + static_cast<std::ptrdiff_t>(samples);
+      prompt.answers.answers.assign(std::make_move_iterator(next), std::make_move_iterator(end));
+      next = end;
     }
     answered.push_back(std::move(prompt.answers));
   }
@@ -181,25 +155,6 @@ std::vector<PromptAnswers> answer_group(const RlaifConfig& config,
 
 }  // namespace
 
-Pictures::Pictures(const SourceConfig& config, std::int64_t count)
-    : source_(open_source(config)), count_(count) {
-  PV_CHECK(count <= source_->size(),
-           "num_prompts is {}, but the source {} has {} samples; lower num_prompts or add pictures",
-           count,
-           source_->name(),
-           source_->size());
-}
-
-Picture Pictures::at(std::int64_t index) const {
-  Sample sample = source_->at(index);
-  PV_CHECK(sample.chat.images.size() == 1,
-           "{}: sample \"{}\" has {} pictures; a prompt of the alignment loop has one",
-           source_->name(),
-           sample.id,
-           sample.chat.images.size());
-  return {std::move(sample.id), std::move(sample.chat.images.front()), std::move(sample.truth)};
-}
-
 std::string rollout_key(const RlaifConfig& config,
                         const std::string& policy_hash,
                         const Picture& picture) {
@@ -207,44 +162,45 @@ std::string rollout_key(const RlaifConfig& config,
   return content_key(
       {policy_hash,
        config_to_json(config.rollout).dump(),
-       fmt::format("{} {} {} {}", config.instruction, config.seed, image.width, image.height),
+       fmt::format("{} {} {} {}", picture.question, config.seed, image.width, image.height),
        {reinterpret_cast<const char*>(image.rgb.data()), image.rgb.size()}});
 }
 
 std::vector<PromptAnswers> sample_answers(const RlaifConfig& config,
                                           LoadedModel& policy,
                                           const std::string& policy_hash,
-                                          const Pictures& pictures,
+                                          const Prompts& prompts,
                                           JsonlLog& log,
                                           const RoundObserver& observer) {
-  std::vector<PromptAnswers> prompts = read_whole_groups(config, pictures, log);
+  std::vector<PromptAnswers> answered = read_whole_groups(config, prompts, log);
   const at::NoGradGuard no_grad;
   const ComputeDtype compute(config.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
   const CachedWeights cached;
-  auto begin = static_cast<std::int64_t>(prompts.size());
-  Progress progress("rollout: prompts", pictures.size(), begin);
-  auto next = encode_group(config, policy, policy_hash, pictures, begin);
-  for (; begin < pictures.size(); begin += config.batch) {
+  auto begin = static_cast<std::int64_t>(answered.size());
+  Progress progress("rollout: prompts", prompts.size(), begin);
+  auto next = encode_group(config, policy, policy_hash, prompts, begin);
+  for (; begin < prompts.size(); begin += config.batch) {
     std::vector<EncodedPrompt> group = next.get();
-    next = encode_group(config, policy, policy_hash, pictures, begin + config.batch);
+    next = encode_group(config, policy, policy_hash, prompts, begin + config.batch);
     std::vector<Json> rows;
     for (PromptAnswers& prompt : answer_group(config, policy, std::move(group))) {
       for (Json& row : to_rows(prompt)) rows.push_back(std::move(row));
-      prompts.push_back(std::move(prompt));
+      answered.push_back(std::move(prompt));
     }
     log.append(rows);
-    progress.update(static_cast<std::int64_t>(prompts.size()));
-    if (observer) observer("rollout", static_cast<std::int64_t>(prompts.size()));
+    progress.update(static_cast<std::int64_t>(answered.size()));
+    if (observer) observer("rollout", static_cast<std::int64_t>(answered.size()));
   }
   progress.finish();
-  const auto answered = std::find_if(
-      prompts.begin(), prompts.end(), [](const PromptAnswers& p) { return p.skipped.empty(); });
-  PV_CHECK(answered != prompts.end(),
+  const bool any = std::any_of(answered.begin(), answered.end(), [](const PromptAnswers& prompt) {
+    return prompt.skipped.empty();
+  });
+  PV_CHECK(any,
            "{}: none of {} prompts could be answered; the first: {}",
            log.path(),
-           prompts.size(),
-           prompts.front().skipped);
-  return prompts;
+           answered.size(),
+           answered.front().skipped);
+  return answered;
 }
 
 }  // namespace pocketvlm

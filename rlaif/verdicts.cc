@@ -1,6 +1,7 @@
 #include "rlaif/verdicts.h"
 
-#include <set>
+#include <filesystem>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -18,14 +19,14 @@ struct JudgedQuestion {
   std::optional<bool> truth;
 };
 
-Json to_row(const PromptClaims& prompt, const JudgedQuestion& judged) {
+Json to_row(const PromptClaims& prompt, const JudgedQuestion& judged, double margin) {
   Json row = {{"prompt_id", prompt.id},
               {"index", prompt.index},
               {"question", judged.question},
               {"p_yes", judged.verdict.p_yes},
               {"p_no", judged.verdict.p_no},
-              {"accepted", judged.verdict.accepted()}};
-  if (!judged.verdict.asked) row["too_long"] = true;
+              {"accepted", judged.verdict.accepted(margin)}};
+  if (!judged.verdict.asked()) row["problem"] = judged.verdict.problem;
   if (judged.truth) row["truth"] = *judged.truth;
   return row;
 }
@@ -49,7 +50,7 @@ std::optional<std::vector<JudgedQuestion>> read_prompt(const JsonlLog& log,
       read.question = question;
       read.verdict = {json.at("p_yes").get<double>(),
                       json.at("p_no").get<double>(),
-                      !json.contains("too_long")};
+                      json.value("problem", "")};
       if (json.contains("truth")) read.truth = json.at("truth").get<bool>();
       judged.push_back(std::move(read));
       ++row;
@@ -60,15 +61,13 @@ std::optional<std::vector<JudgedQuestion>> read_prompt(const JsonlLog& log,
   return judged;
 }
 
-std::vector<JudgedQuestion> judge_prompt(const RlaifConfig& config,
-                                         Judge& judge,
+std::vector<JudgedQuestion> judge_prompt(Judge& judge,
                                          const PromptAnswers& answers,
                                          const std::vector<std::string>& questions,
-                                         const std::string& policy_hash,
-                                         const Pictures& pictures,
+                                         const Prompts& prompts,
                                          const ObjectVocabulary& vocabulary) {
-  const Picture picture = pictures.at(answers.index);
-  PV_CHECK(rollout_key(config, policy_hash, picture) == answers.key,
+  const Picture picture = prompts.at(answers.index);
+  PV_CHECK(picture_key(picture.image) == answers.picture_key,
            "picture {} (\"{}\") is not the one that was sampled from; delete the folder of the "
            "round to start again",
            answers.index,
@@ -90,16 +89,19 @@ std::vector<JudgedQuestion> judge_prompt(const RlaifConfig& config,
   return judged;
 }
 
-void count(const JudgedQuestion& judged, JudgeAgreement& agreement, double& coverage) {
+void count(const JudgedQuestion& judged,
+           double margin,
+           JudgeAgreement& agreement,
+           double& coverage) {
   ++agreement.questions;
-  if (!judged.verdict.asked) {
-    ++agreement.too_long;
+  if (!judged.verdict.asked()) {
+    ++(judged.verdict.problem.starts_with("too long") ? agreement.too_long : agreement.unreadable);
     return;
   }
   coverage += judged.verdict.coverage();
   agreement.mean_coverage =
-      coverage / static_cast<double>(agreement.questions - agreement.too_long);
-  const bool accepted = judged.verdict.accepted();
+      coverage / static_cast<double>(agreement.questions - agreement.too_long - agreement.unreadable);
+  const bool accepted = judged.verdict.accepted(margin);
   agreement.accepted += accepted ? 1 : 0;
   if (!judged.truth) return;
   ++agreement.known;
@@ -111,17 +113,6 @@ void count(const JudgedQuestion& judged, JudgeAgreement& agreement, double& cove
 
 }  // namespace
 
-std::vector<std::string> PromptClaims::questions() const {
-  std::vector<std::string> questions;
-  std::set<std::string> known;
-  for (const std::vector<Claim>& claims : answers) {
-    for (const Claim& claim : claims) {
-      if (known.insert(claim.question).second) questions.push_back(claim.question);
-    }
-  }
-  return questions;
-}
-
 Json JudgeAgreement::to_json() const {
   const auto share = [](std::int64_t part, std::int64_t whole) {
     return whole == 0 ? Json(nullptr)
@@ -129,6 +120,7 @@ Json JudgeAgreement::to_json() const {
   };
   return {{"questions", questions},
           {"too_long", too_long},
+          {"unreadable", unreadable},
           {"mean_coverage", mean_coverage},
           {"accepted_share", share(accepted, questions)},
           {"known", known},
@@ -144,10 +136,9 @@ Json JudgeAgreement::to_json() const {
 
 std::vector<VerdictTable> judge_claims(const RlaifConfig& config,
                                        Judge& judge,
-                                       const std::vector<PromptClaims>& prompts,
+                                       const std::vector<PromptClaims>& claims,
                                        const std::vector<PromptAnswers>& answers,
-                                       const std::string& policy_hash,
-                                       const Pictures& pictures,
+                                       const Prompts& prompts,
                                        const ObjectVocabulary& vocabulary,
                                        JsonlLog& log,
                                        JudgeAgreement& agreement,
@@ -158,12 +149,12 @@ std::vector<VerdictTable> judge_claims(const RlaifConfig& config,
     tables.emplace_back();
     for (const JudgedQuestion& question : judged) {
       tables.back()[question.question] = question.verdict;
-      count(question, agreement, coverage);
+      count(question, config.judge_margin, agreement, coverage);
     }
   };
   const auto check_coverage = [&] {
     PV_CHECK(
-        agreement.questions == agreement.too_long || agreement.mean_coverage >= kLowestCoverage,
+        agreement.questions == agreement.too_long + agreement.unreadable || agreement.mean_coverage >= kLowestCoverage,
         "judge {}: on {} questions its first word was yes or no with a probability of {:.3f} on "
         "average, which is no "
         "basis for a verdict (at least {}); train it on yes/no answers, with the chat template of "
@@ -177,9 +168,9 @@ std::vector<VerdictTable> judge_claims(const RlaifConfig& config,
   // What the log holds, prompt by prompt; the rest is cut off.
   std::size_t row = 0;
   std::size_t next = 0;
-  for (; next < prompts.size(); ++next) {
-    const std::vector<std::string> questions = prompts[next].questions();
-    const auto judged = read_prompt(log, prompts[next], questions, row);
+  for (; next < claims.size(); ++next) {
+    const std::vector<std::string> questions = claims[next].questions();
+    const auto judged = read_prompt(log, claims[next], questions, row);
     if (!judged) break;
     take(*judged);
     row += questions.size();
@@ -187,19 +178,18 @@ std::vector<VerdictTable> judge_claims(const RlaifConfig& config,
   if (row < log.rows().size()) log.keep(row);
 
   Progress progress("judge: pictures",
-                    static_cast<std::int64_t>(prompts.size()),
+                    static_cast<std::int64_t>(claims.size()),
                     static_cast<std::int64_t>(next));
   std::vector<Json> rows;
-  for (; next < prompts.size(); ++next) {
-    const std::vector<std::string> questions = prompts[next].questions();
+  for (; next < claims.size(); ++next) {
+    const std::vector<std::string> questions = claims[next].questions();
     std::vector<JudgedQuestion> judged;
     if (!questions.empty()) {
-      judged =
-          judge_prompt(config, judge, answers[next], questions, policy_hash, pictures, vocabulary);
+      judged = judge_prompt(judge, answers[next], questions, prompts, vocabulary);
     }
-    for (const JudgedQuestion& question : judged) rows.push_back(to_row(prompts[next], question));
+    for (const JudgedQuestion& question : judged) rows.push_back(to_row(claims[next], question, config.judge_margin));
     take(judged);
-    if ((next + 1) % static_cast<std::size_t>(config.batch) == 0 || next + 1 == prompts.size()) {
+    if ((next + 1) % static_cast<std::size_t>(config.batch) == 0 || next + 1 == claims.size()) {
       check_coverage();
       log.append(rows);
       rows.clear();
@@ -209,6 +199,31 @@ std::vector<VerdictTable> judge_claims(const RlaifConfig& config,
   }
   progress.finish();
   check_coverage();
+  return tables;
+}
+
+std::vector<VerdictTable> read_verdicts(const std::string& path,
+                                        const std::vector<PromptClaims>& claims) {
+  PV_CHECK(std::filesystem::exists(path),
+           "{}: is not there; make it with `pocketvlm rlaif judge`",
+           path);
+  const JsonlLog log(path);
+  std::vector<VerdictTable> tables;
+  std::size_t row = 0;
+  for (const PromptClaims& prompt : claims) {
+    const std::vector<std::string> questions = prompt.questions();
+    const auto judged = read_prompt(log, prompt, questions, row);
+    PV_CHECK(judged.has_value(),
+             "{}:{}: verdicts on the claims of prompt {} are missing; finish them with `pocketvlm "
+             "rlaif judge`",
+             path,
+             row + 1,
+             prompt.index);
+    row += questions.size();
+    tables.emplace_back();
+    for (const JudgedQuestion& question : *judged)
+      tables.back()[question.question] = question.verdict;
+  }
   return tables;
 }
 

@@ -130,6 +130,108 @@ ChairScore score_answers(const std::vector<std::vector<int>>& present,
           ratio(words, num_answers)};
 }
 
+namespace {
+
+/// Distinct objects that an answer names, and which of them are there.
+struct NamedObjects {
+  std::set<int> right, wrong;
+  double all() const { return static_cast<double>(right.size() + wrong.size()); }
+};
+
+NamedObjects named_objects(const std::vector<int>& present,
+                           const std::string& answer,
+                           const ObjectVocabulary& vocabulary) {
+  NamedObjects named;
+  for (const ObjectVocabulary::Mention& mention : vocabulary.find(answer)) {
+    const bool there =
+        std::find(present.begin(), present.end(), mention.class_index) != present.end();
+    (there ? named.right : named.wrong).insert(mention.class_index);
+  }
+  return named;
+}
+
+}  // namespace
+
+ObjectRates object_rates(const std::vector<std::vector<int>>& present,
+                         const std::vector<std::string>& answers,
+                         const ObjectVocabulary& vocabulary) {
+  PV_CHECK(present.size() == answers.size(),
+           "evaluation: {} pictures and {} answers",
+           present.size(),
+           answers.size());
+  int64_t bad_answers = 0, wrong = 0, objects = 0, true_objects = 0, right = 0;
+  ObjectRates rates;
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    const NamedObjects named = named_objects(present[i], answers[i], vocabulary);
+    true_objects += static_cast<int64_t>(present[i].size());
+    right += static_cast<int64_t>(named.right.size());
+    wrong += static_cast<int64_t>(named.wrong.size());
+    objects += static_cast<int64_t>(named.right.size() + named.wrong.size());
+    rates.answers += named.all() > 0 ? 1 : 0;
+    bad_answers += named.wrong.empty() ? 0 : 1;
+  }
+  rates.response_rate = ratio(bad_answers, rates.answers);
+  rates.mention_rate = ratio(wrong, objects);
+  rates.object_recall = ratio(right, true_objects);
+  return rates;
+}
+
+AmberRates amber_rates(const std::vector<std::vector<int>>& present,
+                       const std::vector<std::vector<int>>& targets,
+                       const std::vector<std::string>& answers,
+                       const ObjectVocabulary& vocabulary) {
+  PV_CHECK(present.size() == answers.size() && targets.size() == answers.size(),
+           "evaluation: {} pictures, {} lists of targets and {} answers",
+           present.size(),
+           targets.size(),
+           answers.size());
+  AmberRates rates;
+  int64_t described = 0, with_truth = 0;
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    const NamedObjects named = named_objects(present[i], answers[i], vocabulary);
+    rates.hal += named.wrong.empty() ? 0 : 1;
+    if (named.all() > 0) {
+      ++described;
+      rates.chair += static_cast<double>(named.wrong.size()) / named.all();
+      int64_t hit = 0;
+      for (const int target : targets[i]) hit += named.wrong.count(target) != 0 ? 1 : 0;
+      rates.cog += static_cast<double>(hit) / named.all();
+    }
+    if (present[i].empty()) continue;
+    ++with_truth;
+    rates.cover += static_cast<double>(named.right.size()) / static_cast<double>(present[i].size());
+  }
+  const auto mean = [](double& sum, int64_t count) {
+    sum = count > 0 ? sum / static_cast<double>(count) : 0.0;
+  };
+  mean(rates.chair, described);
+  mean(rates.cog, described);
+  mean(rates.cover, with_truth);
+  mean(rates.hal, static_cast<int64_t>(answers.size()));
+  return rates;
+}
+
+Json ObjectRates::to_json() const {
+  return {{"response_rate", response_rate},
+          {"mention_rate", mention_rate},
+          {"object_recall", object_recall},
+          {"answers", answers}};
+}
+
+Json AmberRates::to_json() const {
+  return {{"chair", chair}, {"cover", cover}, {"hal", hal}, {"cog", cog}};
+}
+
+bool pope_says_yes(const std::string& answer) {
+  std::string sentence = answer.substr(0, answer.find('.'));
+  std::erase(sentence, ',');
+  std::istringstream words(sentence);
+  for (std::string word; words >> word;) {
+    if (word == "No" || word == "no" || word == "not") return false;
+  }
+  return true;
+}
+
 Json YesNoScore::to_json() const {
   return {{"accuracy", accuracy},
           {"precision", precision},
@@ -157,6 +259,35 @@ YesNoScore score_yes_no(const std::vector<bool>& truth, const std::vector<bool>&
   score.recall = ratio(true_yes, true_yes + false_no);
   score.f1 = ratio(2 * true_yes, 2 * true_yes + false_yes + false_no);
   score.yes_ratio = ratio(true_yes + false_yes, score.questions);
+  return score;
+}
+
+YesNoScore score_amber_questions(const std::vector<bool>& truth,
+                                 const std::vector<std::string>& answers) {
+  PV_CHECK(truth.size() == answers.size(),
+           "evaluation: {} questions and {} answers",
+           truth.size(),
+           answers.size());
+  int64_t true_no = 0, false_no = 0, missed_no = 0, true_yes = 0, said_yes = 0;
+  for (std::size_t i = 0; i < truth.size(); ++i) {
+    std::string word = answers[i].substr(0, answers[i].find_last_not_of(" .\n\t\r") + 1);
+    word.erase(0, word.find_first_not_of(" \n\t\r"));
+    const bool no = word == "No" || word == "no", yes = word == "Yes" || word == "yes";
+    said_yes += yes ? 1 : 0;
+    if (truth[i]) {
+      true_yes += yes ? 1 : 0;
+      false_no += no ? 1 : 0;
+    } else {
+      (no ? true_no : missed_no) += 1;
+    }
+  }
+  YesNoScore score;
+  score.questions = static_cast<int64_t>(truth.size());
+  score.accuracy = ratio(true_yes + true_no, score.questions);
+  score.precision = ratio(true_no, true_no + false_no);
+  score.recall = ratio(true_no, true_no + missed_no);
+  score.f1 = ratio(2 * true_no, 2 * true_no + false_no + missed_no);
+  score.yes_ratio = ratio(said_yes, score.questions);
   return score;
 }
 

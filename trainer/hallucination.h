@@ -26,6 +26,37 @@ ChairScore score_answers(const std::vector<std::vector<int>>& present,
                          const std::vector<std::string>& answers,
                          const ObjectVocabulary& vocabulary);
 
+/// Object-HalBench's rates (RLHF-V, rlaifv.md section 3): objects count once an answer; answers that name no known object do not
+/// count.
+struct ObjectRates {
+  double response_rate = 0;  // answers with a hallucinated object / answers with an object
+  double mention_rate = 0;   // hallucinated objects / objects, distinct in each answer
+  double object_recall = 0;  // distinct true objects named / true objects
+  int64_t answers = 0;       // with an object
+  Json to_json() const;
+};
+ObjectRates object_rates(const std::vector<std::vector<int>>& present,
+                         const std::vector<std::string>& answers,
+                         const ObjectVocabulary& vocabulary);
+
+/// AMBER's generative figures (Wang et al. 2023), with objects in the place of its nouns; means over the answers, as its
+/// script takes them. `targets`: objects that models like to invent about each picture (may be empty lists).
+struct AmberRates {
+  double chair = 0;  // hallucinated objects / objects, of an answer that names some
+  double cover = 0;  // true objects named / true objects
+  double hal = 0;    // answers with a hallucinated object
+  double cog = 0;    // hallucinated targets / objects named
+  Json to_json() const;
+};
+AmberRates amber_rates(const std::vector<std::vector<int>>& present,
+                       const std::vector<std::vector<int>>& targets,
+                       const std::vector<std::string>& answers,
+                       const ObjectVocabulary& vocabulary);
+
+/// POPE's reading of an answer (its script and LLaVA's): of the text before the first full stop, without commas, the words No, no
+/// and not mean no; anything else means yes.
+bool pope_says_yes(const std::string& answer);
+
 struct YesNoScore {
   double accuracy = 0, precision = 0, recall = 0, f1 = 0, yes_ratio = 0;
   int64_t questions = 0;
@@ -34,6 +65,10 @@ struct YesNoScore {
 
 /// "yes" is the positive class; ratios without a denominator are 0.
 YesNoScore score_yes_no(const std::vector<bool>& truth, const std::vector<bool>& said_yes);
+
+/// AMBER's discriminative figures: "no" is the positive class, and only the very words Yes and No (a full stop may follow) are
+/// answers; others are wrong.
+YesNoScore score_amber_questions(const std::vector<bool>& truth, const std::vector<std::string>& answers);
 
 /// Questions of POPE (Li et al. 2023) about one picture, by class index; as many negatives of each
 /// kind as positives.

@@ -1,4 +1,4 @@
-#include "rlaif/judge.h"
+#include "rlaif/checkpoint_judge.h"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@ namespace pocketvlm {
 namespace {
 
 TEST(Judge, SaysTheSameOfManyQuestionsAsOfEachAlone) {
-  CheckpointJudge judge(test::tiny_judge_folder(), "f32", "cpu");
+  CheckpointJudge judge(test::tiny_judge_folder(), test::tiny_round());
   const Image image = test::tiny_pictures()(0);
   const std::vector<std::string> questions = {
       "is there a cat in the picture?",
@@ -30,15 +30,35 @@ TEST(Judge, SaysTheSameOfManyQuestionsAsOfEachAlone) {
   EXPECT_NE(judge.verdicts(test::tiny_pictures()(1), questions)[0].p_yes, together[0].p_yes);
 }
 
+TEST(Judge, SaysTheSameWithASharedPrefix) {
+  RlaifConfig config = test::tiny_round();
+  CheckpointJudge apart(test::tiny_judge_folder(), config);
+  config.share_prefix = true;
+  CheckpointJudge together(test::tiny_judge_folder(), config);
+  const std::vector<std::string> questions = {"is there a cat in the picture?",
+                                              "is there a dog on the left?",
+                                              "is it true that a very long sentence is here?",
+                                              "does the sign say STOP?"};
+  for (std::int64_t i = 0; i < 3; ++i) {
+    const Image image = test::tiny_pictures()(i);
+    const auto expected = apart.verdicts(image, questions);
+    const auto shared = together.verdicts(image, questions);
+    for (std::size_t q = 0; q < questions.size(); ++q) {
+      EXPECT_NEAR(shared[q].p_yes, expected[q].p_yes, 1e-5);
+      EXPECT_NEAR(shared[q].p_no, expected[q].p_no, 1e-5);
+    }
+  }
+}
+
 TEST(Judge, RejectsQuestionsThatAreTooLongForIt) {
-  CheckpointJudge judge(test::tiny_judge_folder(), "f32", "cpu");
+  CheckpointJudge judge(test::tiny_judge_folder(), test::tiny_round());
   std::string question = "is it true that";
   for (int i = 0; i < 300; ++i) question += " cat";
   const auto verdicts =
       judge.verdicts(test::tiny_pictures()(0), {question, "is there a cat in the picture?"});
-  EXPECT_FALSE(verdicts[0].asked);
+  EXPECT_FALSE(verdicts[0].asked());
   EXPECT_FALSE(verdicts[0].accepted());
-  EXPECT_TRUE(verdicts[1].asked);
+  EXPECT_TRUE(verdicts[1].asked());
   EXPECT_GT(verdicts[1].coverage(), 0.5);
 }
 
@@ -82,11 +102,17 @@ class JudgedClaims : public testing::Test {
  protected:
   void SetUp() override {
     for (std::int64_t i = 0; i < config_.num_prompts; ++i) {
-      const Picture picture = pictures_.at(i);
-      answers_.push_back({i, picture.id, rollout_key(config_, "policy", picture), "", {{}, {}}});
+      const Picture picture = prompts_.at(i);
+      PromptAnswers answers;
+      answers.index = i;
+      answers.id = picture.id;
+      answers.picture_key = picture_key(picture.image);
+      answers.answers.resize(2);
+      answers_.push_back(std::move(answers));
       claims_.push_back({i,
                          picture.id,
-                         {split_claims("There is a cat."), split_claims("There is a dog. a cat")}});
+                         {{split_claims("There is a cat."), ""},
+                          {split_claims("There is a dog. a cat"), ""}}});
     }
   }
 
@@ -97,15 +123,14 @@ class JudgedClaims : public testing::Test {
                         judge,
                         claims_,
                         answers_,
-                        "policy",
-                        pictures_,
+                        prompts_,
                         scene_vocabulary(config_.prompts.scenes),
                         log,
                         agreement_);
   }
 
   RlaifConfig config_ = test::tiny_round();
-  Pictures pictures_{config_.prompts, config_.num_prompts};
+  Prompts prompts_{config_};
   std::vector<PromptAnswers> answers_;
   std::vector<PromptClaims> claims_;
   JudgeAgreement agreement_;
@@ -122,7 +147,7 @@ TEST_F(JudgedClaims, AreAskedOnceAPictureAndComparedWithTheTruth) {
   std::int64_t cats = 0;
   std::int64_t dogs = 0;
   for (std::int64_t i = 0; i < 8; ++i) {
-    const Json counts = pictures_.at(i).truth.at("counts");
+    const Json counts = prompts_.at(i).truth.at("counts");
     cats += counts.contains("cat") ? 1 : 0;
     dogs += counts.contains("dog") ? 1 : 0;
   }
@@ -147,7 +172,7 @@ TEST_F(JudgedClaims, AreWorthlessWithoutCoverage) {
 }
 
 TEST_F(JudgedClaims, NeedThePictureThatWasSampledFrom) {
-  answers_[4].key = "another";
+  answers_[4].picture_key = "another";
   CatJudge cat_judge(1.0);
   const std::string error = test::error_of([&] { judge(cat_judge, "changed.jsonl"); });
   EXPECT_NE(error.find("picture 4"), std::string::npos) << error;

@@ -27,9 +27,9 @@ PairConfig without_length_control() {
 }
 
 TEST(Pairs, PreferTheAnswerWithFewerRejectedClaims) {
-  ScoredPrompt prompt{"p", 0, {{"good", 0, 3, 0}, {"bad", 1, 3, 2}}};
+  ScoredPrompt prompt{"p", 0, "what?", {{"good", 0, 3, 0}, {"bad", 1, 3, 2}}};
   PairReport report;
-  const auto pairs = build_pairs({prompt}, "what?", without_length_control(), 1, report);
+  const auto pairs = build_pairs({prompt}, without_length_control(), 1, report);
   ASSERT_EQ(pairs.size(), 1u);
   EXPECT_EQ(pairs[0].chosen, "good");
   EXPECT_EQ(pairs[0].rejected, "bad");
@@ -40,12 +40,12 @@ TEST(Pairs, PreferTheAnswerWithFewerRejectedClaims) {
 }
 
 TEST(Pairs, AreAtMostTwoAPromptOfAllCombinations) {
-  ScoredPrompt prompt{"p", 7, {}};
+  ScoredPrompt prompt{"p", 7, "", {}};
   for (int i = 0; i < 10; ++i) prompt.answers.push_back({"answer " + std::to_string(i), i, 20, i});
   std::set<std::string> drawn;
   for (std::uint64_t seed = 0; seed < 300; ++seed) {
     PairReport report;
-    const auto pairs = build_pairs({prompt}, "", without_length_control(), seed, report);
+    const auto pairs = build_pairs({prompt}, without_length_control(), seed, report);
     ASSERT_EQ(pairs.size(), 2u);
     EXPECT_EQ(report.combinations, 45);
     EXPECT_EQ(report.dropped_pairs.at("more than max_pairs_per_prompt"), 43);
@@ -54,7 +54,7 @@ TEST(Pairs, AreAtMostTwoAPromptOfAllCombinations) {
       drawn.insert(pair.chosen + " > " + pair.rejected);
     }
     PairReport again;
-    EXPECT_EQ(build_pairs({prompt}, "", without_length_control(), seed, again)[0].chosen,
+    EXPECT_EQ(build_pairs({prompt}, without_length_control(), seed, again)[0].chosen,
               pairs[0].chosen);
   }
   EXPECT_EQ(drawn.size(), 45u);  // every combination has its chance
@@ -63,6 +63,7 @@ TEST(Pairs, AreAtMostTwoAPromptOfAllCombinations) {
 TEST(Pairs, DropTiesEqualTextsUnfinishedAndEmptyAnswers) {
   const ScoredPrompt prompt{"p",
                             0,
+                            "",
                             {{"same", 0, 2, 1},
                              {"same", 1, 2, 1},
                              {"tie", 2, 3, 1},
@@ -70,7 +71,7 @@ TEST(Pairs, DropTiesEqualTextsUnfinishedAndEmptyAnswers) {
                              {"cut", 4, 3, 0, false},
                              {"worse", 5, 4, 2}}};
   PairReport report;
-  const auto pairs = build_pairs({prompt}, "", without_length_control(), 3, report);
+  const auto pairs = build_pairs({prompt}, without_length_control(), 3, report);
   EXPECT_EQ(report.answers, 6);
   EXPECT_EQ(report.dropped_answers.at("no claims"), 1);
   EXPECT_EQ(report.dropped_answers.at("cut at max_new_tokens"), 1);
@@ -83,11 +84,11 @@ TEST(Pairs, DropTiesEqualTextsUnfinishedAndEmptyAnswers) {
 }
 
 TEST(Pairs, NeedTheSmallestDifference) {
-  const ScoredPrompt prompt{"p", 0, {{"a", 0, 9, 0}, {"b", 1, 9, 1}, {"c", 2, 9, 3}}};
+  const ScoredPrompt prompt{"p", 0, "", {{"a", 0, 9, 0}, {"b", 1, 9, 1}, {"c", 2, 9, 3}}};
   PairConfig config = without_length_control();
   config.min_difference = 3;
   PairReport report;
-  const auto pairs = build_pairs({prompt}, "", config, 0, report);
+  const auto pairs = build_pairs({prompt}, config, 0, report);
   ASSERT_EQ(pairs.size(), 1u);
   EXPECT_EQ(pairs[0].chosen, "a");
   EXPECT_EQ(pairs[0].rejected, "c");
@@ -96,19 +97,64 @@ TEST(Pairs, NeedTheSmallestDifference) {
 TEST(Pairs, ByRateForgiveLongAnswers) {
   // One of two claims against two of ten: the count prefers the short answer, the rate the long
   // one.
-  const ScoredPrompt prompt{"p", 0, {{"short", 0, 2, 1}, {"long", 1, 10, 2}}};
+  const ScoredPrompt prompt{"p", 0, "", {{"short", 0, 2, 1}, {"long", 1, 10, 2}}};
   PairConfig config = without_length_control();
   PairReport report;
-  EXPECT_EQ(build_pairs({prompt}, "", config, 0, report)[0].chosen, "short");
+  EXPECT_EQ(build_pairs({prompt}, config, 0, report)[0].chosen, "short");
   config.score = "rate";
-  const auto pairs = build_pairs({prompt}, "", config, 0, report);
+  const auto pairs = build_pairs({prompt}, config, 0, report);
   ASSERT_EQ(pairs.size(), 1u);
   EXPECT_EQ(pairs[0].chosen, "long");
   EXPECT_DOUBLE_EQ(pairs[0].chosen_score, -0.2);
   EXPECT_DOUBLE_EQ(pairs[0].rejected_score, -0.5);
   // 1/3 against 3/10: the rates differ by less than one claim of ten.
-  const ScoredPrompt close{"p", 0, {{"short", 0, 3, 1}, {"long", 1, 10, 3}}};
-  EXPECT_TRUE(build_pairs({close}, "", config, 0, report).empty());
+  const ScoredPrompt close{"p", 0, "", {{"short", 0, 3, 1}, {"long", 1, 10, 3}}};
+  EXPECT_TRUE(build_pairs({close}, config, 0, report).empty());
+}
+
+TEST(Pairs, ByProbabilityCompareMeans) {
+  ScoredPrompt prompt{"p", 0, "", {{"sure", 0, 2, 1}, {"unsure", 1, 2, 1}, {"close", 2, 2, 1}}};
+  prompt.answers[0].probability_sum = 1.6;
+  prompt.answers[1].probability_sum = 1.0;
+  prompt.answers[2].probability_sum = 1.52;
+  PairConfig config = without_length_control();
+  config.score = "probability";
+  config.max_pairs_per_prompt = 9;
+  PairReport report;
+  const auto pairs = build_pairs({prompt}, config, 0, report);
+  EXPECT_EQ(pairs.size(), 2u);  // 0.8 against 0.76 is too close
+  EXPECT_EQ(report.dropped_pairs.at("scores too close"), 1);
+  for (const PreferencePair& pair : pairs) EXPECT_EQ(pair.rejected, "unsure");
+}
+
+TEST(Pairs, OfACoinAreTheSameCombinationsEitherWayRound) {
+  ScoredPrompt prompt{"p", 0, "", {{"good", 0, 3, 0}, {"bad", 1, 3, 2}}};
+  PairConfig config = without_length_control();
+  config.choice = "random";
+  int reversed = 0;
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    PairReport report;
+    const auto pairs = build_pairs({prompt}, config, seed, report);
+    ASSERT_EQ(pairs.size(), 1u);
+    reversed += pairs[0].chosen == "bad" ? 1 : 0;
+  }
+  EXPECT_GT(reversed, 60);
+  EXPECT_LT(reversed, 140);
+}
+
+TEST(Pairs, LeaveOutAnswersThatTheSplitterCouldNotRead) {
+  ScoredPrompt prompt{"p", 0, "", {{"good", 0, 3, 0}, {"bad", 1, 3, 2}}};
+  prompt.answers[0].unread = true;
+  PairReport report;
+  EXPECT_TRUE(build_pairs({prompt}, PairConfig{}, 0, report).empty());
+  EXPECT_EQ(report.dropped_answers.at("no claims from the splitter"), 1);
+}
+
+TEST(Pairs, ComeBackFromTheirLines) {
+  ScoredPrompt prompt{"p", 3, "what?", {{"good", 4, 3, 0}, {"bad", 6, 3, 2}}};
+  PairReport report;
+  const PreferencePair pair = build_pairs({prompt}, PairConfig{}, 0, report).at(0);
+  EXPECT_EQ(PreferencePair::from_json(pair.to_json()).to_json(), pair.to_json());
 }
 
 TEST(LengthControl, DropsPairsWhoseChosenAnswerIsMuchShorter) {
@@ -138,10 +184,11 @@ TEST(LengthControl, IsAppliedAfterTheDrawAndReported) {
   for (std::size_t i = 0; i < lengths.size(); ++i) {
     prompts.push_back({std::to_string(i),
                        static_cast<std::int64_t>(i),
+                       "",
                        {{words(lengths[i].first), 0, 2, 0}, {words(lengths[i].second), 1, 2, 2}}});
   }
   PairReport report;
-  const auto pairs = build_pairs(prompts, "", PairConfig{}, 0, report);
+  const auto pairs = build_pairs(prompts, PairConfig{}, 0, report);
   EXPECT_EQ(pairs.size(), 2u);
   EXPECT_EQ(report.dropped_pairs.at("length control"), 1);
   EXPECT_DOUBLE_EQ(report.length_threshold, 0.18);
@@ -153,7 +200,7 @@ TEST(LengthControl, IsAppliedAfterTheDrawAndReported) {
 
 TEST(Pairs, OfNothingAreNone) {
   PairReport report;
-  EXPECT_TRUE(build_pairs({}, "", PairConfig{}, 0, report).empty());
+  EXPECT_TRUE(build_pairs({}, PairConfig{}, 0, report).empty());
   EXPECT_EQ(report.length_threshold, 1.0);
 }
 

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "base/files.h"
+#include "rlaif/token_weights.h"
 #include "tiny_round.h"
 
 namespace pocketvlm {
@@ -49,23 +50,45 @@ std::map<std::string, torch::Tensor> take_gradients(LoadedModel& model) {
   return gradients;
 }
 
+// Summed log-prob of one answer by the plainest way: a batch of one sequence.
+torch::Tensor plain_log_prob(LoadedModel& model, EncodedSample sample) {
+  PackedBatch packed;
+  append_sample(sample, packed);
+  const Batch batch = to_batch(packed);
+  return model.model->target_log_probs(batch, model.model->hidden_states(batch)).sum();
+}
+
+class SharedPicture : public testing::TestWithParam<bool> {};
+
 // Values and gradients: the visual tokens that two answers share must not be counted once only, nor
 // twice.
-TEST(SharedPicture, GivesWhatSeparateSequencesGive) {
+TEST_P(SharedPicture, GivesWhatSeparateSequencesGive) {
   LoadedModel model = test::tiny_model(2);
   const std::vector<PreferencePair> pairs = test::tiny_pairs(5);
   const PictureReader picture = test::tiny_pictures();
   std::vector<EncodedPair> encoded;
   for (const PreferencePair& pair : pairs)
     encoded.push_back(encode_pair(pair, picture(pair.index), *model.encoder));
-  const std::vector<PackedBatch> packs = pack_pairs(std::move(encoded), 200);
+  const std::int64_t prompt_tokens = std::find(encoded[0].chosen.chat.is_target.begin(),
+                                               encoded[0].chosen.chat.is_target.end(),
+                                               1) -
+                                     encoded[0].chosen.chat.is_target.begin();
+  const std::int64_t tokens = encoded[0].chosen.num_tokens() + encoded[0].rejected.num_tokens();
+  PreferenceConfig config = tiny_preference();
+  config.pack_tokens = 200;
+  config.share_prompt = GetParam();
+  const std::vector<PairPack> packs = pack_pairs(std::move(encoded), config);
   EXPECT_GT(packs.size(), 1u);
+  EXPECT_EQ(packs[0].batch().segment_lengths[0] + packs[0].batch().segment_lengths[1] +
+                (GetParam() ? packs[0].batch().segment_lengths[2] : 0),
+            GetParam() ? tokens - prompt_tokens + 1 : tokens);
   // Unequal weights, so that an exchange of answers cannot go unseen.
   std::vector<double> shared;
-  for (const PackedBatch& pack : packs) {
-    EXPECT_LE(pack.num_tokens(), 200);
-    EXPECT_EQ(pack.grids.size(), pack.segment_lengths.size() / 2);
-    const torch::Tensor log_probs = segment_log_probs(model.model, pack, torch::kCPU);
+  for (const PairPack& pack : packs) {
+    EXPECT_LE(pack.batch().num_tokens(), 200);
+    EXPECT_EQ(pack.batch().grids.size(), pack.pairs.size());
+    const torch::Tensor log_probs =
+        pack_log_probs(model.model, pack, config, torch::kCPU).sums.flatten();
     torch::Tensor sum = torch::zeros({});
     for (int64_t i = 0; i < log_probs.size(0); ++i) {
       sum = sum + log_probs[i] * static_cast<double>(shared.size() + 1);
@@ -77,9 +100,8 @@ TEST(SharedPicture, GivesWhatSeparateSequencesGive) {
   std::size_t next = 0;
   for (const PreferencePair& pair : pairs) {
     for (const bool chosen : {true, false}) {
-      PackedBatch pack;
-      append_sample(alone(model, pair, chosen, picture(pair.index)), pack);
-      const torch::Tensor log_prob = segment_log_probs(model.model, pack, torch::kCPU)[0];
+      const torch::Tensor log_prob =
+          plain_log_prob(model, alone(model, pair, chosen, picture(pair.index)));
       ASSERT_LT(next, shared.size());
       EXPECT_NEAR(shared[next], log_prob.item<double>(), 1e-5 * std::abs(log_prob.item<double>()));
       ++next;
@@ -102,9 +124,10 @@ TEST(SharedPicture, GivesWhatSeparateSequencesGive) {
   }
 }
 
-TEST(SharedPicture, MustHaveTheSameVisualTokens) {
+TEST_P(SharedPicture, MustHaveTheSameVisualTokens) {
   LoadedModel model = test::tiny_model(2);
-  PackedBatch pack;
+  PreferenceConfig config = tiny_preference();
+  config.share_prompt = GetParam();
   const Image small(56, 56);
   const Image wide(168, 56);  // sliced: more visual tokens
   const PreferencePair pair = test::tiny_pairs(1)[0];
@@ -112,7 +135,56 @@ TEST(SharedPicture, MustHaveTheSameVisualTokens) {
   ASSERT_NE(mixed.chosen.chat.visual_positions.size(), mixed.rejected.chat.visual_positions.size());
   std::vector<EncodedPair> pairs;
   pairs.push_back(std::move(mixed));
-  EXPECT_THROW(pack_pairs(std::move(pairs), 1000), Error);
+  EXPECT_THROW(pack_pairs(std::move(pairs), config), Error);
+}
+
+INSTANTIATE_TEST_SUITE_P(Prompts, SharedPicture, testing::Bool());
+
+// DDPO and LD-DPO: the weights stand on the right tokens, with and without shared prompts.
+TEST(TokenWeightsOfPairs, WeighTheLogProbsOfTheirTokens) {
+  LoadedModel model = test::tiny_model(2);
+  PreferencePair pair = test::tiny_pairs(1)[0];
+  pair.chosen = "There is a cat on the left. There is a tree.";
+  pair.rejected = "There is a dog on the left.";
+  const Image image = test::tiny_pictures()(0);
+  const auto weighted = [&](const PreferenceConfig& config) {
+    std::vector<EncodedPair> encoded;
+    encoded.push_back(encode_pair(pair, image, *model.encoder));
+    const PairPack pack = std::move(pack_pairs(std::move(encoded), config).front());
+    return pack_log_probs(model.model, pack, config, torch::kCPU).sums[0];
+  };
+  const auto expected = [&](bool chosen, const PreferenceConfig& config) {
+    const EncodedPair encoded = encode_pair(pair, image, *model.encoder);
+    const auto ids = [](const EncodedSample& sample) {
+      std::vector<std::int32_t> ids;
+      for (std::size_t i = 0; i < sample.chat.ids.size(); ++i)
+        if (sample.chat.is_target[i] != 0) ids.push_back(sample.chat.ids[i]);
+      return ids;
+    };
+    const TokenWeights weights = token_weights(ids(encoded.chosen), ids(encoded.rejected), config);
+    PackedBatch packed;
+    append_sample(chosen ? encoded.chosen : encoded.rejected, packed);
+    const Batch batch = to_batch(packed);
+    const torch::Tensor log_probs =
+        model.model->target_log_probs(batch, model.model->hidden_states(batch));
+    const torch::Tensor weight = torch::tensor(chosen ? weights.chosen : weights.rejected);
+    EXPECT_GT(weight.max().item<float>(), weight.min().item<float>());
+    const torch::Tensor sum = (log_probs * weight).sum();
+    return (config.mean_over_tokens ? sum / weight.sum() : sum).item<double>();
+  };
+  for (const bool share : {false, true}) {
+    for (const bool mean : {false, true}) {
+      PreferenceConfig config = tiny_preference();
+      config.share_prompt = share;
+      config.mean_over_tokens = mean;
+      config.changed_token_weight = 5;
+      config.length_tail_weight = 0.5;
+      const torch::Tensor sums = weighted(config);
+      EXPECT_NEAR(sums[0].item<double>(), expected(true, config), 1e-4);
+      // The shorter answer has no tail, but replaced words.
+      EXPECT_NEAR(sums[1].item<double>(), expected(false, config), 1e-4);
+    }
+  }
 }
 
 TEST(PreferenceTraining, BeginsAtLogTwoWithTheCachedReference) {
@@ -133,20 +205,96 @@ TEST(PreferenceTraining, BeginsAtLogTwoWithTheCachedReference) {
   const PictureReader picture = test::tiny_pictures();
   ASSERT_EQ(rows.size(), pairs.size());
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    PackedBatch pack;
-    append_sample(alone(reference, pairs[i], true, picture(pairs[i].index)), pack);
-    append_sample(alone(reference, pairs[i], false, picture(pairs[i].index)), pack);
-    const torch::Tensor live = segment_log_probs(reference.model, pack, torch::kCPU);
-    EXPECT_NEAR(rows[i].at("chosen_logps").get<double>(), live[0].item<double>(), 1e-4);
-    EXPECT_NEAR(rows[i].at("rejected_logps").get<double>(), live[1].item<double>(), 1e-4);
+    const Image image = picture(pairs[i].index);
+    for (const bool chosen : {true, false}) {
+      EXPECT_NEAR(rows[i].at(chosen ? "chosen_logps" : "rejected_logps").get<double>(),
+                  plain_log_prob(reference, alone(reference, pairs[i], chosen, image)).item<double>(),
+                  1e-4);
+    }
   }
   // And the comparison sees another model.
   LoadedModel other = test::tiny_model(4);
-  PackedBatch pack;
-  append_sample(alone(other, pairs[0], true, picture(0)), pack);
-  EXPECT_GT(std::abs(rows[0].at("chosen_logps").get<double>() -
-                     segment_log_probs(other.model, pack, torch::kCPU)[0].item<double>()),
-            1e-2);
+  EXPECT_GT(
+      std::abs(rows[0].at("chosen_logps").get<double>() -
+               plain_log_prob(other, alone(other, pairs[0], true, picture(0))).item<double>()),
+      1e-2);
+}
+
+TEST(PreferenceTraining, WithSharedPromptsIsTheSameUpToRounding) {
+  PreferenceConfig config = tiny_preference();
+  LoadedModel apart = test::tiny_model(2);
+  const PreferenceResult plain = train(config, apart, 6, fresh("dpo-apart"));
+  config.share_prompt = true;
+  LoadedModel together = test::tiny_model(2);
+  const PreferenceResult shared = train(config, together, 6, fresh("dpo-together"));
+  for (const char* name : {"loss", "rewards/margins", "logps/chosen", "logps/rejected"})
+    EXPECT_NEAR(shared.last.at(name), plain.last.at(name), 2e-3 * std::abs(plain.last.at(name))) << name;
+}
+
+// KTO looks at answers to other prompts; its KL term is none at the start, when policy = reference.
+TEST(PreferenceTraining, LearnsByEveryLoss) {
+  for (const std::string& loss : PreferenceConfig::pair_losses()) {
+    SCOPED_TRACE(loss);
+    LoadedModel model = test::tiny_model(2);
+    PreferenceConfig config = tiny_preference();
+    config.loss = loss;
+    config.epochs = 4;
+    if (loss == "simpo") config.beta = 2;
+    if (loss == "robust" || loss == "cdpo") config.label_smoothing = 0.1;
+    const std::string folder = fresh("dpo-" + loss);
+    const PreferenceResult result = train(config, model, 6, folder);
+    EXPECT_LT(result.last.at("loss"), result.first.at("loss"));
+    EXPECT_GT(result.last.at("rewards/margins"), result.first.at("rewards/margins"));
+    EXPECT_EQ(std::filesystem::exists(folder + "/reference-kl.jsonl"), loss == "kto");
+    if (loss == "kto") {
+      EXPECT_NEAR(result.first.at("kl"), 0, 1e-4);
+      EXPECT_NEAR(result.first.at("loss"), 0.5, 1e-4);
+    }
+  }
+}
+
+TEST(PreferenceTraining, OfOnePairCannotBeKto) {
+  LoadedModel model = test::tiny_model(2);
+  PreferenceConfig config = tiny_preference();
+  config.loss = "kto";
+  const std::string error = test::error_of([&] { train(config, model, 1, fresh("dpo-kto-one")); });
+  EXPECT_NE(error.find("at least two pairs"), std::string::npos) << error;
+}
+
+TEST(PreferenceTraining, KeepsCheckpointsToChooseFrom) {
+  LoadedModel model = test::tiny_model(2);
+  PreferenceConfig config = tiny_preference();
+  config.keep_every = 2;
+  const std::string folder = fresh("dpo-keep");
+  const PreferenceOptions options = {nullptr, test::tiny_tokenizer_path()};
+  train_preferences(
+      config, model, test::tiny_pairs(7), test::tiny_pictures(), 1, "cpu", folder, {}, options);
+  std::vector<std::string> kept;
+  for (const auto& entry : std::filesystem::directory_iterator(folder + "/candidates"))
+    kept.push_back(entry.path().filename());
+  std::sort(kept.begin(), kept.end());
+  EXPECT_EQ(kept, (std::vector<std::string>{"step-000002", "step-000004"}));  // 6 is the result
+  const LoadedModel halfway = load_model(folder + "/candidates/step-000002");
+  EXPECT_NE(weights_hash(*halfway.model, {"*"}), weights_hash(*model.model, {"*"}));
+  EXPECT_NE(test::error_of([&] { train(config, model, 7, fresh("dpo-keep-none")); }).find("tokenizer"),
+            std::string::npos);
+}
+
+TEST(PreferenceTraining, TakesAnotherReferenceWhenGiven) {
+  LoadedModel model = test::tiny_model(2);
+  LoadedModel first = test::tiny_model(4);
+  PreferenceOptions options;
+  options.reference = &first;
+  const PreferenceResult result = train_preferences(tiny_preference(),
+                                                    model,
+                                                    test::tiny_pairs(4),
+                                                    test::tiny_pictures(),
+                                                    1,
+                                                    "cpu",
+                                                    fresh("dpo-first"),
+                                                    {},
+                                                    options);
+  EXPECT_GT(std::abs(result.first.at("rewards/chosen")), 1e-3);
 }
 
 TEST(PreferenceTraining, LearnsWhatIsPreferred) {

@@ -1,0 +1,87 @@
+#include "rlaif/checkpoint_splitter.h"
+
+#include <utility>
+
+#include "base/progress.h"
+#include "model/generation.h"
+
+namespace pocketvlm {
+namespace {
+
+constexpr std::int64_t kSplitTokens = 1024;
+
+}  // namespace
+
+CheckpointSplitter::CheckpointSplitter(const std::string& folder)
+    : model_(load_model(folder)), identity_(weights_hash(*model_.model, {"*"})) {}
+
+std::vector<SplitResult> CheckpointSplitter::split(const std::vector<SplitTask>& tasks) {
+  std::vector<SplitResult> results(tasks.size());
+  std::vector<EncodedChat> prompts;
+  std::vector<std::size_t> places;
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
+    EncodedChat prompt = model_.encoder->encode({{{"user", split_request(tasks[i])}}, {}}, true);
+    if (static_cast<std::int64_t>(prompt.ids.size()) >= model_.config.language.max_positions) {
+      results[i].problem = "too long for the splitter";
+      continue;
+    }
+    prompts.push_back(std::move(prompt));
+    places.push_back(i);
+  }
+  if (prompts.empty()) return results;
+  SamplingConfig sampling;
+  sampling.max_new_tokens = kSplitTokens;
+  const std::vector<Generation> outputs =
+      generate_batch(model_.model, *model_.encoder, prompts, sampling);
+  for (std::size_t i = 0; i < outputs.size(); ++i) results[places[i]] = read_split(outputs[i].text);
+  return results;
+}
+
+std::unique_ptr<Splitter> make_splitter(const RlaifConfig& config, const std::string& checkpoint) {
+  if (auto light = make_light_splitter(config)) return light;
+  return std::make_unique<CheckpointSplitter>(checkpoint.empty() ? config.splitter : checkpoint);
+}
+
+std::vector<PromptClaims> split_answers(const RlaifConfig& config,
+                                        Splitter& splitter,
+                                        const std::vector<PromptAnswers>& prompts,
+                                        JsonlLog& log,
+                                        const RoundObserver& observer) {
+  std::vector<PromptClaims> all;
+  std::size_t row = 0;
+  for (const PromptAnswers& prompt : prompts) {
+    auto claims = read_claims(log, prompt, row);
+    if (!claims) break;
+    all.push_back(std::move(*claims));
+  }
+  if (row < log.rows().size()) log.keep(row);
+  Progress progress("split: prompts",
+                    static_cast<std::int64_t>(prompts.size()),
+                    static_cast<std::int64_t>(all.size()));
+  while (all.size() < prompts.size()) {
+    const std::size_t begin = all.size();
+    const std::size_t end = std::min(prompts.size(), begin + static_cast<std::size_t>(config.batch));
+    std::vector<SplitTask> tasks;
+    for (std::size_t i = begin; i < end; ++i) {
+      for (const Answer& answer : prompts[i].answers)
+        tasks.push_back({prompts[i].question, answer.text});
+    }
+    std::vector<SplitResult> results = splitter.split(tasks);
+    auto result = results.begin();
+    std::vector<Json> rows;
+    for (std::size_t i = begin; i < end; ++i) {
+      PromptClaims claims{prompts[i].index, prompts[i].id, {}};
+      for (std::size_t j = 0; j < prompts[i].answers.size(); ++j, ++result)
+        claims.answers.push_back({std::move(result->claims), std::move(result->problem)});
+      for (Json& line : to_rows(claims, prompts[i])) rows.push_back(std::move(line));
+      all.push_back(std::move(claims));
+    }
+    log.append(rows);
+    progress.update(static_cast<std::int64_t>(end));
+    if (observer) observer("split", static_cast<std::int64_t>(end));
+  }
+  progress.finish();
+  return all;
+}
+
+}  // namespace pocketvlm

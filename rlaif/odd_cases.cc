@@ -1,0 +1,191 @@
+#include "rlaif/odd_cases.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "rlaif/jsonl_log.h"
+#include "rlaif/sentences.h"
+
+namespace pocketvlm {
+namespace {
+
+constexpr std::size_t kExamples = 5;
+
+struct Case {
+  std::string what, effect;
+  std::int64_t count = 0;
+  Json examples = Json::array();
+
+  void add(Json example) {
+    ++count;
+    if (examples.size() < kExamples) examples.push_back(std::move(example));
+  }
+};
+
+class Report {
+ public:
+  explicit Report(std::string folder) : folder_(std::move(folder)) {}
+
+  Json make() {
+    sampling();
+    splitting();
+    judging();
+    pairing();
+    training();
+    return list_;
+  }
+
+ private:
+  std::vector<Json> rows(const char* file) const {
+    const std::string path = folder_ + "/" + file;
+    return std::filesystem::exists(path) ? read_jsonl(path) : std::vector<Json>{};
+  }
+
+  void list(const char* stage, const Case& one, std::int64_t of) {
+    list_.push_back({{"stage", stage},
+                     {"what", one.what},
+                     {"count", one.count},
+                     {"of", of},
+                     {"effect", one.effect},
+                     {"examples", one.examples}});
+  }
+
+  static Json place(const Json& row) {
+    Json place = {{"index", row.at("index")}, {"prompt_id", row.at("prompt_id")}};
+    if (row.contains("sample")) place["sample"] = row["sample"];
+    return place;
+  }
+
+  void sampling() {
+    const std::vector<Json> all = rows("rollouts.jsonl");
+    if (all.empty()) return;
+    Case skipped = {"prompts that could not be asked: the picture is missing or damaged, or the "
+                    "prompt is too long",
+                    "left out of the round"};
+    Case cut = {"answers cut at max_new_tokens", "never paired: their end is not known"};
+    Case empty = {"answers without letters or digits", "they state nothing and are not paired"};
+    Case equal = {"answers equal to an earlier one of their prompt",
+                  "judged once; two equal answers are no pair"};
+    std::set<std::int64_t> prompts;
+    std::set<std::pair<std::int64_t, std::string>> texts;
+    std::int64_t answers = 0;
+    for (const Json& row : all) {
+      const auto index = row.at("index").get<std::int64_t>();
+      prompts.insert(index);
+      if (row.contains("skipped")) {
+        Json example = place(row);
+        example["reason"] = row["skipped"];
+        skipped.add(std::move(example));
+        continue;
+      }
+      ++answers;
+      const auto text = row.at("text").get<std::string>();
+      if (!row.at("finished").get<bool>()) cut.add(place(row));
+      if (!says_something(text)) empty.add(place(row));
+      if (!texts.emplace(index, text).second) equal.add(place(row));
+    }
+    list("sample", skipped, static_cast<std::int64_t>(prompts.size()));
+    for (const Case* one : {&cut, &empty, &equal}) list("sample", *one, answers);
+  }
+
+  void splitting() {
+    const std::vector<Json> all = rows("claims.jsonl");
+    if (all.empty()) return;
+    Case silent = {"answers that state nothing", "not paired"};
+    Case unread = {"answers whose claims could not be had from the splitter",
+                   "not paired: they would seem to state nothing wrong"};
+    for (const Json& row : all) {
+      if (row.contains("problem")) {
+        Json example = place(row);
+        example["problem"] = row["problem"];
+        unread.add(std::move(example));
+      } else if (row.at("claims").empty()) {
+        silent.add(place(row));
+      }
+    }
+    const auto answers = static_cast<std::int64_t>(all.size());
+    list("split", silent, answers);
+    list("split", unread, answers);
+  }
+
+  void judging() {
+    const std::vector<Json> all = rows("verdicts.jsonl");
+    if (all.empty()) return;
+    Case too_long = {"questions too long for the judge", "their claims count as rejected"};
+    Case unread = {"judge output that is neither yes nor no", "their claims count as rejected"};
+    Case unsure = {"verdicts whose first word was yes or no with a probability below one half",
+                   "they count as they are; many of them stop the round"};
+    for (const Json& row : all) {
+      Json example = place(row);
+      example["question"] = row.at("question");
+      if (row.contains("problem")) {
+        example["problem"] = row["problem"];
+        const bool length = row["problem"].get<std::string>().starts_with("too long");
+        (length ? too_long : unread).add(std::move(example));
+      } else if (row.at("p_yes").get<double>() + row.at("p_no").get<double>() < 0.5) {
+        unsure.add(std::move(example));
+      }
+    }
+    for (const Case* one : {&too_long, &unread, &unsure})
+      list("judge", *one, static_cast<std::int64_t>(all.size()));
+  }
+
+  // What the stage itself counted.
+  void counted(const char* stage,
+               const Json& counts,
+               std::int64_t of,
+               const std::map<std::string, const char*>& effects) {
+    for (const auto& [what, effect] : effects)
+      list(stage, {what, effect, counts.value(what, std::int64_t{0}), Json::array()}, of);
+    for (const auto& item : counts.items()) {
+      if (effects.count(item.key()) == 0)
+        list(stage, {item.key(), "left out", item.value().get<std::int64_t>(), Json::array()}, of);
+    }
+  }
+
+  void pairing() {
+    const std::string path = folder_ + "/pair_report.json";
+    if (!std::filesystem::exists(path)) return;
+    const Json report = read_json(path);
+    counted("pairs",
+            report.at("dropped_answers"),
+            report.at("answers").get<std::int64_t>(),
+            {{"cut at max_new_tokens", "not paired"},
+             {"no claims", "not paired"},
+             {"no claims from the splitter", "not paired"}});
+    counted("pairs",
+            report.at("dropped_pairs"),
+            report.at("combinations").get<std::int64_t>(),
+            {{"equal texts", "no pair: nothing is preferred"},
+             {"scores too close", "no pair: nothing is preferred"},
+             {"same words as a drawn pair", "drawn once"},
+             {"more than max_pairs_per_prompt", "not drawn"},
+             {"length control", "dropped: the rejected answer is much longer"}});
+  }
+
+  void training() {
+    const std::string path = folder_ + "/result.json";
+    if (!std::filesystem::exists(path)) return;
+    const Json result = read_json(path);
+    if (!result.contains("preference")) return;
+    counted("train",
+            result["preference"].at("dropped"),
+            result.at("pairs").at("pairs").get<std::int64_t>(),
+            {{"longer than language.max_positions", "left out, never cut: a cut picture would train blind"}});
+  }
+
+  std::string folder_;
+  Json list_ = Json::array();
+};
+
+}  // namespace
+
+Json odd_cases(const std::string& folder) { return Report(folder).make(); }
+
+}  // namespace pocketvlm

@@ -1,0 +1,411 @@
+#include "rlaif/round.h"
+
+#include <chrono>
+#include <filesystem>
+#include <optional>
+#include <utility>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/random.h"
+#include "model/checkpoint.h"
+#include "rlaif/checkpoint_judge.h"
+#include "rlaif/checkpoint_splitter.h"
+#include "rlaif/odd_cases.h"
+#include "rlaif/pairs.h"
+#include "rlaif/preference_training.h"
+#include "rlaif/rlaifv_rows.h"
+#include "rlaif/rollout.h"
+#include "rlaif/verdicts.h"
+#include "trainer/thread_count.h"
+
+namespace pocketvlm {
+namespace {
+
+constexpr std::uint64_t kRoundStream = 0x726F756E64;
+
+/// Seconds of each stage in seconds.json, summed over the processes that worked on it. A killed
+/// process counts up to the end of its last whole stage.
+class StageClock {
+ public:
+  explicit StageClock(std::string path) : path_(std::move(path)), seconds_(Json::object()) {
+    if (std::filesystem::exists(path_)) seconds_ = read_json(path_);
+  }
+  void lap(const std::string& stage) {
+    const auto now = std::chrono::steady_clock::now();
+    const double before = seconds_.contains(stage) ? seconds_.at(stage).get<double>() : 0.0;
+    seconds_[stage] = before + std::chrono::duration<double>(now - last_).count();
+    last_ = now;
+    write_json(path_, seconds_);
+  }
+  const Json& seconds() const { return seconds_; }
+
+ private:
+  std::string path_;
+  Json seconds_;
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+void write_jsonl(const std::string& path, const std::vector<Json>& rows) {
+  std::string lines;
+  for (const Json& row : rows)
+    lines += row.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  write_file_atomic(path, lines);
+}
+
+std::vector<ScoredPrompt> score_answers(const RlaifConfig& config,
+                                        const std::vector<PromptAnswers>& prompts,
+                                        const std::vector<PromptClaims>& claims,
+                                        const std::vector<VerdictTable>& verdicts,
+                                        const std::string& path) {
+  std::vector<ScoredPrompt> scored;
+  std::vector<Json> rows;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    if (!prompts[i].skipped.empty()) continue;
+    ScoredPrompt prompt{prompts[i].id, prompts[i].index, prompts[i].question, {}};
+    for (std::size_t j = 0; j < prompts[i].answers.size(); ++j) {
+      const Answer& answer = prompts[i].answers[j];
+      const AnswerClaims& stated = claims[i].answers[j];
+      ScoredAnswer result;
+      result.text = answer.text;
+      result.sample = answer.sample;
+      result.finished = answer.finished;
+      result.unread = !stated.problem.empty();
+      for (const Claim& claim : stated.claims) {
+        const Verdict& verdict = verdicts[i].at(claim.question);
+        ++result.claims;
+        result.rejected += verdict.accepted(config.judge_margin) ? 0 : 1;
+        if (verdict.coverage() > 0) result.probability_sum += verdict.p_yes / verdict.coverage();
+      }
+      rows.push_back({{"prompt_id", prompt.id},
+                      {"index", prompt.index},
+                      {"sample", result.sample},
+                      {"score", result.score(config.pairs)},
+                      {"rejected", result.rejected},
+                      {"claims", result.claims},
+                      {"finished", result.finished}});
+      prompt.answers.push_back(std::move(result));
+    }
+    scored.push_back(std::move(prompt));
+  }
+  write_jsonl(path, rows);
+  return scored;
+}
+
+Json rollout_figures(const std::vector<PromptAnswers>& prompts) {
+  Json skipped = Json::array();
+  std::int64_t answers = 0;
+  std::int64_t tokens = 0;
+  std::int64_t words = 0;
+  std::int64_t finished = 0;
+  for (const PromptAnswers& prompt : prompts) {
+    if (!prompt.skipped.empty())
+      skipped.push_back(
+          {{"index", prompt.index}, {"prompt_id", prompt.id}, {"reason", prompt.skipped}});
+    for (const Answer& answer : prompt.answers) {
+      ++answers;
+      tokens += static_cast<std::int64_t>(answer.ids.size());
+      words += count_words(answer.text);
+      finished += answer.finished ? 1 : 0;
+    }
+  }
+  const auto mean = [&](std::int64_t sum) {
+    return answers == 0 ? 0.0 : static_cast<double>(sum) / static_cast<double>(answers);
+  };
+  return {{"prompts", prompts.size()},
+          {"skipped", skipped},
+          {"answers", answers},
+          {"finished", finished},
+          {"tokens", tokens},
+          {"mean_tokens", mean(tokens)},
+          {"mean_words", mean(words)}};
+}
+
+Json claim_figures(const std::vector<PromptClaims>& prompts,
+                   const std::vector<ScoredPrompt>& scored) {
+  std::int64_t claims = 0;
+  std::int64_t rejected = 0;
+  std::int64_t answers = 0;
+  std::int64_t questions = 0;
+  for (const PromptClaims& prompt : prompts)
+    questions += static_cast<std::int64_t>(prompt.questions().size());
+  for (const ScoredPrompt& prompt : scored) {
+    for (const ScoredAnswer& answer : prompt.answers) {
+      ++answers;
+      claims += answer.claims;
+      rejected += answer.rejected;
+    }
+  }
+  const auto ratio = [](std::int64_t part, std::int64_t whole) {
+    return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
+  };
+  return {{"claims", claims},
+          {"claims_per_answer", ratio(claims, answers)},
+          {"questions", questions},
+          {"questions_per_picture", ratio(questions, static_cast<std::int64_t>(prompts.size()))},
+          {"rejected", rejected},
+          {"rejected_share", ratio(rejected, claims)}};
+}
+
+/// Checks that a stage continues what it was begun with.
+class StageInputs {
+ public:
+  explicit StageInputs(const std::string& folder) : folder_(folder), path_(folder + "/inputs.json") {
+    json_ = std::filesystem::exists(path_) ? read_json(path_) : Json::object();
+  }
+  void check(const std::string& stage, const Json& now) {
+    if (!json_.contains(stage)) {
+      json_[stage] = now;
+      write_json(path_, json_);
+      return;
+    }
+    const Json changes = Json::diff(json_.at(stage), now);
+    PV_CHECK(changes.empty(),
+             "{}: holds a round with other inputs (\"{}{}\" differs); delete the folder, or choose "
+             "another one",
+             folder_,
+             stage,
+             changes[0]["path"].get<std::string>());
+  }
+
+ private:
+  std::string folder_, path_;
+  Json json_;
+};
+
+/// What decides the results of a stage. Threads change last bits only; where the models lie does not
+/// matter, their weights do.
+Json fields(const RlaifConfig& config, std::initializer_list<const char*> names) {
+  const Json all = config_to_json(config);
+  Json some = Json::object();
+  for (const char* name : names) some[name] = all.at(name);
+  if (some.contains("preference")) some["preference"].erase("checkpoint_every");
+  return some;
+}
+
+ObjectVocabulary vocabulary(const RlaifConfig& config) { return scene_vocabulary(config.prompts.scenes); }
+
+class Round {
+ public:
+  Round(const RlaifConfig& config, const RoundInputs& inputs, const RoundObserver& observer)
+      : config_(config), inputs_(inputs), folder_(inputs.folder), observer_(observer), threads_(config.threads) {
+    // Every round has random streams of its own; the first keeps the config's.
+    if (inputs.round > 0)
+      config_.seed = mix_keys({config.seed, kRoundStream, static_cast<std::uint64_t>(inputs.round)}) >> 1;
+    make_folders(folder_);
+    write_round(folder_, inputs.round);
+    clock_.emplace(folder_ + "/seconds.json");
+    stage_inputs_.emplace(folder_);
+  }
+
+  Json run(const std::string& last) {
+    const std::string result_path = folder_ + "/result.json";
+    // Mistakes are told now, not after an hour of sampling.
+    load_policy();
+    load_judge();
+    check_inputs("sample");
+    check_inputs("judge");
+    check_inputs("train");
+    if (std::filesystem::exists(result_path)) return read_json(result_path);
+    if (!std::filesystem::exists(folder_ + "/config.json"))
+      write_json(folder_ + "/config.json", config_to_json(config_));
+    set_trainable(*policy_->model, config_.preference.trainable);
+    clock_->lap("load");
+    for (const char* stage : {"sample", "split", "judge", "pairs", "train"}) {
+      stage_named(stage);
+      if (last == stage) break;
+    }
+    figures_["seconds"] = clock_->seconds();
+    if (last != "train") return figures_;
+    figures_["checkpoint"] = folder_ + "/checkpoint";
+    write_json(result_path, figures_);
+    write_json(folder_ + "/odd_cases.json", odd_cases(folder_));
+    std::filesystem::remove_all(folder_ + "/state");
+    return figures_;
+  }
+
+  Json run_alone(const std::string& stage) {
+    if (!std::filesystem::exists(folder_ + "/config.json"))
+      write_json(folder_ + "/config.json", config_to_json(config_));
+    if (stage == "train") {
+      load_policy();
+      check_inputs("train");
+      read_given_pairs();
+    } else if (stage != "sample") {
+      answers_ = read_answers(folder_ + "/rollouts.jsonl");
+    }
+    if (stage == "judge" || stage == "pairs") claims_ = read_claims(folder_ + "/claims.jsonl", answers_);
+    if (stage == "pairs") verdicts_ = read_verdicts(folder_ + "/verdicts.jsonl", claims_);
+    stage_named(stage);
+    write_json(folder_ + "/odd_cases.json", odd_cases(folder_));
+    return figures_;
+  }
+
+ private:
+  void stage_named(const std::string& stage) {
+    if (stage == "sample") sample();
+    else if (stage == "split") split();
+    else if (stage == "judge") judge();
+    else if (stage == "pairs") pair();
+    else if (stage == "train") train();
+    else fail("rlaif: unknown stage \"{}\"", stage);
+  }
+
+  void load_policy() {
+    if (policy_) return;
+    policy_ = load_model(inputs_.policy);
+    policy_hash_ = weights_hash(*policy_->model, {"*"});
+    policy_->model->to(torch::Device(config_.device));
+  }
+  void load_judge() {
+    if (!judge_) judge_ = make_judge(config_, inputs_.judge);
+  }
+  const Prompts& prompts() {
+    if (!prompts_) prompts_.emplace(config_, inputs_.round);
+    return *prompts_;
+  }
+
+  void check_inputs(const std::string& stage) {
+    Json now;
+    if (stage == "sample") {
+      now = fields(config_, {"prompts", "instructions", "num_prompts", "instruction", "rollout", "batch", "compute_dtype",
+                             "device", "seed"});
+      now["policy"] = policy_hash_;
+    } else if (stage == "judge") {
+      now = fields(config_, {"judge_margin", "share_prefix", "compute_dtype", "device"});
+      now["identity"] = judge_->identity();
+    } else if (stage == "split") {
+      now["identity"] = splitter_->identity();
+    } else if (stage == "pairs") {
+      now = fields(config_, {"pairs", "seed"});
+    } else {
+      now = fields(config_, {"preference", "reference", "seed", "device"});
+      now["policy"] = policy_hash_;
+    }
+    stage_inputs_->check(stage, now);
+  }
+
+  void sample() {
+    load_policy();
+    check_inputs("sample");
+    JsonlLog log(folder_ + "/rollouts.jsonl");
+    answers_ = sample_answers(config_, *policy_, policy_hash_, prompts(), log, observer_);
+    figures_["rollout"] = rollout_figures(answers_);
+    clock_->lap("rollout");
+  }
+
+  void split() {
+    if (!splitter_) splitter_ = make_splitter(config_, inputs_.splitter);
+    check_inputs("split");
+    JsonlLog log(folder_ + "/claims.jsonl");
+    claims_ = split_answers(config_, *splitter_, answers_, log, observer_);
+    if (const Json traffic = splitter_->traffic(); !traffic.is_null()) figures_["splitter_traffic"] = traffic;
+    clock_->lap("claims");
+  }
+
+  void judge() {
+    load_judge();
+    check_inputs("judge");
+    JudgeAgreement agreement;
+    JsonlLog log(folder_ + "/verdicts.jsonl");
+    verdicts_ = judge_claims(
+        config_, *judge_, claims_, answers_, prompts(), vocabulary(config_), log, agreement, observer_);
+    figures_["judge"] = agreement.to_json();
+    if (const Json traffic = judge_->traffic(); !traffic.is_null()) figures_["judge_traffic"] = traffic;
+    clock_->lap("judge");
+  }
+
+  void pair() {
+    check_inputs("pairs");
+    const std::vector<ScoredPrompt> scored =
+        score_answers(config_, answers_, claims_, verdicts_, folder_ + "/scores.jsonl");
+    PairReport report;
+    pairs_ = build_pairs(scored, config_.pairs, config_.seed, report);
+    std::vector<Json> rows;
+    for (const PreferencePair& pair : pairs_) rows.push_back(pair.to_json());
+    write_jsonl(folder_ + "/pairs.jsonl", rows);
+    write_json(folder_ + "/pair_report.json", report.to_json());
+    figures_["claims"] = claim_figures(claims_, scored);
+    figures_["pairs"] = report.to_json();
+    clock_->lap("pairs");
+    spdlog::info("{}: {} pairs of {} answers to {} pictures",
+                 folder_,
+                 report.pairs,
+                 report.answers,
+                 report.prompts);
+  }
+
+  void read_given_pairs() {
+    if (!inputs_.pairs.empty()) {
+      pair_file_.emplace(inputs_.pairs);
+      pairs_ = pair_file_->pairs();
+      return;
+    }
+    const std::string path = folder_ + "/pairs.jsonl";
+    PV_CHECK(std::filesystem::exists(path),
+             "{}: is not there; make it with `pocketvlm rlaif pairs`, or name a file with --pairs",
+             path);
+    for (const Json& row : read_jsonl(path)) pairs_.push_back(PreferencePair::from_json(row));
+  }
+
+  void train() {
+    if (!pair_file_) prompts();  // made here, not by the threads that read pictures
+    const PictureReader picture = [&](std::int64_t index) {
+      return pair_file_ ? pair_file_->picture(index) : prompts().at(index).image;
+    };
+    PreferenceOptions options;
+    options.tokenizer_path = inputs_.policy + "/tokenizer.model";
+    std::optional<LoadedModel> reference;
+    if (!inputs_.reference.empty()) {
+      reference = load_model(inputs_.reference);
+      options.reference = &*reference;
+    }
+    const PreferenceResult trained = train_preferences(config_.preference,
+                                                       *policy_,
+                                                       pairs_,
+                                                       picture,
+                                                       config_.seed,
+                                                       config_.device,
+                                                       folder_,
+                                                       observer_,
+                                                       options);
+    save_model(policy_->model, options.tokenizer_path, folder_ + "/checkpoint");
+    figures_["preference"] = trained.to_json();
+    clock_->lap("preference");
+  }
+
+  RlaifConfig config_;
+  RoundInputs inputs_;
+  std::string folder_;
+  RoundObserver observer_;
+  ThreadCount threads_;
+  std::optional<StageClock> clock_;
+  std::optional<StageInputs> stage_inputs_;
+  std::optional<LoadedModel> policy_;
+  std::string policy_hash_;
+  std::unique_ptr<Judge> judge_;
+  std::unique_ptr<Splitter> splitter_;
+  std::optional<Prompts> prompts_;
+  std::vector<PromptAnswers> answers_;
+  std::vector<PromptClaims> claims_;
+  std::vector<VerdictTable> verdicts_;
+  std::vector<PreferencePair> pairs_;
+  std::optional<PairFile> pair_file_;
+  Json figures_ = Json::object();
+};
+
+}  // namespace
+
+Json run_round(const RlaifConfig& config,
+               const RoundInputs& inputs,
+               const RoundObserver& observer,
+               const std::string& last) {
+  return Round(config, inputs, observer).run(last);
+}
+
+Json run_stage_alone(const RlaifConfig& config, const RoundInputs& inputs, const std::string& stage) {
+  return Round(config, inputs, {}).run_alone(stage);
+}
+
+}  // namespace pocketvlm

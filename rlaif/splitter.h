@@ -1,0 +1,70 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "rlaif/chat_client.h"
+#include "rlaif/claims.h"
+
+namespace pocketvlm {
+
+/// What is to be divided: an answer, and the question that it answers.
+struct SplitTask {
+  std::string question;
+  std::string answer;
+};
+
+/// The claims of an answer; or why they cannot be had.
+struct SplitResult {
+  std::vector<Claim> claims;
+  std::string problem;  // empty: none
+};
+
+/// The role of the splitter: divides answers into facts, each with the question that asks for it.
+class Splitter {
+ public:
+  virtual ~Splitter() = default;
+  virtual std::vector<SplitResult> split(const std::vector<SplitTask>& tasks) = 0;
+  virtual std::string identity() const = 0;  // changes when answers would be divided otherwise
+  virtual Json traffic() const { return nullptr; }
+};
+
+/// split_claims (rlaif/claims.h).
+class RuleSplitter : public Splitter {
+ public:
+  std::vector<SplitResult> split(const std::vector<SplitTask>& tasks) override;
+  std::string identity() const override { return "rules"; }
+};
+
+/// Every answer is one claim: a score of the whole, for comparison.
+class WholeSplitter : public Splitter {
+ public:
+  std::vector<SplitResult> split(const std::vector<SplitTask>& tasks) override;
+  std::string identity() const override { return "whole"; }
+};
+
+/// A language model behind HTTP, asked by `split_request`.
+class ServerSplitter : public Splitter {
+ public:
+  ServerSplitter(const std::string& url, const ServerConfig& config) : client_(url, config) {}
+  std::vector<SplitResult> split(const std::vector<SplitTask>& tasks) override;
+  std::string identity() const override { return client_.url() + " " + client_.config().model; }
+  Json traffic() const override { return client_.traffic().to_json(); }
+
+ private:
+  ChatClient client_;
+};
+
+/// What a language model is asked, to divide an answer. Nothing of the answer is cut off.
+std::string split_request(const SplitTask& task);
+
+/// Reads a model's lines "- fact || question?". Fact and question stand in one line, so the two cannot get
+/// out of step; a fact without a question asks "is it true that ...?". Anything but such lines, or the one
+/// word NONE, is a problem: "no facts in the splitter's output".
+SplitResult read_split(const std::string& output);
+
+/// "rules", "whole", or a server; a checkpoint is made by make_splitter (rlaif/checkpoint_splitter.h).
+std::unique_ptr<Splitter> make_light_splitter(const RlaifConfig& config);
+
+}  // namespace pocketvlm
