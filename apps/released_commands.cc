@@ -64,7 +64,7 @@ void save_release(const CommandLine& line) {
 void inspect_checkpoint(const CommandLine& line) {
   PV_CHECK(fs::is_directory(line.file), "{}: no such folder", line.file);
   const ShardMap shards(line.file);
-  const SafetensorsFolder weights(line.file);
+  const WeightFolder weights(line.file);
   std::map<std::string, std::int64_t> dtypes, parameters;
   std::int64_t bytes = 0;
   Json listed = Json::array(), nonfinite = Json::array();

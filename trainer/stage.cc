@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "base/random.h"
+#include "model/adapter.h"
 #include "trainer/blank_picture.h"
 #include "trainer/contrastive.h"
 #include "trainer/distributed/sharding.h"
@@ -134,10 +135,20 @@ class StageRun {
     return config_.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32;
   }
 
+  /// What learns; puts the low-rank updates into the model first.
+  std::vector<std::string> learning_patterns() {
+    std::vector<std::string> patterns = config_.trainable;
+    if (!config_.lora) return patterns;
+    const std::vector<std::string> layers = add_lora(*model_.model, *config_.lora, config_.seed);
+    spdlog::info("{}: low-rank updates on {} layers", config_.name, layers.size());
+    patterns.insert(patterns.end(), {"*.lora_a", "*.lora_b"});
+    return patterns;
+  }
+
   void prepare_model() {
     seed_random_draws(0);
     check_same_weights();
-    const std::vector<std::string> trainable = set_trainable(*model_.model, config_.trainable);
+    const std::vector<std::string> trainable = set_trainable(*model_.model, learning_patterns());
     trainable_.insert(trainable.begin(), trainable.end());
     state_.frozen_hashes = hash_frozen();
     state_.threads = at::get_num_threads();
@@ -422,6 +433,10 @@ class StageRun {
     model_.model->eval();
     model_.model->to(torch::kCPU);
     result.components = component_table();
+    if (config_.lora && ranks_.is_first()) {
+      save_adapter(*model_.model, model_.config, *config_.lora, config_.init_from, folder_ + "/adapter");
+    }
+    merge_lora(*model_.model);
     if (ranks_.is_first()) {
       save_model(model_.model, tokenizer_path_, result.checkpoint);
       write_skipped();

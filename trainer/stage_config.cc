@@ -73,9 +73,10 @@ void StageConfig::validate(const std::string& path) const {
            path,
            name);
   PV_CHECK(!data.sources.empty(), "{}.data.sources: no source of data; give at least one", path);
-  PV_CHECK(!trainable.empty(),
+  PV_CHECK(!trainable.empty() || lora,
            "{}.trainable: no pattern, so nothing would learn; e.g. [\"projector.*\"]",
            path);
+  PV_CHECK(!lora || objective == "language", "{}.lora: no effect on the contrastive objective; remove it", path);
   for (std::size_t i = 0; i < trainable.size(); ++i) {
     PV_CHECK(!trainable[i].empty(), "{}.trainable[{}]: the pattern is empty", path, i);
   }

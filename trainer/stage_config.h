@@ -7,6 +7,9 @@
 
 #include "base/config.h"
 #include "data/packed_loader.h"
+#include "model/lora_config.h"
+#include "trainer/distributed/distributed_config.h"
+#include "trainer/step_guard.h"
 
 /// A stage as data; LibTorch-free, so that mistakes are answered at once.
 namespace pocketvlm {
@@ -58,7 +61,7 @@ struct StageInput {
     field("scale_resolution", scale_resolution, "instead of image.scale_resolution, pixels", in_range(1, 8192));
     field("max_slices", max_slices, "instead of image.max_slices", in_range(1, 1024));
     field("chat_template", chat_template, "instead of prompt.chat_template",
-          one_of({"chatml", "llama3", "minicpm", "vicuna_v1", "plain"}));
+          one_of({"chatml", "llama3", "minicpm", "vicuna_v1", "plain", "alpaca", "vicuna_v0", "llava_llama_2"}));
   }
 };
 
@@ -68,16 +71,21 @@ struct StageConfig {
   std::string objective = "language";
   std::string init_from;                  // name of an earlier stage, or a checkpoint folder; empty: the stage before
   std::vector<std::string> trainable = {"*"};
+  std::optional<LoraConfig> lora;
   LoaderConfig data;
   StageInput input;
   OptimizerConfig optimizer;
   int64_t steps = 100;
-  int64_t accumulation = 1;               // packs an optimizer step
+  int64_t accumulation = 1;               // packs an optimizer step, on each rank
   std::string compute_dtype = "bf16";
+  DistributedConfig distributed;
+  bool recompute_blocks = false;
+  GuardConfig guard;
   int64_t checkpoint_every = 100;         // optimizer steps
   int64_t log_every = 10;
   int64_t threads = 0;                    // 0: all cores
   std::string device = "cpu";
+  double peak_tflops = 0;
   uint64_t seed = 0;
   bool branch = false;                    // true: later stages do not continue from this one (a judge)
 
@@ -88,16 +96,27 @@ struct StageConfig {
           "vision_encoder with two heads that are dropped afterwards", one_of({"language", "contrastive"}));
     field("init_from", init_from, "earlier stage or checkpoint folder; empty: the stage before, or random weights");
     field("trainable", trainable, "name patterns that learn; everything else is frozen and checked to be bit-identical afterwards");
+    field("lora", lora,
+          "low-rank updates that learn beside `trainable`, whose patterns should then leave out the layers they stand on; the stage's "
+          "checkpoint has them merged, and its folder adapter/ holds them alone in PEFT's form");
     field("data", data, "mixture, packing, workers");
     field("input", input, "image and prompt settings of this stage alone");
     field("optimizer", optimizer, "AdamW, or Muon for chosen matrices");
     field("steps", steps, "optimizer steps", in_range(1, 1e12));
-    field("accumulation", accumulation, "packs an optimizer step", in_range(1, 1 << 20));
+    field("accumulation", accumulation, "packs an optimizer step, on each rank", in_range(1, 1 << 20));
     field("compute_dtype", compute_dtype, "dtype of matrix products; master weights stay float32", one_of({"bf16", "f32"}));
+    field("distributed", distributed, "what the ranks of an mpirun or srun job divide among them");
+    field("recompute_blocks", recompute_blocks,
+          "keep only the input of each transformer block and run the block again in backward: less memory, a third more work, "
+          "the same bits");
+    field("guard", guard, "steps that must not be taken");
     field("checkpoint_every", checkpoint_every, "optimizer steps between resumable states; 0: only at the end", at_least(0));
     field("log_every", log_every, "optimizer steps between metric lines", at_least(1));
     field("threads", threads, "0: all cores", in_range(0, 1024));
     field("device", device, "cpu or cuda", one_of({"cpu", "cuda"}));
+    field("peak_tflops", peak_tflops,
+          "matrix products a rank can do, 10^12 operations a second, for the utilization shown (MFU); 0: measured when the stage "
+          "starts", in_range(0, 1e6));
     field("seed", seed, "of data order and of new weights");
     field("branch", branch, "a side model (a judge): later stages do not continue from it");
   }

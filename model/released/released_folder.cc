@@ -281,7 +281,7 @@ FolderSummary import_released(const std::string& folder, const std::string& out,
   FolderSummary summary;
   summary.family = detect_family(config, {}, config_path);  // unknown architectures are answered before weights are opened
   const ShardMap shards(folder);
-  const SafetensorsFolder weights(folder);
+  const WeightFolder weights(folder);
   const std::vector<std::string> names = names_of(weights.tensors());
   summary.family = detect_family(config, names, config_path);
   Manifest manifest;

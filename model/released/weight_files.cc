@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <set>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -16,7 +17,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kIndexFile = "model.safetensors.index.json";
+/// The files of a folder's weights in one form.
+struct WeightNames {
+  const char* file;
+  const char* index;
+};
+constexpr WeightNames kSafetensors = {"model.safetensors", "model.safetensors.index.json"};
+constexpr WeightNames kPickled = {"pytorch_model.bin", "pytorch_model.bin.index.json"};
 
 std::int64_t byte_count(const TensorToWrite& tensor) {
   auto bytes = static_cast<std::int64_t>(dtype_bytes(tensor.dtype));
@@ -92,7 +99,7 @@ void write_weights(const std::string& folder, const std::vector<TensorToWrite>& 
     for (const TensorToWrite& tensor : part) map[tensor.name] = name;
   }
   if (shards.size() == 1) return;
-  write_json((fs::path(folder) / kIndexFile).string(), {{"metadata", {{"total_size", total}}}, {"weight_map", map}});
+  write_json((fs::path(folder) / kSafetensors.index).string(), {{"metadata", {{"total_size", total}}}, {"weight_map", map}});
 }
 
 void check_finite(const TensorView& tensor, const std::string& where) {
@@ -116,14 +123,69 @@ void PageWindow::move_to(std::span<const std::byte> bytes) {
   last_ = bytes;
 }
 
-ShardMap::ShardMap(const std::string& folder) : folder_(folder) {
+bool holds_pickled_weights(const std::string& folder) {
   const fs::path root(folder);
-  const std::string index_path = (root / kIndexFile).string();
+  if (fs::exists(root / kSafetensors.file) || fs::exists(root / kSafetensors.index)) return false;
+  return fs::exists(root / kPickled.file) || fs::exists(root / kPickled.index);
+}
+
+WeightFolder::WeightFolder(const std::string& folder) {
+  if (holds_pickled_weights(folder)) {
+    read_pickled(folder);
+  } else {
+    safetensors_.emplace(folder);
+    tensors_ = safetensors_->tensors();
+  }
+}
+
+void WeightFolder::read_pickled(const std::string& folder) {
+  const fs::path root(folder), index_path = root / kPickled.index;
+  std::set<std::string> files = {kPickled.file};
+  std::map<std::string, std::string> places;  // what the index says
+  if (fs::exists(index_path)) {
+    const Json index = read_json(index_path.string());
+    PV_CHECK(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(), "{}: no \"weight_map\" object", index_path.string());
+    files.clear();
+    for (auto item = index["weight_map"].begin(); item != index["weight_map"].end(); ++item) {
+      PV_CHECK(item->is_string(), "{}: weight_map.{} is no file name", index_path.string(), item.key());
+      const auto file = item->get<std::string>();
+      PV_CHECK(!file.empty() && file.find('/') == std::string::npos && file != "." && file != "..",
+               "{}: weight_map.{} = \"{}\" points outside the folder",
+               index_path.string(),
+               item.key(),
+               file);
+      PV_CHECK(fs::exists(root / file),
+               "{}: weight_map.{} names the shard {}, which is not in the folder; download it again",
+               index_path.string(),
+               item.key(),
+               file);
+      files.insert(file);
+      places[item.key()] = file;
+    }
+  }
+  for (const std::string& file : files) {
+    pickled_.emplace_back((root / file).string());
+    for (const auto& [name, tensor] : pickled_.back().tensors()) {
+      PV_CHECK(tensors_.emplace(name, tensor).second, "{}: tensor {} is in another shard, too", (root / file).string(), name);
+    }
+  }
+  for (const auto& [name, file] : places) {
+    PV_CHECK(tensors_.count(name) != 0, "{}: weight_map.{} says {}, which has no such tensor; download both again", index_path.string(), name, file);
+  }
+}
+
+ShardMap::ShardMap(const std::string& folder) : folder_(folder), file_(holds_pickled_weights(folder) ? kPickled.file : kSafetensors.file) {
+  const fs::path root(folder);
+  const WeightNames& names = holds_pickled_weights(folder) ? kPickled : kSafetensors;
+  const std::string index_path = (root / names.index).string();
   if (!fs::exists(index_path)) {
-    PV_CHECK(fs::exists(root / "model.safetensors"),
-             "{}: holds neither model.safetensors nor {}; download the weights in this form (PyTorch .bin files are not read)",
+    PV_CHECK(fs::exists(root / names.file),
+             "{}: holds none of {}, {}, {} and {}; download the weights in one of these forms",
              folder,
-             kIndexFile);
+             kSafetensors.file,
+             kSafetensors.index,
+             kPickled.file,
+             kPickled.index);
     return;
   }
   const Json index = read_json(index_path);
@@ -144,7 +206,7 @@ ShardMap::ShardMap(const std::string& folder) : folder_(folder) {
 
 std::string ShardMap::place(const std::string& tensor) const {
   const auto found = files_.find(tensor);
-  const std::string file = found == files_.end() ? (fs::path(folder_) / "model.safetensors").string() : found->second;
+  const std::string file = found == files_.end() ? (fs::path(folder_) / file_).string() : found->second;
   return fmt::format("{}: tensor {}", file, tensor);
 }
 

@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/safetensors.h"
+#include "model/released/pickled_weights.h"
 
 namespace pocketvlm {
 
@@ -33,6 +35,25 @@ class PageWindow {
 /// Throws Error naming `where` and the element when a tensor of a float type holds NaN or infinity.
 void check_finite(const TensorView& tensor, const std::string& where);
 
+/// True when the folder has no safetensors, but PyTorch .bin files.
+bool holds_pickled_weights(const std::string& folder);
+
+/// All tensors of a folder: safetensors, or else PyTorch .bin files; one file, or the shards of an index.
+class WeightFolder {
+ public:
+  /// Throws Error when a file is missing or damaged, a tensor stands in two files, or a shard lies outside the folder.
+  explicit WeightFolder(const std::string& folder);
+
+  const std::map<std::string, TensorView>& tensors() const { return tensors_; }
+
+ private:
+  void read_pickled(const std::string& folder);
+
+  std::optional<SafetensorsFolder> safetensors_;
+  std::vector<PickledWeights> pickled_;
+  std::map<std::string, TensorView> tensors_;
+};
+
 /// Where the tensors of a folder are, so that errors name the file.
 class ShardMap {
  public:
@@ -43,6 +64,7 @@ class ShardMap {
 
  private:
   std::string folder_;
+  std::string file_;                          // of all tensors, without an index
   std::map<std::string, std::string> files_;  // by tensor; empty without an index
 };
 
