@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   pocketvlm::add_bench_command(app);
   pocketvlm::add_tune_command(app);
   pocketvlm::add_info_command(app);
+  pocketvlm::add_compare_command(app);
   try {
     app.parse(argc, argv);
     return 0;

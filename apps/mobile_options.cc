@@ -8,20 +8,14 @@
 
 namespace pocketvlm {
 
-void add_model_options(CLI::App& command, ModelOptions& options) {
+void add_language_options(CLI::App& command, ModelOptions& options) {
   command.add_option("--model", options.model, "language GGUF file")->required();
-  command.add_option("--mmproj", options.mmproj, "vision GGUF file");
   command
       .add_option("--threads", options.session.threads, "0: one for each core this process may use")
       ->check(CLI::Range(0, 1024));
   command.add_option("--kernels",
                      options.session.kernels,
                      "auto: the fastest this processor has; scalar, avx2, ...");
-  command
-      .add_option("--context",
-                  options.session.context,
-                  "tokens the cache can hold; 0: the model's, at most 4096")
-      ->check(CLI::NonNegativeNumber);
   command.add_option("--kv-cache", options.session.kv_cache, "auto, f32, f16 or q8_0");
   command
       .add_option("--packed",
@@ -29,6 +23,21 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
                   "weights in the order kernels read them: file (beside the model, made on first "
                   "use), memory, none")
       ->check(CLI::IsMember({"file", "memory", "none"}));
+}
+
+void add_model_options(CLI::App& command, ModelOptions& options) {
+  add_language_options(command, options);
+  command.add_option("--mmproj", options.mmproj, "vision GGUF file");
+  command
+      .add_option("--vision",
+                  options.session.vision,
+                  "float, or int8: faster where the kernels can, answers differ a little")
+      ->check(CLI::IsMember({"float", "int8"}));
+  command
+      .add_option("--context",
+                  options.session.context,
+                  "tokens the cache can hold; 0: the model's, at most 4096")
+      ->check(CLI::NonNegativeNumber);
   command.add_option(
       "--tuning", options.tuning, "file that `tune` wrote; auto: the one beside the model; none");
 }

@@ -16,7 +16,10 @@ struct ModelOptions {
   SessionOptions session;
 };
 
-/// Adds --model, --mmproj, --threads, --kernels, --context, --kv-cache, --packed and --tuning.
+/// Adds --model, --threads, --kernels, --kv-cache and --packed.
+void add_language_options(CLI::App& command, ModelOptions& options);
+
+/// Adds these and --mmproj, --vision, --context and --tuning.
 void add_model_options(CLI::App& command, ModelOptions& options);
 
 /// Adds --greedy, --temperature, --top-p, --top-k, --min-p, --repetition-penalty, --max-new-tokens

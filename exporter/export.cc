@@ -1,5 +1,8 @@
 #include "exporter/export.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -66,6 +69,14 @@ struct RowSource {
   }
 };
 
+/// Tells the system that mapped bytes will not be read again, so that an export needs no more memory than a piece of one tensor.
+void drop_pages(const std::byte* begin, std::int64_t bytes) {
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const std::uintptr_t first = (reinterpret_cast<std::uintptr_t>(begin) + page - 1) / page * page;
+  const std::uintptr_t last = (reinterpret_cast<std::uintptr_t>(begin) + static_cast<std::uintptr_t>(bytes)) / page * page;
+  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
 /// Quantizes rows in parallel and hands them on in order.
 void write_rows(const RowSource& source, GgmlType type, const GgufWriter::Sink& sink) {
   const std::int64_t bytes_per_row = row_bytes(type, source.row_length);
@@ -91,6 +102,10 @@ void write_rows(const RowSource& source, GgmlType type, const GgufWriter::Sink& 
       }
     }
     sink(chunk);
+    if (!source.transposed) {
+      const std::int64_t row = source.row_length * static_cast<std::int64_t>(dtype_bytes(source.tensor->dtype));
+      drop_pages(source.tensor->bytes.data() + begin * row, rows * row);
+    }
   }
 }
 

@@ -41,6 +41,23 @@ void mobile_attention(const Compute& compute,
   for (std::size_t s = 0; s < kv_lengths.size(); ++s) {
     const std::int64_t queries = q_lengths[s];
     const std::int64_t keys = kv_lengths[s];
+    if (compute.bf16_attention && compute.kernels.attend_bf16 != nullptr) {
+      compute.pool.for_pieces(heads, 1, [&](std::int64_t head, std::int64_t) {
+        const std::int64_t column = head * head_dim;
+        compute.kernels.attend_bf16({.q = q + first_q * width + column,
+                                     .k = k + first_kv * width + column,
+                                     .v = v + first_kv * width + column,
+                                     .out = out + first_q * width + column,
+                                     .stride = width,
+                                     .queries = queries,
+                                     .keys = keys,
+                                     .head_dim = head_dim,
+                                     .scale = scale});
+      });
+      first_q += queries;
+      first_kv += keys;
+      continue;
+    }
     // One head is one piece: its transposed values are made once and read by all its query tiles.
     compute.pool.for_pieces(heads, 1, [&](std::int64_t head, std::int64_t) {
       const std::int64_t column = head * head_dim;

@@ -216,8 +216,8 @@ bool MobileDecoder::all_float() const {
   return all;
 }
 
-std::vector<MobileDecoder::Matrix> MobileDecoder::matrices(const Kernels& kernels) {
-  std::vector<Matrix> found;
+std::vector<NamedLinear> MobileDecoder::packable(const Kernels& kernels) {
+  std::vector<NamedLinear> found;
   const auto add = [&](const std::string& name, MobileLinear& linear) {
     if (packed_matmul_for(kernels, linear.type(), linear.in()) != nullptr)
       found.push_back({name + ".weight", &linear});
@@ -235,17 +235,6 @@ std::vector<MobileDecoder::Matrix> MobileDecoder::matrices(const Kernels& kernel
   }
   add(params_.tied_embeddings ? "token_embd" : "output", output_);
   return found;
-}
-
-std::vector<const GgufTensor*> MobileDecoder::packable(const Kernels& kernels) {
-  std::vector<const GgufTensor*> tensors;
-  for (const Matrix& matrix : matrices(kernels)) tensors.push_back(&file_.tensor(matrix.name));
-  return tensors;
-}
-
-void MobileDecoder::use_panels(const Kernels& kernels, const PackedWeights& packed) {
-  for (const Matrix& matrix : matrices(kernels))
-    matrix.linear->use_panels(packed.panels(file_.tensor(matrix.name)));
 }
 
 void MobileDecoder::embed(std::int32_t id, float* out) const {

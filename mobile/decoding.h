@@ -6,7 +6,6 @@
 
 #include "mobile/linear.h"
 #include "mobile/model.h"
-#include "mobile/packed_weights.h"
 
 namespace pocketvlm {
 
@@ -62,9 +61,8 @@ class MobileDecoder {
  public:
   MobileDecoder(const GgufFile& file, const MobileLanguageParams& params);
 
-  /// The matrices whose products with these kernels want panels, and from where they are read then.
-  std::vector<const GgufTensor*> packable(const Kernels& kernels);
-  void use_panels(const Kernels& kernels, const PackedWeights& packed);
+  /// The matrices whose products with these kernels want panels, and their names.
+  std::vector<NamedLinear> packable(const Kernels& kernels);
 
   /// Rows of the embedding table times scale_embeddings, appended to `out`.
   void embed(std::int32_t id, float* out) const;
@@ -84,12 +82,6 @@ class MobileDecoder {
   const MobileLanguageParams& params() const { return params_; }
 
  private:
-  struct Matrix {
-    std::string name;
-    MobileLinear* linear;
-  };
-  std::vector<Matrix> matrices(const Kernels& kernels);
-
   struct Layer {
     MobileNorm attention_norm;
     MobileLinear q, k, v, out;

@@ -57,6 +57,28 @@ using PackedMatmulFunction = void (*)(const PackedRows& weights,
                                       float* y,
                                       std::int64_t y_stride);
 
+/// Input rows of products with PackedInt8: eight bits, one scale for 128 columns.
+struct Int8Input {
+  std::int64_t tokens = 0;
+  std::int64_t columns = 0;             // whole units of 128
+  const std::int8_t* quants = nullptr;  // [tokens, columns], -127..127
+  const float* scales = nullptr;        // [tokens, columns / 128]
+  const float* constants = nullptr;     // [tokens, columns / 128]: -128 times scale times the sum
+};
+
+/// One head of attention over one slice: out = softmax(scale q k^T) v.
+struct AttentionHead {
+  const float* q;  // [queries, head_dim], `stride` floats from row to row; k, v, out alike
+  const float* k;  // [keys, head_dim]
+  const float* v;
+  float* out;
+  std::int64_t stride;
+  std::int64_t queries;
+  std::int64_t keys;
+  std::int64_t head_dim;
+  float scale;
+};
+
 /// The inner loops of the runtime. One plain table ("scalar") is the oracle; others use what a
 /// processor has and are chosen at run time. Every function works for any size and alignment.
 struct Kernels {
@@ -76,6 +98,22 @@ struct Kernels {
   /// The product with packed weights of a type, nullptr where there is none. No function at all:
   /// this table reads weights as they lie in the file.
   PackedMatmulFunction (*packed_matmul)(GgmlType type);
+
+  /// Vision in eight bits; nullptr where this table has it not.
+  void (*matmul_int8)(const PackedRows& weights,
+                      const Int8Input& input,
+                      float* y,
+                      std::int64_t y_stride);
+  /// A row of n values, continued with zeros to `columns`, as Int8Input wants it.
+  void (*quantize_int8)(const float* x,
+                        std::int64_t n,
+                        std::int64_t columns,
+                        std::int8_t* quants,
+                        float* scales,
+                        float* constants);
+  /// Attention with bfloat16 inputs and float32 sums; nullptr where the processor has no such
+  /// products.
+  void (*attend_bf16)(const AttentionHead& head);
 
   /// int8 form of n values (a multiple of 32). q = round half to even of x * (127 / max |x|), so
   /// all tables give the same bits.

@@ -2,6 +2,7 @@
 
 #include "mobile/kernels_simd.h"
 #include "mobile/panel_kernels.h"
+#include "mobile/vector512.h"
 #include "mobile/vector_kernels.h"
 
 // Compiled with the AVX-512 F, BW, DQ, VL and VNNI instructions; run only where the processor has
@@ -9,49 +10,6 @@
 // elsewhere.
 namespace pocketvlm {
 namespace {
-
-struct Vector512 {
-  using Type = __m512;
-  static constexpr int kLanes = 16;
-  static constexpr int kRows = 4;
-  static constexpr int kTokens = 6;
-
-  static __mmask16 mask(std::int64_t n) { return static_cast<__mmask16>((1U << n) - 1U); }
-  static Type zero() { return _mm512_setzero_ps(); }
-  static Type set1(float value) { return _mm512_set1_ps(value); }
-  static Type load(const float* p) { return _mm512_loadu_ps(p); }
-  static Type load_part(const float* p, std::int64_t n) {
-    return _mm512_maskz_loadu_ps(mask(n), p);
-  }
-  static void store(float* p, Type v) { _mm512_storeu_ps(p, v); }
-  static void store_part(float* p, Type v, std::int64_t n) { _mm512_mask_storeu_ps(p, mask(n), v); }
-  static Type load_f16(const std::uint8_t* p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  }
-  static Type load_bf16(const std::uint8_t* p) {
-    const __m512i wide =
-        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-  }
-  static Type add(Type a, Type b) { return _mm512_add_ps(a, b); }
-  static Type sub(Type a, Type b) { return _mm512_sub_ps(a, b); }
-  static Type mul(Type a, Type b) { return _mm512_mul_ps(a, b); }
-  static Type div(Type a, Type b) { return _mm512_div_ps(a, b); }
-  static Type fma(Type a, Type b, Type c) { return _mm512_fmadd_ps(a, b, c); }
-  static Type max(Type a, Type b) { return _mm512_max_ps(a, b); }
-  static Type min(Type a, Type b) { return _mm512_min_ps(a, b); }
-  static Type abs(Type a) { return _mm512_abs_ps(a); }
-  static Type round(Type a) {
-    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  }
-  static Type pow2(Type n) { return _mm512_scalef_ps(set1(1.0F), n); }
-  static float sum(Type a) { return _mm512_reduce_add_ps(a); }
-  static float largest(Type a) { return _mm512_reduce_max_ps(a); }
-  static Type select_negative(Type x, Type if_negative, Type otherwise) {
-    return _mm512_mask_blend_ps(
-        _mm512_movepi32_mask(_mm512_castps_si512(x)), otherwise, if_negative);
-  }
-};
 
 struct Panel512 {
   static constexpr int kRows = 16;
@@ -330,7 +288,7 @@ void quantize_vector(const float* x, std::int64_t n, const QuantizedRow& out) {
 }  // namespace
 
 const Kernels& avx512_kernels() {
-  static constexpr Kernels kTable = {
+  static const Kernels kTable = {
       .name = "avx512vnni",
       .matmul_f32 = float_matmul<Vector512, LoadF32<Vector512>>,
       .matmul_f16 = float_matmul<Vector512, LoadF16<Vector512>>,
@@ -344,6 +302,9 @@ const Kernels& avx512_kernels() {
       .matmul_q5_k = quantized_matmul<Panel512, BlockQ5_K, dot_affine<BlockQ5_K>>,
       .matmul_q6_k = quantized_matmul<Panel512, BlockQ6_K, dot_q6_k>,
       .packed_matmul = avx512_packed_matmul,
+      .matmul_int8 = avx512_matmul_int8,
+      .quantize_int8 = avx512_quantize_int8,
+      .attend_bf16 = __builtin_cpu_supports("avx512bf16") ? avx512bf16_attend : nullptr,
       .quantize = quantize_vector,
       .softmax = vector_softmax<Vector512>,
       .silu_multiply = vector_silu_multiply<Vector512>,

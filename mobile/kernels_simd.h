@@ -21,6 +21,18 @@ const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
 /// Its products with packed weights; nullptr for other types.
 PackedMatmulFunction avx512_packed_matmul(GgmlType type);
+void avx512_matmul_int8(const PackedRows& weights,
+                        const Int8Input& input,
+                        float* y,
+                        std::int64_t y_stride);
+void avx512_quantize_int8(const float* x,
+                          std::int64_t n,
+                          std::int64_t columns,
+                          std::int8_t* quants,
+                          float* scales,
+                          float* constants);
+/// Needs AVX512_BF16 beside what the table above needs.
+void avx512bf16_attend(const AttentionHead& head);
 #endif
 
 }  // namespace pocketvlm

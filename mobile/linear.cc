@@ -56,6 +56,32 @@ const MatmulInput& Activations::quantized() {
   return input_;
 }
 
+const Int8Input& Activations::int8() {
+  if (int8_.quants != nullptr) return int8_;
+  const std::int64_t tokens = input_.tokens;
+  const std::int64_t columns = int8_columns(input_.columns);
+  const std::int64_t units = columns / PackedInt8::kColumns;
+  quants_.resize(static_cast<std::size_t>(tokens * columns));
+  scales_.resize(static_cast<std::size_t>(tokens * units));
+  sums32_.resize(static_cast<std::size_t>(tokens * units));
+  compute_.pool.for_pieces(tokens, 8, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      compute_.kernels.quantize_int8(input_.values + t * input_.stride,
+                                     input_.columns,
+                                     columns,
+                                     quants_.data() + t * columns,
+                                     scales_.data() + t * units,
+                                     sums32_.data() + t * units);
+    }
+  });
+  int8_ = {.tokens = tokens,
+           .columns = columns,
+           .quants = quants_.data(),
+           .scales = scales_.data(),
+           .constants = sums32_.data()};
+  return int8_;
+}
+
 MobileLinear::MobileLinear(const GgufFile& file,
                            const std::string& name,
                            std::int64_t in,
@@ -109,26 +135,41 @@ void MobileLinear::compute_rows(const Compute& compute,
                                 std::int64_t end,
                                 float* y,
                                 std::int64_t y_stride) const {
-  const MatmulInput& input = needs_quantized_input(type_) ? x.quantized() : x.floats();
-  if (panels_ != nullptr) {
-    const std::byte* panel = panels_ + begin / kPanelRows * panel_bytes(type_, in_);
-    packed_matmul_for(compute.kernels, type_, in_)({panel, end - begin}, input, y + begin, y_stride);
+  const std::int64_t panel = begin / kPanelRows;
+  if (int8_panels_ != nullptr) {
+    compute.kernels.matmul_int8(
+        {int8_panels_ + panel * int8_panel_bytes(in_), end - begin}, x.int8(), y + begin, y_stride);
+  } else if (panels_ != nullptr) {
+    packed_matmul_for(compute.kernels, type_, in_)(
+        {panels_ + panel * panel_bytes(type_, in_), end - begin},
+        x.quantized(),
+        y + begin,
+        y_stride);
   } else {
+    const MatmulInput& input = needs_quantized_input(type_) ? x.quantized() : x.floats();
     matmul_for(compute.kernels, type_)(
         {row(begin), row_bytes_, end - begin}, input, y + begin, y_stride);
   }
   if (bias_.empty()) return;
-  for (std::int64_t t = 0; t < input.tokens; ++t) {
+  for (std::int64_t t = 0; t < x.tokens(); ++t) {
     for (std::int64_t r = begin; r < end; ++r)
       y[t * y_stride + r] += bias_[static_cast<std::size_t>(r)];
   }
+}
+
+// The form of the input that this matrix reads, made by all threads before they share the loop.
+void MobileLinear::prepare(Activations& x) const {
+  if (int8_panels_ != nullptr)
+    x.int8();
+  else if (needs_quantized_input(type_))
+    x.quantized();
 }
 
 void MobileLinear::forward(const Compute& compute,
                            Activations& x,
                            float* y,
                            std::int64_t y_stride) const {
-  if (needs_quantized_input(type_)) x.quantized();  // by all threads, before the loop
+  prepare(x);
   compute.pool.for_pieces(
       out_, rows_per_piece(compute, x.tokens()), [&](std::int64_t begin, std::int64_t end) {
         compute_rows(compute, x, begin, end, y, y_stride);
@@ -140,7 +181,7 @@ void MobileLinear::forward_all(const Compute& compute,
                                std::initializer_list<Output> outputs) {
   std::int64_t total = 0;
   for (const Output& output : outputs) {
-    if (needs_quantized_input(output.linear->type_)) x.quantized();
+    output.linear->prepare(x);
     const std::int64_t piece = output.linear->rows_per_piece(compute, x.tokens());
     total += (output.linear->out_ + piece - 1) / piece;
   }
@@ -153,7 +194,8 @@ void MobileLinear::forward_all(const Compute& compute,
         continue;
       }
       const std::int64_t begin = index * piece;
-      linear->compute_rows(compute, x, begin, std::min(begin + piece, linear->out_), y, linear->out_);
+      linear->compute_rows(
+          compute, x, begin, std::min(begin + piece, linear->out_), y, linear->out_);
       return;
     }
   });

@@ -14,7 +14,7 @@ namespace pocketvlm {
 /// Bytes of a weight matrix that one thread takes at a time. Results do not depend on them.
 struct PieceSizes {
   std::int64_t stream = 32 * 1024;  // single tokens: the weights stream through once
-  std::int64_t batch = 128 * 1024;  // many tokens: a piece is reused from the second-level cache
+  std::int64_t batch = 512 * 1024;  // many tokens: a piece is reused from the second-level cache
 };
 
 /// Threads and inner loops: what every part of the runtime computes with.
@@ -22,6 +22,8 @@ struct Compute {
   ThreadPool& pool;
   const Kernels& kernels;
   PieceSizes pieces = {};
+  // Vision: attention in bfloat16 where the processor has such products.
+  bool bf16_attention = false;
 };
 
 /// Input rows of one or several matrix products; the int8 form is made once, when a product first
@@ -35,6 +37,7 @@ class Activations {
               std::int64_t columns);
   const MatmulInput& floats() const { return input_; }
   const MatmulInput& quantized();
+  const Int8Input& int8();
   std::int64_t tokens() const { return input_.tokens; }
 
  private:
@@ -44,6 +47,7 @@ class Activations {
   std::vector<float> scales_;
   std::vector<float> sums16_;
   std::vector<float> sums32_;
+  Int8Input int8_;
 };
 
 /// A weight matrix in the mapped file, used in place, and its bias.
@@ -79,6 +83,8 @@ class MobileLinear {
 
   /// From now on the weights are read from these panels (packed_weights.h).
   void use_panels(const std::byte* panels) { panels_ = panels; }
+  /// The same for panels of eight bits made of this matrix: inputs are rounded to eight bits, too.
+  void use_int8_panels(const std::byte* panels) { int8_panels_ = panels; }
 
   std::int64_t in() const { return in_; }
   std::int64_t out() const { return out_; }
@@ -87,6 +93,7 @@ class MobileLinear {
 
  private:
   std::int64_t rows_per_piece(const Compute& compute, std::int64_t tokens) const;
+  void prepare(Activations& x) const;
   void compute_rows(const Compute& compute,
                     Activations& x,
                     std::int64_t begin,
@@ -100,7 +107,14 @@ class MobileLinear {
   std::int64_t out_ = 0;
   std::int64_t row_bytes_ = 0;
   const std::byte* panels_ = nullptr;
+  const std::byte* int8_panels_ = nullptr;
   std::vector<float> bias_;
+};
+
+/// A matrix of a model and the name of its tensor.
+struct NamedLinear {
+  std::string tensor;
+  MobileLinear* linear;
 };
 
 /// A 1-D tensor (norm weight, bias) as floats. Throws Error when missing or not of `size` values.

@@ -16,9 +16,7 @@ __m512i high_nibbles(__m512i v) { return low_nibbles(_mm512_srli_epi16(v, 4)); }
 __m512 halves(const std::uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(p)));
 }
-__m512 bytes_to_floats(__m128i bytes) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
-}
+__m512 bytes_to_floats(__m128i bytes) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)); }
 __m512i four_inputs(const std::int8_t* x) {
   std::int32_t four;
   __builtin_memcpy(&four, x, 4);
@@ -148,8 +146,7 @@ void add_unit(const PackedQ4_K& unit, const InputRow& x, int c, __m512& total) {
       const PairBytes pair = pair_bytes(unit.scales, j);
       const __m512 factor = _mm512_mul_ps(bytes_to_floats(pair.scales), every(x.scales + c + j));
       scaled = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[h]), factor, scaled);
-      lowered =
-          _mm512_fmadd_ps(bytes_to_floats(pair.mins), every(x.constants + c + j), lowered);
+      lowered = _mm512_fmadd_ps(bytes_to_floats(pair.mins), every(x.constants + c + j), lowered);
     }
   }
   total = _mm512_fmadd_ps(scaled, halves(unit.d), total);
@@ -321,8 +318,8 @@ void open_unit(const PackedQ6_K& unit, OpenBlock<PackedQ6_K>* blocks) {
     }
   }
   for (int sub = 0; sub < 16; ++sub) {
-    const __m512 factor = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(
-        _mm_load_si128(reinterpret_cast<const __m128i*>(unit.scales[sub]))));
+    const __m512 factor = _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(unit.scales[sub]))));
     _mm512_store_ps(blocks[sub / 2].factors[sub % 2], _mm512_mul_ps(d, factor));
   }
 }
@@ -367,8 +364,7 @@ void open_tile(const OpenBlock<Unit>* panel,
           levels[p] = load(panel[p * panel_blocks + b].levels[h * kSteps + k]);
 #pragma GCC unroll 8
         for (int t = 0; t < kTokens; ++t) {
-          const __m512i four =
-              four_inputs(x + t * input.columns + 32 * b + 4 * (h * kSteps + k));
+          const __m512i four = four_inputs(x + t * input.columns + 32 * b + 4 * (h * kSteps + k));
 #pragma GCC unroll 2
           for (int p = 0; p < kPanels; ++p)
             dots[p][t] = _mm512_dpbusd_epi32(dots[p][t], levels[p], four);
@@ -465,10 +461,9 @@ void packed_matmul(const PackedRows& weights,
   const bool open = input.tokens >= kOpenTokens;
   const std::int64_t block_bytes =
       open ? 2 * input.columns / 32 * static_cast<std::int64_t>(sizeof(OpenBlock<Unit>)) : 0;
-  auto* scratch =
-      static_cast<std::byte*>(panel_scratch(static_cast<std::size_t>(constant_bytes + block_bytes)));
-  const float* constants =
-      constants_of<Unit>(input, reinterpret_cast<float*>(scratch));
+  auto* scratch = static_cast<std::byte*>(
+      panel_scratch(static_cast<std::size_t>(constant_bytes + block_bytes)));
+  const float* constants = constants_of<Unit>(input, reinterpret_cast<float*>(scratch));
   if (!open) return stream_panels<Unit>(weights, input, constants, y, y_stride);
   auto* blocks = reinterpret_cast<OpenBlock<Unit>*>(scratch + constant_bytes);
   open_panels<Unit>(weights, input, constants, blocks, y, y_stride);

@@ -1,7 +1,10 @@
 #include "mobile/packed_formats.h"
 
+#include <algorithm>
 #include <cassert>
+#include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "mobile/block_formats.h"
 
@@ -150,6 +153,45 @@ void pack_panel(GgmlType type,
       return pack_rows<BlockQ4_K, PackedQ4_K>(source, row_bytes, rows, columns, panel);
     default:
       return pack_rows<BlockQ6_K, PackedQ6_K>(source, row_bytes, rows, columns, panel);
+  }
+}
+
+std::int64_t int8_columns(std::int64_t columns) {
+  constexpr std::int64_t kUnit = PackedInt8::kColumns;
+  return (columns + kUnit - 1) / kUnit * kUnit;
+}
+
+std::int64_t int8_panel_bytes(std::int64_t columns) {
+  return int8_columns(columns) / PackedInt8::kColumns *
+         static_cast<std::int64_t>(sizeof(PackedInt8));
+}
+
+void pack_int8_panel(GgmlType type,
+                     const void* source,
+                     std::int64_t row_bytes,
+                     std::int64_t rows,
+                     std::int64_t columns,
+                     void* panel) {
+  assert(rows >= 1 && rows <= kPanelRows);
+  const std::int64_t count = int8_columns(columns) / PackedInt8::kColumns;
+  auto* units = static_cast<PackedInt8*>(panel);
+  std::vector<float> row(static_cast<std::size_t>(count * PackedInt8::kColumns));
+  for (std::int64_t r = 0; r < kPanelRows; ++r) {
+    std::fill(row.begin(), row.end(), 0.0F);
+    if (r < rows)
+      dequantize_row(
+          type, static_cast<const std::byte*>(source) + r * row_bytes, columns, row.data());
+    for (std::int64_t u = 0; u < count; ++u) {
+      const float* x = &row[static_cast<std::size_t>(u * PackedInt8::kColumns)];
+      float largest = 0.0F;
+      for (int i = 0; i < PackedInt8::kColumns; ++i) largest = std::max(largest, std::fabs(x[i]));
+      const float inverse = largest > 0.0F ? 127.0F / largest : 0.0F;
+      units[u].scale[r] = largest / 127.0F;
+      for (int i = 0; i < PackedInt8::kColumns; ++i) {
+        const int level = static_cast<int>(std::nearbyint(x[i] * inverse));
+        units[u].q[i / 4][r][i % 4] = static_cast<std::uint8_t>(level + 128);
+      }
+    }
   }
 }
 

@@ -49,8 +49,8 @@ struct alignas(64) PackedQ4_K {
   static constexpr int kColumns = 256;
   std::uint16_t d[16];
   std::uint16_t dmin[16];
-  std::uint8_t scales[12][16];     // bytes as in the file
-  std::uint8_t qs[4][8][16][4];    // low nibbles: even sub-block of a pair, high ones: the odd
+  std::uint8_t scales[12][16];   // bytes as in the file
+  std::uint8_t qs[4][8][16][4];  // low nibbles: even sub-block of a pair, high ones: the odd
 };
 
 struct alignas(64) PackedQ6_K {
@@ -61,6 +61,14 @@ struct alignas(64) PackedQ6_K {
   std::int8_t scales[16][16];
   std::uint16_t d[16];
   std::uint16_t unused[16];
+};
+
+/// Any matrix rounded to eight bits for products with inputs of eight bits: one scale for 128
+/// columns of a row, so that integer sums run long. Missing columns are zero.
+struct alignas(64) PackedInt8 {  // x = scale (q - 128)
+  static constexpr int kColumns = 128;
+  float scale[16];
+  std::uint8_t q[32][16][4];
 };
 
 static_assert(sizeof(PackedQ8_0) == 16 * 2 * 34 && sizeof(PackedQ4_0) == 16 * 2 * 18);
@@ -80,5 +88,17 @@ void pack_panel(GgmlType type,
                 std::int64_t rows,
                 std::int64_t columns,
                 void* panel);
+
+/// The same for PackedInt8, from rows of any type that can be computed with.
+std::int64_t int8_panel_bytes(std::int64_t columns);
+void pack_int8_panel(GgmlType type,
+                     const void* source,
+                     std::int64_t row_bytes,
+                     std::int64_t rows,
+                     std::int64_t columns,
+                     void* panel);
+
+/// Columns after rounding up to whole units of PackedInt8.
+std::int64_t int8_columns(std::int64_t columns);
 
 }  // namespace pocketvlm

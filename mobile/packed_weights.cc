@@ -18,7 +18,7 @@
 namespace pocketvlm {
 namespace {
 
-constexpr std::uint64_t kLayout = 1;       // raise it when packed_formats.h changes
+constexpr std::uint64_t kLayout = 1;        // raise it when packed_formats.h changes
 constexpr std::size_t kHeaderBytes = 4096;  // panels start on a page
 constexpr std::size_t kLine = 64;
 
@@ -47,17 +47,20 @@ std::uint64_t hash_bytes(std::span<const std::byte> bytes, std::uint64_t hash) {
 
 // Changes when the model's file does: its size, its time, all metadata, and some bytes of each
 // tensor.
-std::uint64_t key_of(const GgufFile& file, std::span<const GgufTensor* const> matrices) {
+std::uint64_t key_of(const GgufFile& file,
+                     std::span<const GgufTensor* const> matrices,
+                     PackedWeights::Form form) {
   struct stat info {};
   ::stat(file.path().c_str(), &info);
   std::uint64_t key = mix_keys({kLayout,
+                                static_cast<std::uint64_t>(form),
                                 file.size(),
                                 static_cast<std::uint64_t>(info.st_mtim.tv_sec),
                                 static_cast<std::uint64_t>(info.st_mtim.tv_nsec)});
   std::size_t metadata = file.size();
   for (const GgufTensor& tensor : file.tensors())
-    metadata = std::min(metadata,
-                        static_cast<std::size_t>(tensor.bytes.data() - file.file().data()));
+    metadata =
+        std::min(metadata, static_cast<std::size_t>(tensor.bytes.data() - file.file().data()));
   key = hash_bytes({file.file().data(), metadata}, key);
   for (const GgufTensor* matrix : matrices) {
     key = hash_bytes(std::as_bytes(std::span(matrix->name)), key);
@@ -67,28 +70,30 @@ std::uint64_t key_of(const GgufFile& file, std::span<const GgufTensor* const> ma
   return key;
 }
 
-std::size_t packed_bytes(const GgufTensor& matrix) {
-  const std::int64_t panels = (matrix.num_rows() + kPanelRows - 1) / kPanelRows;
-  return static_cast<std::size_t>(panels * panel_bytes(matrix.type, matrix.row_length()));
+std::int64_t bytes_of_panel(const GgufTensor& matrix, PackedWeights::Form form) {
+  return form == PackedWeights::Form::kInt8 ? int8_panel_bytes(matrix.row_length())
+                                            : panel_bytes(matrix.type, matrix.row_length());
 }
 
 void pack_matrix(const GgufFile& file,
                  const GgufTensor& matrix,
+                 PackedWeights::Form form,
                  std::byte* target,
                  ThreadPool& pool) {
   const std::int64_t columns = matrix.row_length();
   const std::int64_t source_bytes = row_bytes(matrix.type, columns);
-  const std::int64_t target_bytes = panel_bytes(matrix.type, columns);
+  const std::int64_t target_bytes = bytes_of_panel(matrix, form);
+  const auto pack = form == PackedWeights::Form::kInt8 ? pack_int8_panel : pack_panel;
   const std::int64_t rows = matrix.num_rows();
   pool.for_pieces(
       (rows + kPanelRows - 1) / kPanelRows, 4, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t p = begin; p < end; ++p) {
-          pack_panel(matrix.type,
-                     matrix.bytes.data() + p * kPanelRows * source_bytes,
-                     source_bytes,
-                     std::min<std::int64_t>(kPanelRows, rows - p * kPanelRows),
-                     columns,
-                     target + p * target_bytes);
+          pack(matrix.type,
+               matrix.bytes.data() + p * kPanelRows * source_bytes,
+               source_bytes,
+               std::min<std::int64_t>(kPanelRows, rows - p * kPanelRows),
+               columns,
+               target + p * target_bytes);
         }
       });
   file.file().release(static_cast<std::size_t>(matrix.bytes.data() - file.file().data()),
@@ -112,16 +117,20 @@ bool write_all(int fd, const void* data, std::size_t bytes, std::size_t offset) 
 
 PackedWeights::PackedWeights(const GgufFile& file,
                              std::span<const GgufTensor* const> matrices,
+                             Form form,
                              Keep keep,
-                             ThreadPool& pool) {
+                             ThreadPool& pool)
+    : form_(form) {
   for (const GgufTensor* matrix : matrices) {
-    const std::size_t size = packed_bytes(*matrix);
+    const std::int64_t panels = (matrix->num_rows() + kPanelRows - 1) / kPanelRows;
+    const auto size = static_cast<std::size_t>(panels * bytes_of_panel(*matrix, form));
     pieces_.push_back({matrix, bytes_, size});
     bytes_ += (size + kLine - 1) / kLine * kLine;
   }
   if (pieces_.empty()) return;
   if (keep == Keep::kFile) {
-    const std::uint64_t key = key_of(file, matrices);
+    const std::uint64_t key = key_of(file, matrices, form);
+    file.file().release(0, file.size());  // the system maps more around each byte that was read
     const std::string path = path_of(file.path());
     if (map(path, key)) return;
     if (write(file, path, key, pool) && map(path, key)) return;
@@ -165,7 +174,7 @@ bool PackedWeights::write(const GgufFile& file,
   for (const Piece& piece : pieces_) {
     if (!good) break;
     panels.resize(std::max(panels.size(), (piece.bytes + kLine - 1) / kLine));
-    pack_matrix(file, *piece.matrix, panels.data()->bytes, pool);
+    pack_matrix(file, *piece.matrix, form_, panels.data()->bytes, pool);
     good = write_all(fd, panels.data(), piece.bytes, kHeaderBytes + piece.offset);
   }
   Header header{};
@@ -182,7 +191,8 @@ bool PackedWeights::write(const GgufFile& file,
 void PackedWeights::pack_into_memory(const GgufFile& file, ThreadPool& pool) {
   memory_.resize(bytes_ / kLine);
   std::byte* start = memory_.data()->bytes;
-  for (const Piece& piece : pieces_) pack_matrix(file, *piece.matrix, start + piece.offset, pool);
+  for (const Piece& piece : pieces_)
+    pack_matrix(file, *piece.matrix, form_, start + piece.offset, pool);
   point_to(start);
 }
 

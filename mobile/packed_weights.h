@@ -22,16 +22,24 @@ class PackedWeights {
     kMemory,  // packed again by each process
   };
 
+  enum class Form {
+    kExact,  // the same numbers in another order: types and row lengths that can_pack() accepts
+    kInt8,   // rounded to eight bits (PackedInt8): any type that can be computed with
+  };
+
   PackedWeights() = default;
-  /// Packs `matrices` of `file`, whose types and row lengths can_pack() accepts, or maps what an
-  /// earlier run packed. The pages of the file that were read are released.
+  /// Packs `matrices` of `file`, or maps what an earlier run packed. The pages of the file that
+  /// were read are released.
   PackedWeights(const GgufFile& file,
                 std::span<const GgufTensor* const> matrices,
+                Form form,
                 Keep keep,
                 ThreadPool& pool);
 
   /// The panels of one of the matrices.
   const std::byte* panels(const GgufTensor& matrix) const { return panels_.at(matrix.name); }
+  /// Drops the pages; they are read again when touched. Nothing where they are in memory alone.
+  void release() const { mapped_.release(0, mapped_.size()); }
   /// Mapped from a file, not memory of this process.
   bool from_file() const { return mapped_.size() > 0; }
 
@@ -52,6 +60,7 @@ class PackedWeights {
   void pack_into_memory(const GgufFile& file, ThreadPool& pool);
   void point_to(const std::byte* data);
 
+  Form form_ = Form::kExact;
   std::vector<Piece> pieces_;
   std::size_t bytes_ = 0;
   MappedFile mapped_;

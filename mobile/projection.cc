@@ -102,6 +102,18 @@ void MobileProjector::bind_convolutional() {
   }
 }
 
+std::vector<NamedLinear> MobileProjector::matrices() {
+  if (params_.kind == "resampler") {
+    return {{"resampler.kv.weight", &kv_},
+            {"resampler.attn.k.weight", &k_proj_},
+            {"resampler.attn.v.weight", &v_proj_}};
+  }
+  if (params_.kind == "mlp") return {{"mm.0.weight", &first_}, {"mm.2.weight", &second_}};
+  const bool ldp = params_.kind == "ldp";
+  return {{ldp ? "mm.model.mlp.1.weight" : "mm.model.mlp.0.weight", &first_},
+          {ldp ? "mm.model.mlp.3.weight" : "mm.model.mlp.2.weight", &second_}};
+}
+
 std::vector<float> MobileProjector::resample(const Compute& compute,
                                              std::span<const float> features,
                                              std::span<const std::array<int, 2>> grids) const {

@@ -26,6 +26,9 @@ class MobileProjector {
                              std::span<const float> features,
                              std::span<const std::array<int, 2>> grids) const;
 
+  /// The large matrices and their names, for packing: those that see every patch.
+  std::vector<NamedLinear> matrices();
+
   const MobileProjectorParams& params() const { return params_; }
 
  private:

@@ -54,6 +54,7 @@ struct Session::State {
         tokenizer(Tokenizer::load(model_path)),
         pool(options.threads),
         compute{pool, choose_kernels(options.kernels), options.pieces},
+        vision_compute(compute),
         decode_threads(options.decode_threads > 0 ? options.decode_threads : pool.threads()),
         prefill_tokens(options.prefill_tokens),
         decoder(language_file, params) {
@@ -63,8 +64,11 @@ struct Session::State {
              "{} threads for decoding, but only {} in all; raise --threads",
              decode_threads,
              pool.threads());
-    pack(options.packed);
-    if (!mmproj_path.empty()) bind_vision(mmproj_path);
+    pack_language(options.packed);
+    if (!mmproj_path.empty()) {
+      bind_vision(mmproj_path);
+      pack_vision(options.vision, options.packed);
+    }
     const GgufFile* mmproj = mmproj_file ? &*mmproj_file : nullptr;
     encoder.emplace(tokenizer,
                     read_prompt_config(language_file, mmproj),
@@ -95,16 +99,50 @@ struct Session::State {
     fail("the KV cache type \"{}\" is unknown; choose auto, f32, f16 or q8_0", name);
   }
 
-  void pack(const std::string& keep) {
-    if (keep == "none") return;
-    PV_CHECK(keep == "file" || keep == "memory",
+  static PackedWeights::Keep keep_of(const std::string& name) {
+    PV_CHECK(name == "file" || name == "memory",
              "packed weights cannot be kept in \"{}\"; choose file, memory or none",
-             keep);
+             name);
+    return name == "file" ? PackedWeights::Keep::kFile : PackedWeights::Keep::kMemory;
+  }
+
+  static std::vector<const GgufTensor*> tensors_of(const GgufFile& file,
+                                                   const std::vector<NamedLinear>& matrices) {
+    std::vector<const GgufTensor*> tensors;
+    for (const NamedLinear& matrix : matrices) tensors.push_back(&file.tensor(matrix.tensor));
+    return tensors;
+  }
+
+  void pack_language(const std::string& keep) {
+    if (keep == "none") return;
+    const std::vector<NamedLinear> matrices = decoder.packable(compute.kernels);
     packed = PackedWeights(language_file,
-                           decoder.packable(compute.kernels),
-                           keep == "file" ? PackedWeights::Keep::kFile : PackedWeights::Keep::kMemory,
+                           tensors_of(language_file, matrices),
+                           PackedWeights::Form::kExact,
+                           keep_of(keep),
                            pool);
-    decoder.use_panels(compute.kernels, packed);
+    for (const auto& [tensor, linear] : matrices)
+      linear->use_panels(packed.panels(language_file.tensor(tensor)));
+  }
+
+  void pack_vision(const std::string& precision, const std::string& keep) {
+    if (precision == "float") return;
+    PV_CHECK(precision == "int8",
+             "the vision precision \"{}\" is unknown; choose float or int8",
+             precision);
+    PV_CHECK(compute.kernels.matmul_int8 != nullptr,
+             "vision in int8 needs AVX-512 VNNI, which the kernels \"{}\" do not use; choose float",
+             compute.kernels.name);
+    std::vector<NamedLinear> matrices = vision->matrices();
+    for (const NamedLinear& matrix : projector->matrices()) matrices.push_back(matrix);
+    packed_vision = PackedWeights(*mmproj_file,
+                                  tensors_of(*mmproj_file, matrices),
+                                  PackedWeights::Form::kInt8,
+                                  keep_of(keep == "none" ? "memory" : keep),
+                                  pool);
+    for (const auto& [tensor, linear] : matrices)
+      linear->use_int8_panels(packed_vision.panels(mmproj_file->tensor(tensor)));
+    vision_compute.bf16_attention = true;
   }
 
   void bind_vision(const std::string& mmproj_path) {
@@ -141,6 +179,7 @@ struct Session::State {
   // The vision tower's pages and buffers are gone before the decoder is touched.
   void release_vision() const {
     if (mmproj_file) mmproj_file->file().release(0, mmproj_file->size());
+    packed_vision.release();
   }
 
   // `strip`: of the whole request, of which `prompt` may hold some slices.
@@ -148,7 +187,7 @@ struct Session::State {
     require_vision(prompt);
     if (prompt.grids.empty()) return {};
     pool.limit(pool.threads());
-    return vision->forward(compute, prompt.patches, prompt.grids, strip);
+    return vision->forward(vision_compute, prompt.patches, prompt.grids, strip);
   }
 
   // Visual tokens slice by slice; slices seen in the last prompt are not computed again.
@@ -175,7 +214,7 @@ struct Session::State {
     }
     if (!missing.grids.empty()) {
       const std::vector<float> features = run_vision(missing, vision->strip_length(prompt.grids));
-      const std::vector<float> tokens = projector->forward(compute, features, missing.grids);
+      const std::vector<float> tokens = projector->forward(vision_compute, features, missing.grids);
       const std::size_t each = tokens.size() / missing.grids.size();
       for (std::size_t i = 0; i < missing_hashes.size(); ++i) {
         known_slices[missing_hashes[i]].assign(
@@ -210,7 +249,8 @@ struct Session::State {
       PV_CHECK(at + count <= prompt.patches.size(),
                "the grids ask for more patches than were given");
       const auto rows = static_cast<std::uint64_t>(prompt.grids[s][0]);
-      hashes.push_back(hash_floats(std::span(prompt.patches).subspan(at, count), mix_keys({rows, strip})));
+      hashes.push_back(
+          hash_floats(std::span(prompt.patches).subspan(at, count), mix_keys({rows, strip})));
       at += count;
     }
     return hashes;
@@ -324,10 +364,12 @@ struct Session::State {
   Tokenizer tokenizer;
   ThreadPool pool;
   Compute compute;
+  Compute vision_compute;
   int decode_threads;
   std::int64_t prefill_tokens;
   MobileDecoder decoder;
   PackedWeights packed;
+  PackedWeights packed_vision;
   std::optional<MobileVisionEncoder> vision;
   std::optional<MobileProjector> projector;
   std::optional<PromptEncoder> encoder;

@@ -25,6 +25,9 @@ struct SessionOptions {
   // made on first use; memory where that is impossible) | memory (made by each session) | none (read
   // as they lie in the model's file)
   std::string packed = "file";
+  // float | int8: products of the vision encoder in eight bits and its attention in bfloat16, where
+  // the kernels can; the answers differ a little
+  std::string vision = "float";
   PieceSizes pieces;
   std::int64_t prefill_tokens = 512;  // a prefill pass holds activations of so many tokens
 };

@@ -57,6 +57,22 @@ MobileVisionEncoder::MobileVisionEncoder(const GgufFile& file, const MobileVisio
   }
 }
 
+std::vector<NamedLinear> MobileVisionEncoder::matrices() {
+  std::vector<NamedLinear> all;
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    Block& block = blocks_[i];
+    const std::string prefix = fmt::format("v.blk.{}.", i);
+    const bool exchanged = file_.tensor(prefix + "ffn_up.weight").row_length() != block.up.in();
+    all.push_back({prefix + "attn_q.weight", &block.q});
+    all.push_back({prefix + "attn_k.weight", &block.k});
+    all.push_back({prefix + "attn_v.weight", &block.v});
+    all.push_back({prefix + "attn_out.weight", &block.out});
+    all.push_back({prefix + (exchanged ? "ffn_down.weight" : "ffn_up.weight"), &block.up});
+    all.push_back({prefix + (exchanged ? "ffn_up.weight" : "ffn_down.weight"), &block.down});
+  }
+  return all;
+}
+
 void MobileVisionEncoder::add_positions(std::span<const std::array<int, 2>> grids, float* x) const {
   const std::int64_t hidden = params_.hidden;
   const std::int64_t side = params_.position_side;

@@ -30,6 +30,9 @@ class MobileVisionEncoder {
 
   const MobileVisionParams& params() const { return params_; }
 
+  /// The large matrices and their names, for packing.
+  std::vector<NamedLinear> matrices();
+
  private:
   struct Block {
     MobileNorm norm1;

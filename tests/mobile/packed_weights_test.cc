@@ -93,8 +93,7 @@ void compare(const Matrix& matrix, const MatmulInput& input, double tolerance) {
   matmul_for(scalar_kernels(), matrix.type)(
       {matrix.plain.data(), matrix.row_size, matrix.rows}, input, want.data(), stride);
   for (const Kernels* kernels : available_kernels()) {
-    const PackedMatmulFunction product =
-        packed_matmul_for(*kernels, matrix.type, matrix.columns);
+    const PackedMatmulFunction product = packed_matmul_for(*kernels, matrix.type, matrix.columns);
     if (product == nullptr) continue;
     std::vector<float> got(size, -77.0F);  // what lies between the rows must stay as it is
     product({matrix.packed.data(), matrix.rows}, input, got.data(), stride);
@@ -116,7 +115,10 @@ TEST(PackedProducts, EqualThePlainLoops) {
         std::vector<float> row(static_cast<std::size_t>(columns));
         for (std::int64_t r = 0; r < rows; ++r) {
           for (float& value : row) value = static_cast<float>(random.normal());
-          quantize_row(type, row.data(), columns, &matrix.plain[static_cast<std::size_t>(r * matrix.row_size)]);
+          quantize_row(type,
+                       row.data(),
+                       columns,
+                       &matrix.plain[static_cast<std::size_t>(r * matrix.row_size)]);
         }
         matrix.pack();
         for (const std::int64_t tokens : {1, 2, 3, 4, 6, 7, 12, 13, 27}) {

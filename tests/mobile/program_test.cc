@@ -56,6 +56,28 @@ TEST_F(Program, AConversationGoesOverStandardInput) {
   EXPECT_NE(result.err.find("unknown command"), std::string::npos);
 }
 
+TEST_F(Program, CompareMeasuresPerplexityAndDistance) {
+  const std::string text = temporary_folder() + "/text.txt";
+  write_file_atomic(text, "hello world what is this hello world what is that");
+  const std::string same = "compare --model " + files_.language + " --text " + text + " --json";
+  const ProgramResult alone = run(same);
+  ASSERT_EQ(alone.status, 0) << alone.err;
+  const Json first = parse_json(alone.out, "out");
+  EXPECT_GT(first["perplexity"].get<double>(), 1.0);
+  EXPECT_FALSE(first.contains("kl"));
+  TinyModel other;
+  other.seed = 9;
+  const ProgramResult both = run(same + " --reference " + write_tiny_model(other).language);
+  ASSERT_EQ(both.status, 0) << both.err;
+  const Json second = parse_json(both.out, "out");
+  EXPECT_EQ(second["perplexity"], first["perplexity"]);
+  EXPECT_GT(second["kl"].get<double>(), 0.0);
+  const Json itself = parse_json(run(same + " --reference " + files_.language).out, "out");
+  EXPECT_EQ(itself["kl"].get<double>(), 0.0);
+  EXPECT_EQ(itself["same_next_token"].get<double>(), 1.0);
+  EXPECT_EQ(itself["reference_perplexity"], itself["perplexity"]);
+}
+
 TEST_F(Program, BenchPrintsMedians) {
   const ProgramResult result =
       run("bench" + model_ + "--prompt-tokens 16 --gen-tokens 4 --repeat 2 --threads 1 --json");

@@ -1,0 +1,195 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "mobile/kernels.h"
+#include "mobile/packed_formats.h"
+#include "mobile/session.h"
+#include "tests/mobile/tiny_model.h"
+
+namespace pocketvlm {
+namespace {
+
+std::vector<float> normals(Random& random, std::int64_t count) {
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (float& value : values) value = static_cast<float>(random.normal());
+  return values;
+}
+
+double cosine(const std::vector<float>& a, const std::vector<float>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double dot = 0.0;
+  double aa = 0.0;
+  double bb = 0.0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    dot += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+    aa += std::pow(static_cast<double>(a[i]), 2);
+    bb += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return dot / std::sqrt(aa * bb);
+}
+
+// The same rounding of weights and inputs, summed in double: what is left is the order of sums.
+TEST(Int8Products, EqualPlainLoopsOverTheRoundedNumbers) {
+  const Kernels& kernels = choose_kernels("auto");
+  if (kernels.matmul_int8 == nullptr) GTEST_SKIP() << "no AVX-512 VNNI";
+  struct alignas(64) Line {
+    std::byte bytes[64];
+  };
+  Random random({5});
+  for (const std::int64_t columns : {1, 72, 128, 130, 300}) {
+    for (const std::int64_t rows : {1, 16, 17, 32, 45}) {
+      const std::vector<float> weights = normals(random, rows * columns);
+      const std::int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
+      const std::int64_t bytes = int8_panel_bytes(columns);
+      std::vector<Line> memory(static_cast<std::size_t>(panels * bytes / 64));
+      for (std::int64_t p = 0; p < panels; ++p) {
+        pack_int8_panel(GgmlType::kF32,
+                        &weights[static_cast<std::size_t>(p * kPanelRows * columns)],
+                        columns * 4,
+                        std::min<std::int64_t>(kPanelRows, rows - p * kPanelRows),
+                        columns,
+                        memory.data()->bytes + p * bytes);
+      }
+      const std::int64_t wide = int8_columns(columns);
+      const std::int64_t units = wide / PackedInt8::kColumns;
+      for (const std::int64_t tokens : {1, 5, 6, 13}) {
+        const std::vector<float> x = normals(random, tokens * columns);
+        std::vector<std::int8_t> quants(static_cast<std::size_t>(tokens * wide));
+        std::vector<float> scales(static_cast<std::size_t>(tokens * units));
+        std::vector<float> constants(scales.size());
+        for (std::int64_t t = 0; t < tokens; ++t) {
+          kernels.quantize_int8(&x[static_cast<std::size_t>(t * columns)],
+                                columns,
+                                wide,
+                                &quants[static_cast<std::size_t>(t * wide)],
+                                &scales[static_cast<std::size_t>(t * units)],
+                                &constants[static_cast<std::size_t>(t * units)]);
+          for (std::int64_t i = 0; i < columns; ++i) {
+            const auto at = static_cast<std::size_t>(t * wide + i);
+            const float scale = scales[static_cast<std::size_t>(t * units + i / 128)];
+            ASSERT_LE(std::fabs(static_cast<float>(quants[at]) * scale -
+                                x[static_cast<std::size_t>(t * columns + i)]),
+                      0.501F * scale);
+          }
+        }
+        const Int8Input input = {.tokens = tokens,
+                                 .columns = wide,
+                                 .quants = quants.data(),
+                                 .scales = scales.data(),
+                                 .constants = constants.data()};
+        const std::int64_t stride = rows + 2;
+        std::vector<float> y(static_cast<std::size_t>(tokens * stride), -77.0F);
+        kernels.matmul_int8({memory.data(), rows}, input, y.data(), stride);
+        const auto* unit = reinterpret_cast<const PackedInt8*>(memory.data());
+        for (std::int64_t t = 0; t < tokens; ++t) {
+          for (std::int64_t r = 0; r < rows; ++r) {
+            double want = 0.0;
+            for (std::int64_t i = 0; i < wide; ++i) {
+              const PackedInt8& block = unit[r / 16 * units + i / 128];
+              const int level = block.q[i % 128 / 4][r % 16][i % 4] - 128;
+              want += static_cast<double>(block.scale[r % 16]) * level *
+                      static_cast<double>(scales[static_cast<std::size_t>(t * units + i / 128)]) *
+                      quants[static_cast<std::size_t>(t * wide + i)];
+            }
+            ASSERT_NEAR(static_cast<double>(y[static_cast<std::size_t>(t * stride + r)]),
+                        want,
+                        2e-5 * std::sqrt(static_cast<double>(columns)) + 1e-4)
+                << columns << " " << rows << " " << tokens;
+          }
+          EXPECT_EQ(y[static_cast<std::size_t>(t * stride + rows)], -77.0F);
+        }
+      }
+    }
+  }
+}
+
+TEST(Bf16Attention, EqualsPlainAttentionWithinItsRounding) {
+  const Kernels& kernels = choose_kernels("auto");
+  if (kernels.attend_bf16 == nullptr) GTEST_SKIP() << "no AVX512_BF16";
+  Random random({6});
+  for (const std::int64_t head_dim : {8, 18, 64, 72, 128}) {
+    for (const std::int64_t queries : {1, 12, 13, 30}) {
+      for (const std::int64_t keys : {1, 2, 15, 16, 33, 100}) {
+        const std::int64_t stride = head_dim + 3;
+        const std::vector<float> q = normals(random, queries * stride);
+        const std::vector<float> k = normals(random, keys * stride);
+        const std::vector<float> v = normals(random, keys * stride);
+        std::vector<float> out(static_cast<std::size_t>(queries * stride), -77.0F);
+        const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim));
+        kernels.attend_bf16(
+            {q.data(), k.data(), v.data(), out.data(), stride, queries, keys, head_dim, scale});
+        std::vector<float> want = out;
+        for (std::int64_t i = 0; i < queries; ++i) {
+          std::vector<double> weights(static_cast<std::size_t>(keys));
+          double total = 0.0;
+          for (std::int64_t j = 0; j < keys; ++j) {
+            double dot = 0.0;
+            for (std::int64_t c = 0; c < head_dim; ++c)
+              dot += static_cast<double>(q[static_cast<std::size_t>(i * stride + c)]) *
+                     static_cast<double>(k[static_cast<std::size_t>(j * stride + c)]);
+            weights[static_cast<std::size_t>(j)] = std::exp(dot * static_cast<double>(scale));
+            total += weights[static_cast<std::size_t>(j)];
+          }
+          for (std::int64_t c = 0; c < head_dim; ++c) {
+            double sum = 0.0;
+            for (std::int64_t j = 0; j < keys; ++j)
+              sum += weights[static_cast<std::size_t>(j)] / total *
+                     static_cast<double>(v[static_cast<std::size_t>(j * stride + c)]);
+            want[static_cast<std::size_t>(i * stride + c)] = static_cast<float>(sum);
+          }
+        }
+        for (std::size_t i = 0; i < out.size(); ++i) {
+          // Eight bits of precision in scores, probabilities and values.
+          ASSERT_NEAR(out[i], want[i], 0.03) << head_dim << " " << queries << " " << keys;
+        }
+        EXPECT_GT(cosine(out, want), 0.99995) << head_dim << " " << queries << " " << keys;
+      }
+    }
+  }
+}
+
+EncodedChat picture(const Session& session) {
+  Image image(40, 24);
+  Random random({7});
+  for (std::uint8_t& value : image.rgb) value = static_cast<std::uint8_t>(random.below(256));
+  Chat chat;
+  chat.turns = {{"user", "what is this"}};
+  chat.images = {image};
+  return session.encoder().encode(chat, true);
+}
+
+TEST(Int8Vision, IsCloseToFloatAndKeptBesideTheModel) {
+  if (choose_kernels("auto").matmul_int8 == nullptr) GTEST_SKIP() << "no AVX-512 VNNI";
+  for (const char* kind : {"resampler", "mlp", "ldp", "ldpv2"}) {
+    TinyModel model;
+    model.projector = kind;
+    const TinyFiles files = write_tiny_model(model);
+    Session exact(files.language, files.mmproj);
+    SessionOptions options;
+    options.vision = "int8";
+    const EncodedChat prompt = picture(exact);
+    const std::vector<float> want = exact.encode_image(prompt);
+    Session first(files.language, files.mmproj, options);
+    const std::vector<float> got = first.encode_image(prompt);
+    EXPECT_GT(cosine(got, want), 0.999) << kind;
+    EXPECT_NE(got, want) << kind;
+    Session second(files.language, files.mmproj, options);  // reads what the first one wrote
+    EXPECT_EQ(second.encode_image(prompt), got) << kind;
+  }
+}
+
+TEST(Int8Vision, IsRefusedWhereTheKernelsCannot) {
+  const TinyFiles files = write_tiny_model({});
+  SessionOptions options;
+  options.vision = "int8";
+  options.kernels = "scalar";
+  EXPECT_THROW(Session(files.language, files.mmproj, options), Error);
+  options.vision = "int4";
+  EXPECT_THROW(Session(files.language, files.mmproj, options), Error);
+}
+
+}  // namespace
+}  // namespace pocketvlm
