@@ -20,6 +20,11 @@ void add_json(CLI::App* command, CommandLine& line) {
   command->add_flag("--json", line.json, "print one JSON object on standard output");
 }
 
+void add_video(CLI::App* command, CommandLine& line) {
+  command->add_option("--video", line.video, "folder with one picture a frame: one a second is read, at most 64, as MiniCPM-V 2.6 does");
+  command->add_option("--video-fps", line.video_fps, "frames a second of --video")->check(CLI::Range(0.001, 1000.0));
+}
+
 void add_plan_options(CLI::App* train, CommandLine& line) {
   auto* plan = train->add_option_group("plan", "what the stage would need on many GPUs; nothing is run");
   plan->add_option("--simulate-ranks", line.simulate_ranks, "numbers of GPUs, comma-separated: 8,64,512")
@@ -61,6 +66,7 @@ void add_model_commands(CLI::App& app, CommandLine& line) {
   CLI::App* generate = app.add_subcommand("generate", "answers of a checkpoint");
   generate->add_option("--checkpoint", line.checkpoint, "checkpoint folder")->required();
   generate->add_option("--image", line.images, "picture")->allow_extra_args(false);
+  add_video(generate, line);
   generate->add_option("--prompt", line.prompt, "question or instruction")->required();
   generate->add_flag("--greedy", line.greedy, "most likely token at each step (the default)");
   generate->add_option("--temperature", line.temperature, "sample at this temperature")->check(CLI::Range(0.0, 100.0));
@@ -129,6 +135,11 @@ void add_released_commands(CLI::App& app, CommandLine& line) {
   import->add_option("--seed", line.seed, "GGUF: of those random weights");
   import->add_flag("--allow-nonfinite", line.allow_nonfinite, "keep weights that are NaN or infinite");
   add_json(import, line);
+  CLI::App* merge = app.add_subcommand("merge-adapter", "a checkpoint with a LoRA adapter (PEFT's form) folded into its weights");
+  merge->add_option("--checkpoint", line.checkpoint, "checkpoint or released folder")->required();
+  merge->add_option("--adapter", line.adapter, "folder with adapter_config.json and adapter_model.safetensors")->required();
+  merge->add_option("--out", line.out, "folder")->required();
+  add_json(merge, line);
   CLI::App* save = app.add_subcommand("save-hf", "a checkpoint in the released layout, for the original code");
   save->add_option("checkpoint", line.file, "checkpoint folder")->required();
   save->add_option("--out", line.out, "folder")->required();
@@ -170,13 +181,21 @@ void add_inspect_commands(CLI::App& app, CommandLine& line) {
   image->add_option("--out", line.out, "write slice.0, slice.1 ... as safetensors");
   image->add_option("--png", line.png, "draw the slices over the picture");
   add_json(image, line);
-  CLI::App* tokens = inspect->add_subcommand("tokens", "ids and pieces of a text");
-  tokens->add_option("--tokenizer", line.tokenizer, "tokenizer.model, folder or .gguf")->required();
+  CLI::App* tokens = inspect->add_subcommand("tokens", "ids and pieces of a text, or the token layout of a conversation");
+  tokens->add_option("--tokenizer", line.tokenizer, "tokenizer.model, tokenizer.json, tiktoken or .gguf file, or a folder");
   auto* group = tokens->add_option_group("input");
   group->add_option("--text", line.text, "the text itself");
   group->add_option("--text-file", line.text_file, "a file, byte for byte");
   group->add_option("--jsonl-file", line.jsonl_file, "one JSON string a line");
+  group->add_option("--prompt", line.prompt, "a question: the tokens that --model would see, up to where the answer begins");
+  group->add_option("--conversation", line.conversation, ".json or .jsonl of training data: the tokens and labels of one record");
   group->require_option(1);
+  tokens->add_option("--model", line.model, "preset, config file or checkpoint folder: template and pictures of --prompt and --conversation");
+  tokens->add_option("--image", line.images, "picture of --prompt; may be repeated")->allow_extra_args(false);
+  add_video(tokens, line);
+  tokens->add_option("--index", line.index, "which record of --conversation, from 0")->check(CLI::NonNegativeNumber);
+  tokens->add_option("--compat", line.compat, "instead of prompt.compat of the model")->check(CLI::IsMember({"released", "right"}));
+  tokens->add_option("--max-slices", line.max_slices, "instead of the model's")->check(CLI::Range(1, 1024));
   tokens->add_flag("--specials", line.specials, "special tokens written in the text become their ids");
   tokens->add_flag("--bos", line.bos, "begin with the BOS id");
   tokens->add_flag("--eos", line.eos, "end with the EOS id");

@@ -21,7 +21,9 @@ struct CommandLine {
   std::string checkpoint, model, out, png, prompt, tokenizer, text, text_file, jsonl_file, ids, data, type, mmproj_type = "f16";
   std::string dtype = "f32", bench_dtype, sprites = "emoji", run_name, instruction;
   std::vector<std::string> images, languages, types;
-  std::string source, compat;
+  std::string source, compat, conversation, adapter, video;
+  double video_fps = 30.0;
+  std::int64_t index = 0;
   std::string html;                  // data check
   std::string task, shapes;          // bench
   std::int64_t steps = 4, batch = 8;

@@ -12,9 +12,11 @@
 #include "apps/inspect_forward.h"
 #include "apps/recipe.h"
 #include "apps/rlaif_commands.h"
+#include "apps/video_chat.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "exporter/parity.h"
+#include "model/adapter.h"
 #include "model/generation.h"
 #include "trainer/evaluation.h"
 #include "trainer/stage.h"
@@ -61,7 +63,8 @@ void generate(const CommandLine& line) {
   LoadedModel model = load_model(line.checkpoint);
   Chat chat;
   chat.turns.push_back({"user", line.prompt});
-  for (const std::string& path : line.images) chat.images.push_back(load_image(path, decode_options(model.config.image)));
+  chat.images = prompt_pictures(line, model.config);
+  model.encoder = std::make_unique<PromptEncoder>(*model.tokenizer, model.config.prompt, model.config.image);
   SamplingConfig sampling;
   sampling.temperature = line.temperature;
   sampling.top_p = line.top_p;
@@ -123,6 +126,12 @@ void export_checkpoint(const CommandLine& line) {
   }
 }
 
+void merge(const CommandLine& line) {
+  const MergedAdapter merged = merge_adapter(line.checkpoint, line.adapter, line.out);
+  if (line.json) return print_json({{"folder", line.out}, {"layers", merged.layers}, {"replaced", merged.replaced}, {"peak_rss_mib", peak_rss_mib()}});
+  fmt::print("{}: updates folded into {} weights, {} tensors replaced\n", line.out, merged.layers, merged.replaced);
+}
+
 }  // namespace
 
 void run_engine_command(const CommandLine& line, Communicator& ranks) {
@@ -139,6 +148,7 @@ void run_engine_command(const CommandLine& line, Communicator& ranks) {
   else if (line.command == "export") export_checkpoint(line);
   else if (line.command == "inspect forward") inspect_forward(line);
   else if (line.command == "import") import_gguf(line);
+  else if (line.command == "merge-adapter") merge(line);
   else fail("pocketvlm-engine: unknown command \"{}\"", line.command);
 }
 

@@ -11,6 +11,7 @@
 #include "apps/data_check_page.h"
 #include "apps/inspect_image.h"
 #include "apps/inspect_model.h"
+#include "apps/inspect_tokens.h"
 #include "apps/recipe_config.h"
 #include "apps/released_commands.h"
 #include "apps/training_views.h"
@@ -53,44 +54,6 @@ void explain(const CommandLine& line) {
   if (kind == "model") text = explain_config(read_config<ModelConfig>(json, line.file));
   if (kind == "stage") text = explain_config(read_config<StageConfig>(json, line.file));
   std::fputs(text.c_str(), stdout);
-}
-
-Json tokens_of(const Tokenizer& tokenizer, const std::string& text, const CommandLine& line) {
-  std::vector<std::int32_t> ids = tokenizer.encode(text, line.specials);
-  const Vocabulary& vocabulary = tokenizer.vocabulary();
-  if (line.bos) {
-    PV_CHECK(vocabulary.bos_id >= 0, "{}: the vocabulary has no BOS id; leave --bos out", line.tokenizer);
-    ids.insert(ids.begin(), vocabulary.bos_id);
-  }
-  if (line.eos) {
-    PV_CHECK(vocabulary.eos_id >= 0, "{}: the vocabulary has no EOS id; leave --eos out", line.tokenizer);
-    ids.push_back(vocabulary.eos_id);
-  }
-  Json pieces = Json::array();
-  for (const std::int32_t id : ids) pieces.push_back(vocabulary.pieces[static_cast<std::size_t>(id)]);
-  return {{"ids", ids}, {"pieces", pieces}};
-}
-
-void inspect_tokens(const CommandLine& line) {
-  const Tokenizer tokenizer = Tokenizer::load(line.tokenizer);
-  if (!line.jsonl_file.empty()) {
-    std::istringstream lines(read_file(line.jsonl_file));
-    std::string text;
-    for (std::int64_t number = 1; std::getline(lines, text); ++number) {
-      if (text.empty()) continue;
-      const std::string where = fmt::format("{}:{}", line.jsonl_file, number);
-      const Json value = parse_json(text, where);
-      PV_CHECK(value.is_string(), "{}: expected one JSON string, got {}", where, value.type_name());
-      print_json(tokens_of(tokenizer, value.get<std::string>(), line));
-    }
-    return;
-  }
-  const Json result =
-      tokens_of(tokenizer, line.text_file.empty() ? line.text : read_file(line.text_file), line);
-  if (line.json) return print_json(result);
-  for (std::size_t i = 0; i < result["ids"].size(); ++i) {
-    fmt::print("{:>8}  {}\n", result["ids"][i].get<std::int64_t>(), result["pieces"][i].get<std::string>());
-  }
 }
 
 void data_check(const CommandLine& line) {
