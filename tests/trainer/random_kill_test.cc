@@ -29,7 +29,7 @@ Json job_in(const std::string& folder) {
 }
 
 pid_t start(const std::string& folder) {
-  const std::string job = job_in(folder).dump(), program = std::string(BINARY_ROOT) + "/tests/rank_program";
+  const std::string job = job_in(folder).dump(), program = fmt::format("{}/tests/rank_program", BINARY_ROOT);
   const std::string log = folder + ".log";
   const pid_t pid = ::fork();
   if (pid != 0) return pid;
