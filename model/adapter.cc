@@ -212,7 +212,7 @@ void save_adapter(torch::nn::Module& model, const ModelConfig& config, const Lor
   write_safetensors((root / kWeightsFile).string(), tensors, {{"format", "pt"}});
   write_json((root / kConfigFile).string(),
              {{"peft_type", "LORA"},
-              {"task_type", "CAUSAL_LM"},
+              {"task_type", nullptr},  // any: PEFT then wraps the released class as it is
               {"base_model_name_or_path", base},
               {"r", lora.rank},
               {"lora_alpha", lora.alpha},
