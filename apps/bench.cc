@@ -40,7 +40,7 @@ void bench(const CommandLine& line) {
   BenchSettings settings;
   settings.shapes = BenchShapes::read(line.shapes);
   settings.task = line.task;
-  settings.dtype = line.bench_dtype.empty() ? "bf16" : line.bench_dtype;
+  settings.dtype = line.dtype.empty() ? "bf16" : line.dtype;
   settings.steps = line.steps;
   settings.batch = line.batch;
   if (line.threads > 0) at::set_num_threads(static_cast<int>(line.threads));

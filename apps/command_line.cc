@@ -75,6 +75,8 @@ void add_model_commands(CLI::App& app, CommandLine& line) {
   generate->add_option("--seed", line.seed, "of the sampling streams");
   generate->add_option("--n", line.num_samples, "answers")->check(CLI::Range(1, 4096));
   generate->add_option("--max-new-tokens", line.max_new_tokens, "of an answer")->check(CLI::Range(1, 1 << 20));
+  generate->add_option("--dtype", line.dtype, "of weights and matrix products; default: bf16 where the checkpoint's weights are, else f32")
+      ->check(CLI::IsMember({"f32", "bf16"}));
   generate->add_option("--threads", line.threads, "0: all cores")->check(CLI::NonNegativeNumber);
   add_json(generate, line);
 
@@ -99,7 +101,7 @@ void add_bench_command(CLI::App& app, CommandLine& line) {
   CLI::App* bench = app.add_subcommand("bench", "how fast one kind of work runs here, on random weights and data");
   bench->add_option("--task", line.task, "sft, stage1, dpo, rollout or judge")->required();
   bench->add_option("--shapes", line.shapes, "JSON file with the sizes: vision, queries, resampler_heads, language")->required();
-  bench->add_option("--dtype", line.bench_dtype, "of matrix products; default: bf16")->check(CLI::IsMember({"f32", "bf16"}));
+  bench->add_option("--dtype", line.dtype, "of matrix products; default: bf16")->check(CLI::IsMember({"f32", "bf16"}));
   bench->add_option("--steps", line.steps, "timed after one that warms up")->check(CLI::Range(1, 1000000));
   bench->add_option("--batch", line.batch, "samples of an optimizer step")->check(CLI::Range(1, 1000000));
   bench->add_option("--threads", line.threads, "0: all cores")->check(CLI::NonNegativeNumber);
@@ -148,6 +150,16 @@ void add_released_commands(CLI::App& app, CommandLine& line) {
   add_json(save, line);
 }
 
+void add_init_command(CLI::App& app, CommandLine& line) {
+  CLI::App* init = app.add_subcommand("init", "a checkpoint of random weights, for training from scratch or for measuring");
+  init->add_option("model", line.file, "preset name or config file")->required();
+  init->add_option("--tokenizer", line.tokenizer, "tokenizer.model, or a checkpoint folder")->required();
+  init->add_option("--out", line.out, "checkpoint folder")->required();
+  init->add_option("--dtype", line.dtype, "of the file; default: f32")->check(CLI::IsMember({"f32", "bf16"}));
+  init->add_option("--seed", line.seed, "same seed, same weights");
+  add_json(init, line);
+}
+
 void add_inspect_weights_commands(CLI::App& inspect, CommandLine& line) {
   CLI::App* checkpoint = inspect.add_subcommand("checkpoint", "tensors, dtypes, sizes and damage of a checkpoint or released folder");
   checkpoint->add_option("folder", line.file, "checkpoint or released folder")->required();
@@ -159,7 +171,7 @@ void add_inspect_weights_commands(CLI::App& inspect, CommandLine& line) {
   input->add_option("--prompt", line.prompt, "question, put into the model's chat template");
   input->add_option("--ids", line.ids, "JSON file {\"ids\": [...]} with the filler id, or -200, at every visual token");
   input->require_option(1);
-  forward->add_option("--dtype", line.dtype, "of matrix products")->check(CLI::IsMember({"f32", "bf16"}));
+  forward->add_option("--dtype", line.dtype, "of weights and matrix products; default: f32")->check(CLI::IsMember({"f32", "bf16"}));
   forward->add_option("--compat", line.compat, "released: with the released code's quirks; right: without; default: the checkpoint's own")
       ->check(CLI::IsMember({"released", "right"}));
   forward->add_option("--max-slices", line.max_slices, "instead of the model's")->check(CLI::Range(1, 1024));
@@ -219,6 +231,7 @@ CommandLine parse_command_line(int argc, char** argv) {
   add_data_commands(app, line);
   add_inspect_commands(app, line);
   add_released_commands(app, line);
+  add_init_command(app, line);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -19,7 +19,8 @@ struct CommandLine {
   bool fast = false;
 
   std::string checkpoint, model, out, png, prompt, tokenizer, text, text_file, jsonl_file, ids, data, type, mmproj_type = "f16";
-  std::string dtype = "f32", bench_dtype, sprites = "emoji", run_name, instruction;
+  std::string dtype;       // empty: the command's own choice
+  std::string sprites = "emoji", run_name, instruction;
   std::vector<std::string> images, languages, types;
   std::string source, compat, conversation, adapter, video;
   double video_fps = 30.0;

@@ -15,9 +15,12 @@
 #include "apps/video_chat.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "data/preprocess/tokenizer_json.h"
 #include "exporter/parity.h"
 #include "model/adapter.h"
 #include "model/generation.h"
+#include "model/initialization.h"
+#include "model/released/weight_files.h"
 #include "trainer/evaluation.h"
 #include "trainer/stage.h"
 
@@ -60,7 +63,10 @@ void train(const CommandLine& line, Communicator& ranks) {
 void generate(const CommandLine& line) {
   PV_CHECK(!line.greedy || line.temperature == 0.0, "--greedy and --temperature {} contradict each other; give one", line.temperature);
   use_threads(line.threads);
-  LoadedModel model = load_model(line.checkpoint);
+  const torch::Dtype dtype = line.dtype.empty() ? stored_dtype(line.checkpoint)
+                             : line.dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32;
+  LoadedModel model = load_model(line.checkpoint, dtype);
+  const ComputeDtype guard(dtype);
   Chat chat;
   chat.turns.push_back({"user", line.prompt});
   chat.images = prompt_pictures(line, model.config);
@@ -82,6 +88,26 @@ void generate(const CommandLine& line) {
     if (!line.json) fmt::print("{}\n", answer.text);
   }
   if (line.json) print_json({{"texts", texts}, {"ids", ids}, {"seconds", seconds}});
+}
+
+/// The folder appears when it is whole; the model never stands in memory.
+void init(const CommandLine& line) {
+  const ModelConfig config = load_model_config(line.file);
+  const fs::path given(line.tokenizer);
+  const std::string vocabulary = (fs::is_directory(given) ? given / "tokenizer.model" : given).string();
+  const Tokenizer tokenizer = Tokenizer::load(vocabulary);
+  check_tokenizer(tokenizer, config, vocabulary);
+  NewFolder written(line.out, "");
+  const fs::path root(written.path());
+  write_weights(root.string(), random_tensors(config, line.seed, line.dtype == "bf16" ? "BF16" : "F32"));
+  const bool as_it_is = !vocabulary.ends_with(".json");
+  write_file_atomic((root / "tokenizer.model").string(),
+                    as_it_is ? read_file(vocabulary) : gguf_vocabulary_bytes(tokenizer.vocabulary()));
+  write_checkpoint_config(config, root.string());
+  written.commit();
+  const std::int64_t parameters = count_parameters(config).total();
+  if (line.json) return print_json({{"folder", line.out}, {"parameters", parameters}, {"peak_rss_mib", peak_rss_mib()}});
+  fmt::print("{}: {} random parameters\n", line.out, parameters);
 }
 
 void eval(const CommandLine& line) {
@@ -144,6 +170,7 @@ void run_engine_command(const CommandLine& line, Communicator& ranks) {
   else if (line.command == "bench") bench(line);
   else if (line.command.starts_with("rlaif")) rlaif(line);
   else if (line.command == "generate") generate(line);
+  else if (line.command == "init") init(line);
   else if (line.command == "eval") eval(line);
   else if (line.command == "export") export_checkpoint(line);
   else if (line.command == "inspect forward") inspect_forward(line);

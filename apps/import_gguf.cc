@@ -1,7 +1,5 @@
 #include "apps/import_gguf.h"
 
-#include <torch/types.h>
-
 #include <cstdio>
 #include <filesystem>
 
@@ -9,8 +7,9 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "exporter/gguf_language.h"
+#include "model/checkpoint.h"
+#include "model/initialization.h"
 #include "model/released/weight_files.h"
-#include "model/vision_language_model.h"
 
 namespace pocketvlm {
 namespace {
@@ -40,24 +39,6 @@ void fit_prompt(PromptConfig& prompt, const Tokenizer& tokenizer) {
   prompt.filler = vocabulary.pieces[static_cast<std::size_t>(id)];
 }
 
-/// Encoder and projector with random weights, beside a language model that is only as wide as the real one.
-std::vector<TensorToWrite> random_vision(const ModelConfig& config, std::uint64_t seed) {
-  ModelConfig stub = config;
-  stub.language.vocab = 8;
-  stub.language.num_layers = 1;
-  stub.language.ffn = 8;
-  const VisionLanguageModel model(stub, seed);
-  std::vector<TensorToWrite> tensors;
-  for (const auto& item : model->named_parameters()) {
-    if (item.key().starts_with("language.")) continue;
-    const torch::Tensor parameter = item.value().detach().contiguous();
-    tensors.push_back({item.key(), "F32", parameter.sizes().vec(), [parameter] {
-                         return std::span(static_cast<const std::byte*>(parameter.data_ptr()), parameter.nbytes());
-                       }});
-  }
-  return tensors;
-}
-
 }  // namespace
 
 void import_gguf(const CommandLine& line) {
@@ -74,10 +55,11 @@ void import_gguf(const CommandLine& line) {
   fit_prompt(config.prompt, Tokenizer::load(vocabulary));
   config = read_config<ModelConfig>(config_to_json(config), line.file + " (as our config)");
 
-  std::vector<TensorToWrite> tensors = random_vision(config, line.seed);
+  std::vector<TensorToWrite> tensors = random_tensors(config, line.seed, "F32");
+  std::erase_if(tensors, [](const TensorToWrite& tensor) { return tensor.name.starts_with("language."); });
   for (TensorToWrite& tensor : gguf_language_tensors(file, config.language)) tensors.push_back(std::move(tensor));
   write_weights(written.path(), tensors);
-  write_json((root / "config.json").string(), {{"format", "pocketvlm"}, {"model", config_to_json(config)}});
+  write_checkpoint_config(config, root.string());
   written.commit();
   if (line.json) {
     const Json report = {{"family", config.family}, {"folder", line.out}, {"tensors", tensors.size()}, {"peak_rss_mib", peak_rss_mib()}};

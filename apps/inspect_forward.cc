@@ -207,11 +207,12 @@ void inspect_forward(const CommandLine& line) {
            "{} tokens exceed language.max_positions = {}; shorten the input, or give fewer slices",
            input.ids.size(),
            config.language.max_positions);
-  VisionLanguageModel model(config, /*seed=*/0);
-  load_weights(line.checkpoint, *model);
+  const torch::Dtype dtype = line.dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32;
+  VisionLanguageModel model(config);
+  load_weights(line.checkpoint, *model, dtype);
   model->eval();
   const torch::NoGradGuard no_grad;
-  const ComputeDtype guard(line.dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
+  const ComputeDtype guard(dtype);
   const auto stages = run_stages(model, input);
   write_stages(line.out, stages);
   Json shapes = Json::object();

@@ -241,6 +241,16 @@ void load_weights(const std::string& folder, torch::nn::Module& model, torch::Dt
   for (auto& [name, tensor] : wanted) file.load(name, fmt::format("{}: tensor {}", folder, name), tensor);
 }
 
+void release_mapped_weights(const torch::nn::Module& module) {
+  PageWindow pages;
+  for (const torch::Tensor& parameter : module.parameters()) {
+    // Only memory that LibTorch did not allocate has no allocator: load_weights' views of the file.
+    if (parameter.storage().allocator() != nullptr) continue;
+    pages.move_to({static_cast<const std::byte*>(parameter.data_ptr()), parameter.nbytes()});
+    pages.move_to({});
+  }
+}
+
 torch::Dtype stored_dtype(const std::string& folder) {
   const SafetensorsFolder file(folder);
   for (const auto& [name, view] : file.tensors()) {

@@ -34,6 +34,10 @@ void check_tokenizer(const Tokenizer& tokenizer, const ModelConfig& config, cons
 ///                   (norms, biases) and position tables are float32. Parameters must be placeholders.
 void load_weights(const std::string& folder, torch::nn::Module& model, torch::Dtype held = torch::kFloat32);
 
+/// Gives back the memory of weights that lie in a mapped file (see load_weights); they are read again when they are used again.
+/// Does nothing for weights in memory.
+void release_mapped_weights(const torch::nn::Module& module);
+
 /// What a folder is best held as for running: bfloat16 where all its matrices are, else float32.
 torch::Dtype stored_dtype(const std::string& folder);
 

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "model/checkpoint.h"
 #include "model/sampler.h"
 
 namespace pocketvlm {
@@ -107,8 +108,11 @@ torch::Tensor last_rows(const std::vector<int64_t>& lengths, torch::Device devic
 }
 
 torch::Tensor embed_prompts(VisionLanguageModel& model, const Batch& batch) {
-  const torch::Tensor visual =
-      batch.patches.defined() ? model->encode_images(batch.patches, batch.grids) : torch::Tensor();
+  torch::Tensor visual;
+  if (batch.patches.defined()) {
+    visual = model->encode_images(batch.patches, batch.grids);
+    release_mapped_weights(*model->vision_encoder);  // before the decoder's come into memory
+  }
   return model->embed(batch, visual);
 }
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "base/error.h"
 #include "base/files.h"
 #include "base/json.h"
 #include "base/safetensors.h"
@@ -127,6 +128,43 @@ TEST_F(ReleasedPrograms, TheQuirkOfLlama3VIsReproducedOnRequestOnly) {
   const std::vector<float> right = stage("logits");
   json_of(forward(other, common + " --compat released"));
   EXPECT_EQ(stage("logits"), right);
+}
+
+TEST_F(ReleasedPrograms, InitMakesRandomWeightsThatGenerateAsTheyAreStored) {
+  make_folders(root_);
+  Json vocab = {{"<unk>", 0}};
+  for (int byte = 0; byte < 256; ++byte) vocab[fmt::format("<0x{:02X}>", byte)] = 1 + byte;
+  Json added = Json::array();
+  for (const char* piece : {"<s>", "</s>"}) added.push_back({{"id", 257 + added.size()}, {"content", piece}, {"special", true}});
+  const Json prepend = {{"type", "Prepend"}, {"prepend", "\xe2\x96\x81"}};
+  const Json replace = {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\xe2\x96\x81"}};
+  write_json(root_ + "/tokenizer.json", {{"normalizer", {{"type", "Sequence"}, {"normalizers", {prepend, replace}}}},
+                                         {"model", {{"type", "BPE"}, {"byte_fallback", true}, {"vocab", vocab}, {"merges", Json::array()}}},
+                                         {"added_tokens", added}});
+  write_json(root_ + "/tokenizer_config.json", {{"bos_token", "<s>"}, {"eos_token", "</s>"}});
+  Json config = read_json(SOURCE_ROOT "/configs/models/quickstart.json");
+  config["language"]["vocab"] = 300;
+  config["prompt"]["chat_template"] = "vicuna_v1";
+  config["prompt"]["image_layout"] = "bare";
+  write_json(root_ + "/model.json", config);
+  const auto init = [&](const std::string& out, const std::string& dtype) {
+    return run_program(program("pocketvlm") + " init " + root_ + "/model.json --tokenizer " + root_ + "/tokenizer.json --seed 3 --json --out " +
+                       root_ + "/" + out + " --dtype " + dtype);
+  };
+  const Json made = json_of(init("wide", "f32"));
+  json_of(init("narrow", "bf16"));
+  EXPECT_EQ(init("narrow", "bf16").status, 1) << "an existing folder is not replaced";
+  const Json narrow = json_of(run_program(program("pocketvlm") + " inspect checkpoint " + root_ + "/narrow --json"));
+  EXPECT_EQ(narrow["dtypes"], Json({{"BF16", narrow["tensors"]}}));
+  EXPECT_EQ(narrow["parameters"]["total"], made["parameters"]);
+  const auto ids = [&](const std::string& folder, const std::string& options) {
+    return json_of(run_program(program("pocketvlm") + " generate --checkpoint " + root_ + "/" + folder + " --image " + kPhoto +
+                               " --prompt 'what is it?' --max-new-tokens 5 --threads 1 --json " + options))["ids"];
+  };
+  const Json answer = ids("narrow", "");
+  EXPECT_FALSE(answer[0].empty());
+  EXPECT_EQ(ids("narrow", "--dtype bf16"), answer);
+  EXPECT_EQ(ids("wide", "--dtype f32"), ids("wide", ""));
 }
 
 TEST_F(ReleasedPrograms, ForwardRefusesIdsThatDoNotFitThePictures) {

@@ -202,6 +202,18 @@ TEST_F(CheckpointTest, Bfloat16WeightsAreUsedWhereTheyLie) {
             generate(masters.model, *masters.encoder, prompt, greedy).front().ids);
 }
 
+TEST_F(CheckpointTest, MappedWeightsComeBackAfterTheirMemoryWasGivenBack) {
+  write_safetensors(saved_ + "/model.safetensors", random_tensors(config_, 4, "BF16"));
+  LoadedModel held = load_model(saved_, torch::kBFloat16);
+  const std::string before = weights_hash(*held.model, {"*"});
+  release_mapped_weights(*held.model);
+  EXPECT_EQ(weights_hash(*held.model, {"*"}), before);
+  LoadedModel masters = load_model(saved_);
+  const std::string owned = weights_hash(*masters.model, {"*"});
+  release_mapped_weights(*masters.model);
+  EXPECT_EQ(weights_hash(*masters.model, {"*"}), owned);
+}
+
 TEST_F(CheckpointTest, OtherDtypesAreConvertedToTheOneThatIsHeld) {
   LoadedModel held = load_model(saved_, torch::kBFloat16);
   for (const auto& item : held.model->named_parameters()) {

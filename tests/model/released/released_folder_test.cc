@@ -159,7 +159,12 @@ TEST_F(ReleasedFolder, AVocabularyInTokenizerJsonComesAlong) {
   Json vocab = {{"<unk>", 0}};
   for (int byte = 0; byte < 256; ++byte) vocab[fmt::format("<0x{:02X}>", byte)] = 1 + byte;
   vocab["a"] = 257;
-  const Json tokenizer = {{"model", {{"type", "BPE"}, {"byte_fallback", true}, {"vocab", vocab}, {"merges", Json::array()}}},
+  const Json tokenizer = {{"normalizer",
+                           {{"type", "Sequence"},
+                            {"normalizers",
+                             {{{"type", "Prepend"}, {"prepend", "\xe2\x96\x81"}},
+                              {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\xe2\x96\x81"}}}}}},
+                          {"model", {{"type", "BPE"}, {"byte_fallback", true}, {"vocab", vocab}, {"merges", Json::array()}}},
                           {"added_tokens", {{{"id", 258}, {"content", "<image>"}, {"special", true}}}}};
   write_json(source_ + "/tokenizer.json", tokenizer);
   import_released(source_, imported_);
