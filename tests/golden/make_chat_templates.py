@@ -32,7 +32,8 @@ CORPUS = [
 
 
 def words():
-    path = os.path.join(OUT, "chat_templates")
+    os.chdir(OUT)  # the model file keeps the prefix it was given: no path of this machine
+    path = "chat_templates"
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS), model_prefix=path, model_type="bpe", vocab_size=420, byte_fallback=True,
         normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=True, minloglevel=2,
