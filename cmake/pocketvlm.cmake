@@ -25,6 +25,9 @@ if(POCKETVLM_SANITIZE)
   target_compile_options(pocketvlm_flags INTERFACE -fsanitize=address,undefined -fno-omit-frame-pointer)
   target_link_options(pocketvlm_flags INTERFACE -fsanitize=address,undefined)
 endif()
+if(POCKETVLM_FUZZ)
+  target_compile_options(pocketvlm_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 # pocketvlm_library(name SOURCES a.cc ... LINKS folder-or-library ... [TORCH])
 # TORCH: links LibTorch and reuses the one precompiled header.

@@ -246,10 +246,16 @@ void quantize_vector(const float* x, std::int64_t n, const QuantizedRow& out) {
     const float largest = Vector256::largest(top);
     const float scale = largest / 127.0F;
     const __m256 inverse = _mm256_set1_ps(largest > 0.0F ? 127.0F / largest : 0.0F);
+    // Infinity and NaN, which damaged weights lead to, become 0 in every kernel table.
+    const auto levels = [inverse](__m256 values) {
+      const __m256 product = _mm256_mul_ps(values, inverse);
+      const __m256 finite = _mm256_cmp_ps(Vector256::abs(product), _mm256_set1_ps(127.5F), _CMP_LE_OQ);
+      return _mm256_cvtps_epi32(_mm256_and_ps(product, finite));
+    };
     std::int32_t sums[2];
     for (int h = 0; h < 2; ++h) {
-      const __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(v[2 * h], inverse));
-      const __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(v[2 * h + 1], inverse));
+      const __m256i low = levels(v[2 * h]);
+      const __m256i high = levels(v[2 * h + 1]);
       sums[h] = sum_ints(_mm256_add_epi32(low, high));
       const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xD8);
       const __m128i bytes =

@@ -85,7 +85,9 @@ void quantize(const float* x, std::int64_t n, const QuantizedRow& out) {
     const float inverse = largest > 0.0F ? 127.0F / largest : 0.0F;
     std::int32_t sums[2] = {0, 0};
     for (std::int64_t i = 0; i < 32; ++i) {
-      const auto q = static_cast<std::int8_t>(std::nearbyint(x[32 * b + i] * inverse));
+      const float level = std::nearbyint(x[32 * b + i] * inverse);
+      // Infinity and NaN, which damaged weights lead to, become 0 in every kernel table.
+      const auto q = static_cast<std::int8_t>(std::fabs(level) <= 127.0F ? level : 0.0F);
       out.quants[32 * b + i] = q;
       sums[i / 16] += q;
     }

@@ -1,4 +1,4 @@
-// libFuzzer's entry. With POCKETVLM_WRITE_SEEDS=DIR in the environment the program writes its seeds there and ends.
+// libFuzzer's entry. With POCKETVLM_WRITE_SEEDS=DIR in the environment the program replaces DIR by its seeds and ends.
 #include <cstdlib>
 
 #include "base/error.h"
@@ -6,6 +6,7 @@
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
   if (const char* folder = std::getenv("POCKETVLM_WRITE_SEEDS")) {
+    std::filesystem::remove_all(folder);
     std::filesystem::create_directories(folder);
     pocketvlm::write_seeds(folder);
     std::exit(0);

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Feeds damaged files to every reader under sanitizers: fuzz.sh [seconds a target, default 600] [target]...
+# Targets: gguf image json safetensors sentencepiece text tokenizer_json. Inputs that gave new coverage stay in
+# build/fuzz/corpus/<target>, findings in build/fuzz/findings/<target>-*.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seconds=${1:-600}
+[[ "$seconds" =~ ^[0-9]+$ ]] || { echo "fuzz.sh: seconds must be a number, not '$seconds'" >&2; exit 1; }
+targets=("${@:2}")
+[ ${#targets[@]} -gt 0 ] || targets=(gguf image json safetensors sentencepiece text tokenizer_json)
+./scripts/setup.sh --phone
+command -v clang++-19 >/dev/null && [ -d /usr/lib/llvm-19/lib/clang ] || {
+  echo "fuzz.sh: needs clang with libFuzzer: apt-get install clang-19 libclang-rt-19-dev" >&2; exit 1; }
+cmake --preset fuzz >/dev/null
+cmake --build --preset fuzz --target "${targets[@]/#/fuzz_}"
+mkdir -p build/fuzz/findings
+export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+for target in "${targets[@]}"; do
+  corpus=build/fuzz/corpus/$target
+  mkdir -p "$corpus"
+  POCKETVLM_WRITE_SEEDS=build/fuzz/seeds/$target "build/fuzz/tests/fuzz_$target"
+  echo "== $target, $seconds s"
+  "build/fuzz/tests/fuzz_$target" -max_total_time="$seconds" -max_len=262144 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
+    -artifact_prefix="build/fuzz/findings/$target-" "$corpus" "build/fuzz/seeds/$target" 2>&1 |
+    grep -E 'ERROR|SUMMARY|runtime error|stat::number_of_executed_units|stat::peak_rss|Done' || true
+done
+if [ -n "$(ls build/fuzz/findings)" ]; then
+  echo "fuzz.sh: findings in build/fuzz/findings; run one with build/fuzz/tests/fuzz_<target> FILE" >&2
+  exit 1
+fi
