@@ -1,27 +1,11 @@
 #include <gtest/gtest.h>
 
 #include "apps/mobile_openai.h"
+#include "base/base64.h"
 #include "base/error.h"
 
 namespace pocketvlm {
 namespace {
-
-// 1 x 1 pixel, made by any encoder: the reader must decode what encode_png writes.
-std::string base64(const std::string& bytes) {
-  constexpr std::string_view kAlphabet =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string text;
-  for (std::size_t i = 0; i < bytes.size(); i += 3) {
-    std::uint32_t group = 0;
-    for (std::size_t k = 0; k < 3; ++k) {
-      group = group << 8;
-      if (i + k < bytes.size()) group |= static_cast<unsigned char>(bytes[i + k]);
-    }
-    for (std::size_t k = 0; k < 4; ++k)
-      text += i + k <= bytes.size() ? kAlphabet[group >> (18 - 6 * k) & 63] : '=';
-  }
-  return text;
-}
 
 std::string mistake(const std::string& body) {
   try {
@@ -35,7 +19,7 @@ std::string mistake(const std::string& body) {
 TEST(OpenAi, ReadsAConversationWithPictures) {
   Image image(2, 1);
   image.rgb = {1, 2, 3, 4, 5, 6};
-  const std::string url = "data:image/png;base64," + base64(encode_png(image));
+  const std::string url = "data:image/png;base64," + encode_base64(encode_png(image));
   const Json body = {
       {"model", "m"},
       {"temperature", 0.5},
@@ -125,7 +109,7 @@ TEST(OpenAi, MistakesNameTheirField) {
 }
 
 TEST(OpenAi, AMarkBesidePicturesAndAPictureOfAnotherRoleAreRefused) {
-  const std::string url = "data:image/png;base64," + base64(encode_png(Image(1, 1)));
+  const std::string url = "data:image/png;base64," + encode_base64(encode_png(Image(1, 1)));
   const std::string image = R"({"type": "image_url", "image_url": {"url": ")" + url + R"("}})";
   EXPECT_NE(mistake(R"({"messages": [{"role": "user", "content": [)" + image +
                     R"(, {"type": "text", "text": "an <image>"}]}]})")
@@ -143,7 +127,7 @@ TEST(OpenAi, DataUrlsOfEveryLengthComeBack) {
   for (std::size_t length = 0; length < 9; ++length) {
     std::string bytes;
     for (std::size_t i = 0; i < length; ++i) bytes.push_back(static_cast<char>(250 + 3 * i));
-    EXPECT_EQ(decode_data_url("data:x/y;base64," + base64(bytes), "url"), bytes) << length;
+    EXPECT_EQ(decode_data_url("data:x/y;base64," + encode_base64(bytes), "url"), bytes) << length;
   }
 }
 

@@ -6,25 +6,11 @@
 #include <cmath>
 #include <limits>
 
+#include "base/base64.h"
 #include "base/files.h"
 
 namespace pocketvlm {
 namespace {
-
-std::string base64(std::string_view bytes) {
-  static constexpr char kAlphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  for (std::size_t i = 0; i < bytes.size(); i += 3) {
-    std::uint32_t word = 0;
-    for (std::size_t k = 0; k < 3; ++k) {
-      word = word << 8 | (i + k < bytes.size() ? static_cast<unsigned char>(bytes[i + k]) : 0U);
-    }
-    for (std::size_t k = 0; k < 4; ++k) {
-      out += i + k <= bytes.size() ? kAlphabet[word >> (18 - 6 * k) & 63] : '=';
-    }
-  }
-  return out;
-}
 
 /// A step of 1, 2 or 5 times a power of ten that gives about four ticks.
 double tick_step(double span) {
@@ -52,7 +38,7 @@ std::string escape_html(std::string_view text) {
 }
 
 std::string data_address(const std::string& path, const std::string& media_type) {
-  return "data:" + media_type + ";base64," + base64(read_file(path));
+  return "data:" + media_type + ";base64," + encode_base64(read_file(path));
 }
 
 std::string line_chart(const std::string& title, const std::vector<Series>& series, const std::string& x_label, int width, int height) {

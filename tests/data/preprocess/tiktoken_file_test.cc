@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "base/base64.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "base/json.h"
@@ -13,17 +14,6 @@
 /// forms mean the same.
 namespace pocketvlm {
 namespace {
-
-std::string base64(const std::string& bytes) {
-  constexpr const char* kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string text;
-  for (std::size_t i = 0; i < bytes.size(); i += 3) {
-    std::uint32_t bits = 0;
-    for (std::size_t k = 0; k < 3; ++k) bits = bits << 8 | (i + k < bytes.size() ? static_cast<unsigned char>(bytes[i + k]) : 0U);
-    for (std::size_t k = 0; k < 4; ++k) text += i + k < bytes.size() + 1 ? kDigits[bits >> (18 - 6 * k) & 63] : '=';
-  }
-  return text;
-}
 
 class TiktokenFile : public testing::Test {
  protected:
@@ -40,7 +30,7 @@ class TiktokenFile : public testing::Test {
       if (std::find(specials.begin(), specials.end(), piece) != specials.end()) {
         added[std::to_string(id)] = {{"content", piece}, {"special", false}};
       } else {
-        text_ += base64(bytes.bytes_of(piece)) + " " + std::to_string(id) + "\n";
+        text_ += encode_base64(bytes.bytes_of(piece)) + " " + std::to_string(id) + "\n";
       }
     }
     settings_ = Json{{"tokenizer_class", "Qwen2Tokenizer"}, {"added_tokens_decoder", added}}.dump();
@@ -76,7 +66,7 @@ TEST_F(TiktokenFile, TheNumberOfRanksTellsThePublishedVocabularies) {
   const auto ranks = [&](int count) {
     std::string text = text_;
     const auto known = std::count(text.begin(), text.end(), '\n');
-    for (int i = static_cast<int>(known); i < count; ++i) text += base64("zzz" + std::to_string(i)) + " " + std::to_string(i) + "\n";
+    for (int i = static_cast<int>(known); i < count; ++i) text += encode_base64("zzz" + std::to_string(i)) + " " + std::to_string(i) + "\n";
     return text;
   };
   const Vocabulary llama = read_tiktoken_file(ranks(128000), "", "t");
