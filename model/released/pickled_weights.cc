@@ -1,7 +1,14 @@
 #include "model/released/pickled_weights.h"
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <filesystem>
+#include <fstream>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -34,10 +41,59 @@ struct Storage {
   std::string dtype;
   std::string key;
 };
+/// A tensor as a pickle describes it, checked: every element lies in `storage`.
+struct Strided {
+  std::string dtype;
+  std::vector<std::int64_t> shape, strides;  // strides in elements
+  std::span<const std::byte> storage;        // from the tensor's first element on
+  std::int64_t count = 1;                    // elements of the tensor
+};
 
 struct Value {
-  std::variant<None, Mark, bool, std::int64_t, std::string, Tuple, Dictionary, Global, Storage, TensorView> is;
+  std::variant<None, Mark, bool, std::int64_t, std::string, Tuple, Dictionary, Global, Storage, Strided> is;
 };
+
+bool is_contiguous(const Strided& tensor) {
+  std::int64_t step = 1;
+  for (std::size_t i = tensor.shape.size(); i-- > 0; step *= tensor.shape[i]) {
+    if (tensor.shape[i] > 1 && tensor.strides[i] != step) return false;
+  }
+  return true;
+}
+
+/// The elements of a tensor, row-major, into a file of their own that ends with this process: mapped like the tensors that need no
+/// copy, so that its memory can be given back the same way.
+MappedFile contiguous_copy(const Strided& tensor) {
+  const std::size_t size = dtype_bytes(tensor.dtype);
+  std::string path = (std::filesystem::temp_directory_path() / "pocketvlm-XXXXXX").string();
+  const int descriptor = ::mkstemp(path.data());
+  PV_CHECK(descriptor >= 0, "{}: cannot be made: {}; set TMPDIR to a folder with room", path, std::strerror(errno));
+  ::close(descriptor);
+  try {
+    std::ofstream out(path, std::ios::binary);
+    std::vector<std::int64_t> place(tensor.shape.size(), 0);
+    std::int64_t element = 0;
+    for (std::int64_t i = 0; i < tensor.count; ++i) {
+      out.write(reinterpret_cast<const char*>(tensor.storage.data()) + static_cast<std::size_t>(element) * size,
+                static_cast<std::streamsize>(size));
+      for (std::size_t axis = place.size(); axis-- > 0;) {
+        element += tensor.strides[axis];
+        if (++place[axis] < tensor.shape[axis]) break;
+        element -= tensor.strides[axis] * tensor.shape[axis];
+        place[axis] = 0;
+      }
+    }
+    out.close();
+    PV_CHECK(out.good(), "{}: cannot be written; is the disk full? TMPDIR may name a folder with more room", path);
+    MappedFile mapped(path);
+    std::filesystem::remove(path);
+    return mapped;
+  } catch (...) {
+    std::error_code ignored;
+    std::filesystem::remove(path, ignored);
+    throw;
+  }
+}
 
 /// The dtype of a storage class, or empty for anything else that a file names.
 std::string storage_dtype(const std::string& global) {
@@ -243,41 +299,53 @@ class Unpickler {
   }
 
   /// (storage, offset, shape, strides, ...)
-  TensorView rebuild(const std::vector<Ref>& values) {
+  Strided rebuild(const std::vector<Ref>& values) {
     PV_CHECK(values.size() >= 4, "{}: a tensor is described by {} values, not by 4 or more", where(), values.size());
     const Storage& storage = as<Storage>(values[0], "a storage");
     const std::int64_t offset = as<std::int64_t>(values[1], "an offset");
-    TensorView tensor;
+    Strided tensor;
     tensor.dtype = storage.dtype;
     tensor.shape = integers(values[2]);
-    const std::vector<std::int64_t> strides = integers(values[3]);
+    tensor.strides = integers(values[3]);
     const std::string entry = folder_ + "data/" + storage.key;
     const auto found = zip_.entries().find(entry);
     PV_CHECK(found != zip_.entries().end(), "{}: the storage {} is not in the archive; fetch the file again", zip_.path(), entry);
     const auto size = static_cast<std::int64_t>(dtype_bytes(tensor.dtype));
     const std::int64_t elements = static_cast<std::int64_t>(found->second.size()) / size;
-    PV_CHECK(strides.size() == tensor.shape.size(), "{}: a tensor has {} sizes and {} strides", where(), tensor.shape.size(), strides.size());
-    std::int64_t count = 1;
-    for (std::size_t i = tensor.shape.size(); i-- > 0;) {
-      PV_CHECK(tensor.shape[i] <= 1 || strides[i] == count,
-               "{}: a tensor of {} is a view that is not contiguous; save it with .contiguous()",
-               zip_.path(),
-               entry);
-      PV_CHECK(tensor.shape[i] == 0 || count <= elements / tensor.shape[i],
+    PV_CHECK(tensor.strides.size() == tensor.shape.size(),
+             "{}: a tensor has {} sizes and {} strides",
+             where(),
+             tensor.shape.size(),
+             tensor.strides.size());
+    const bool empty = std::find(tensor.shape.begin(), tensor.shape.end(), 0) != tensor.shape.end();
+    std::int64_t reach = empty ? 0 : 1;  // from the first element to behind the last
+    for (std::size_t i = 0; i < tensor.shape.size() && !empty; ++i) {
+      const std::int64_t length = tensor.shape[i], stride = tensor.strides[i];
+      PV_CHECK(tensor.count <= elements / length,
                "{}: a tensor is larger than its storage {} of {} elements; fetch the file again",
                zip_.path(),
                entry,
                elements);
-      count *= tensor.shape[i];
+      tensor.count *= length;
+      if (length == 1) continue;
+      PV_CHECK(stride > 0, "{}: a tensor of {} repeats its elements (stride 0); save it with .contiguous()", zip_.path(), entry);
+      PV_CHECK(stride <= (elements - reach) / (length - 1),
+               "{}: a tensor with the stride {} reaches beyond its storage {} of {} elements; fetch the file again",
+               zip_.path(),
+               stride,
+               entry,
+               elements);
+      reach += stride * (length - 1);
     }
-    PV_CHECK(offset >= 0 && offset <= elements - count,
+    if (empty) tensor.count = 0;
+    PV_CHECK(offset >= 0 && offset <= elements - reach,
              "{}: a tensor of {} elements from {} on reaches beyond its storage {} of {}; fetch the file again",
              zip_.path(),
-             count,
+             tensor.count,
              offset,
              entry,
              elements);
-    tensor.bytes = found->second.subspan(static_cast<std::size_t>(offset * size), static_cast<std::size_t>(count * size));
+    tensor.storage = found->second.subspan(static_cast<std::size_t>(offset * size));
     return tensor;
   }
 
@@ -316,12 +384,22 @@ PickledWeights::PickledWeights(const std::string& path) : zip_(path) {
   const Ref result = unpickler.run();
   const auto* dictionary = std::get_if<Dictionary>(&result->is);
   PV_CHECK(dictionary != nullptr, "{}: holds no dictionary of tensors; save model.state_dict()", path);
+  std::int64_t copied = 0;  // bytes
   for (const auto& [key, value] : dictionary->items) {
     const auto* name = std::get_if<std::string>(&key->is);
-    const auto* tensor = std::get_if<TensorView>(&value->is);
+    const auto* tensor = std::get_if<Strided>(&value->is);
     PV_CHECK(name != nullptr && tensor != nullptr, "{}: holds something else than tensors under names{}; save model.state_dict()", path,
              name == nullptr ? "" : " (" + name->substr(0, 200) + ")");
-    PV_CHECK(tensors_.emplace(*name, *tensor).second, "{}: two tensors are called {}", path, *name);
+    const std::size_t bytes = static_cast<std::size_t>(tensor->count) * dtype_bytes(tensor->dtype);
+    TensorView view{tensor->dtype, tensor->shape, tensor->storage.first(std::min(bytes, tensor->storage.size()))};
+    if (!is_contiguous(*tensor) && bytes > 0) {
+      copied += static_cast<std::int64_t>(bytes);
+      // Tensors may share a storage, but a file whose tensors are many times its size is no checkpoint.
+      PV_CHECK(copied <= 2 * static_cast<std::int64_t>(zip_.bytes()), "{}: its tensors are more than twice as large as the file; save it again", path);
+      copies_.push_back(contiguous_copy(*tensor));
+      view.bytes = {copies_.back().data(), copies_.back().size()};
+    }
+    PV_CHECK(tensors_.emplace(*name, std::move(view)).second, "{}: two tensors are called {}", path, *name);
   }
 }
 

@@ -16,6 +16,7 @@ class ZipFile {
   explicit ZipFile(const std::string& path);
 
   const std::string& path() const { return file_.path(); }
+  std::size_t bytes() const { return file_.size(); }
   const std::map<std::string, std::span<const std::byte>>& entries() const { return entries_; }
 
  private:

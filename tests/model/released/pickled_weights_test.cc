@@ -49,7 +49,7 @@ bool has(const std::string& text, const std::string& part) { return text.find(pa
 TEST(PickledWeights, TensorsOfEveryKindAreRead) {
   const PickledWeights weights(kFile);
   const auto& tensors = weights.tensors();
-  ASSERT_EQ(tensors.size(), 6U);
+  ASSERT_EQ(tensors.size(), 9U);
   EXPECT_EQ(tensors.at("a").dtype, "F32");
   EXPECT_EQ(tensors.at("a").shape, (std::vector<std::int64_t>{2, 3}));
   EXPECT_EQ(values_of<float>(tensors.at("a")), (std::vector<float>{0, 1, 2, 3, 4, 5}));
@@ -61,6 +61,20 @@ TEST(PickledWeights, TensorsOfEveryKindAreRead) {
   EXPECT_EQ(values_of<std::int64_t>(tensors.at("e")), (std::vector<std::int64_t>{7}));
   EXPECT_TRUE(tensors.at("e").shape.empty());
   EXPECT_TRUE(tensors.at("f").bytes.empty());
+  EXPECT_EQ(tensors.at("g").shape, (std::vector<std::int64_t>{3, 2}));
+  EXPECT_EQ(values_of<float>(tensors.at("g")), (std::vector<float>{0, 3, 1, 4, 2, 5}));
+  EXPECT_EQ(tensors.at("h").shape, (std::vector<std::int64_t>{2, 2, 2}));
+  EXPECT_EQ(values_of<std::int64_t>(tensors.at("h")), (std::vector<std::int64_t>{1, 13, 5, 17, 3, 15, 7, 19}));
+  EXPECT_EQ(tensors.at("i").shape, (std::vector<std::int64_t>{0, 3}));
+}
+
+TEST(PickledWeights, FilesWhoseViewsAreManyTimesTheirSizeAreRefused) {
+  std::vector<std::pair<std::string, std::string>> views;
+  const std::string storage(1 << 20, 'x');
+  for (int i = 0; i < 4; ++i) views.emplace_back("v" + std::to_string(i), pickled_tensor("ByteStorage", "0", 1 << 20, 0, {1 << 10, 1 << 10}, {1, 1 << 10}));
+  EXPECT_TRUE(has(error_of_program(pickled_dictionary(views), storage), "its tensors are more than twice as large as the file"));
+  views.resize(2);
+  EXPECT_EQ(error_of_program(pickled_dictionary(views), storage), "no error");
 }
 
 TEST(PickledWeights, ReleasesInThisFormAreImportedBitForBit) {
@@ -115,13 +129,18 @@ TEST(PickledWeights, TensorsOutsideTheirStorageAreRefused) {
   constexpr std::int64_t kHuge = std::int64_t{1} << 62;
   EXPECT_EQ(error(0, {2, 3}, {3, 1}), "no error");
   EXPECT_EQ(error(5, {1}, {1}), "no error");
+  EXPECT_EQ(error(2, {2}, {3}), "no error");
+  EXPECT_EQ(error(6, {0, 5}, {5, 1}), "no error");
+  EXPECT_TRUE(has(error(3, {2}, {3}), "a tensor of 2 elements from 3 on reaches beyond its storage"));
+  EXPECT_TRUE(has(error(0, {2}, {6}), "a tensor with the stride 6 reaches beyond its storage archive/data/0 of 6 elements"));
+  EXPECT_TRUE(has(error(0, {2, 2}, {kHuge, kHuge}), "reaches beyond its storage"));
+  EXPECT_TRUE(has(error(0, {6}, {0}), "repeats its elements (stride 0); save it with .contiguous()"));
   EXPECT_TRUE(has(error(0, {2, 4}, {4, 1}), "larger than its storage archive/data/0 of 6 elements"));
   EXPECT_TRUE(has(error(0, {kHuge, kHuge}, {kHuge, 1}), "larger than its storage"));
   EXPECT_TRUE(has(error(4, {3}, {1}), "a tensor of 3 elements from 4 on reaches beyond its storage"));
   EXPECT_TRUE(has(error(-1, {3}, {1}), "reaches beyond"));
   EXPECT_TRUE(has(error(kHuge, {1}, {1}), "reaches beyond"));
   EXPECT_TRUE(has(error(0, {-2}, {1}), "size or stride -2"));
-  EXPECT_TRUE(has(error(0, {3, 2}, {1, 3}), "a view that is not contiguous; save it with .contiguous()"));
   EXPECT_TRUE(has(error(0, {2}, {3, 1}), "1 sizes and 2 strides"));
   EXPECT_TRUE(has(error_of_program(pickled_dictionary({{"a", pickled_tensor("FloatStorage", "9", 6, 0, {6}, {1})}})),
                   "the storage archive/data/9 is not in the archive"));
