@@ -43,7 +43,18 @@ struct Segments {
   std::vector<int64_t> q_lengths, k_lengths;
   std::vector<int64_t> q_begin = starts_of(q_lengths);
   std::vector<int64_t> k_begin = starts_of(k_lengths);
+  std::vector<int64_t> q_first = {};
   bool causal;
+
+  /// Leaves the leading queries of each segment out, as far as they fill panels.
+  void skip_queries(const std::vector<int64_t>& unread) {
+    for (std::size_t i = 0; i < unread.size(); ++i) {
+      const int64_t skipped = unread[i] / kernels::kQueryPanel * kernels::kQueryPanel;
+      q_first.push_back(skipped);
+      q_begin[i] += skipped;
+      q_lengths[i] -= skipped;
+    }
+  }
 
   kernels::Attention arguments(int64_t heads, int64_t kv_heads, int64_t head_dim, torch::Dtype dtype) const {
     kernels::Attention args = {};
@@ -54,6 +65,7 @@ struct Segments {
     args.q_length = q_lengths.data();
     args.k_begin = k_begin.data();
     args.k_length = k_lengths.data();
+    args.q_first = q_first.empty() ? nullptr : q_first.data();
     args.causal = causal;
     args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
     args.type = kernel_type(dtype);
@@ -74,19 +86,22 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
                         const std::optional<Tensor>& given_sine,
                         int64_t heads,
                         const std::vector<int64_t>& lengths,
-                        bool causal) {
+                        bool causal,
+                        const std::vector<int64_t>& unread) {
     const Tensor cosine = given_cosine.value_or(Tensor());
     const Tensor sine = given_sine.value_or(Tensor());
     const Tensor input = qkv.contiguous();
     const Tensor out = torch::empty({input.size(0), heads * input.size(2)}, input.options());
     const Tensor log_sum = torch::empty({input.size(0), heads}, input.options().dtype(torch::kFloat32));
-    const Segments segments = {.q_lengths = lengths, .k_lengths = lengths, .causal = causal};
+    Segments segments = {.q_lengths = lengths, .k_lengths = lengths, .causal = causal};
+    segments.skip_queries(unread);
     const kernels::Attention args = arguments(segments, input, cosine, sine, out, log_sum, heads);
     run_attention(kernels::table().attention_forward, args, lengths.size());
     context->save_for_backward({input, cosine, sine, out, log_sum});
     context->saved_data["heads"] = heads;
     context->saved_data["lengths"] = lengths;
     context->saved_data["causal"] = causal;
+    context->saved_data["unread"] = unread;
     return out;
   }
 
@@ -95,18 +110,19 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
     const Tensor& input = saved[0];
     const int64_t heads = context->saved_data["heads"].toInt();
     const std::vector<int64_t> lengths = context->saved_data["lengths"].toIntVector();
-    const Segments segments = {
-        .q_lengths = lengths, .k_lengths = lengths, .causal = context->saved_data["causal"].toBool()};
+    const std::vector<int64_t> unread = context->saved_data["unread"].toIntVector();
+    Segments segments = {.q_lengths = lengths, .k_lengths = lengths, .causal = context->saved_data["causal"].toBool()};
+    segments.skip_queries(unread);
     kernels::Attention args = arguments(segments, input, saved[1], saved[2], saved[3], saved[4], heads);
     const Tensor grad_out = grads[0].contiguous();
-    const Tensor grad = torch::empty_like(input);
+    const Tensor grad = unread.empty() ? torch::empty_like(input) : torch::zeros_like(input);
     args.grad_out = grad_out.data_ptr();
     args.grad_q = grad.data_ptr();
     args.grad_k = at_head(grad, heads);
     args.grad_v = at_head(grad, heads + args.kv_heads);
     args.grad_q_stride = args.grad_k_stride = args.grad_v_stride = grad.stride(0);
     run_attention(kernels::table().attention_backward, args, lengths.size());
-    variable_list result(6);
+    variable_list result(7);
     result[0] = grad;
     return result;
   }
@@ -251,14 +267,16 @@ torch::Tensor packed_attention(const torch::Tensor& qkv,
                                int64_t heads,
                                const RotaryTable* rotary,
                                const std::vector<int64_t>& lengths,
-                               bool causal) {
+                               bool causal,
+                               const std::vector<int64_t>& unread) {
   if (use_kernel(qkv, lengths)) {
     return PackedAttention::apply(qkv,
                                   rotary != nullptr ? std::optional<Tensor>(rotary->cosine) : std::nullopt,
                                   rotary != nullptr ? std::optional<Tensor>(rotary->sine) : std::nullopt,
                                   heads,
                                   lengths,
-                                  causal);
+                                  causal,
+                                  unread);
   }
   const int64_t kv_heads = (qkv.size(1) - heads) / 2;
   const Tensor turned = rotary != nullptr ? rotate_heads(qkv, *rotary, heads + kv_heads) : qkv;

@@ -19,11 +19,14 @@ torch::Tensor segment_attention(const torch::Tensor& q,
 /// The same over one tensor that holds queries, keys and values side by side, [tokens, heads + 2 * kv_heads, head_dim]; with a
 /// rotary table (may be null), queries and keys are turned first. Neither the turned heads nor three separate gradients are
 /// ever written on the CPU.
+///   unread  of each segment, leading tokens whose results nobody reads (and which must have no gradient): causal attention
+///           may leave them undefined. Empty: all are read.
 torch::Tensor packed_attention(const torch::Tensor& qkv,
                                int64_t heads,
                                const RotaryTable* rotary,
                                const std::vector<int64_t>& lengths,
-                               bool causal);
+                               bool causal,
+                               const std::vector<int64_t>& unread = {});
 
 /// Queries of segment i see the keys of segment i only: q [sum of q_lengths, heads, head_dim], k and v [sum of k_lengths,
 /// heads, head_dim]; returns [sum of q_lengths, heads * head_dim].

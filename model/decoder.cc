@@ -56,13 +56,14 @@ class Block : public torch::nn::Module {
   }
 
   /// x [tokens, hidden] float32, the residual stream. `attend` maps queries, keys and values (side by side, not rotated)
-  /// to [tokens, heads * head_dim]: over the tokens themselves, or over a cache.
+  /// to [tokens, heads * head_dim]: over the tokens themselves, or over a cache. `rows`: the tokens that are wanted (undefined: all).
   template <typename Attend>
-  torch::Tensor forward(const torch::Tensor& x, Attend attend) {
+  torch::Tensor forward(const torch::Tensor& x, Attend attend, const torch::Tensor& rows = {}) {
+    const auto wanted = [&](const torch::Tensor& all) { return rows.defined() ? all.index_select(0, rows) : all; };
     const torch::Tensor attended =
-        attention_->output(attend(attention_->project(input_norm_->forward(x))));
+        attention_->output(wanted(attend(attention_->project(input_norm_->forward(x)))));
     const NormedSum middle = add_norm(
-        x, attended, scale_, post_attention_norm_->weight, {}, post_attention_norm_->eps(), compute_dtype());
+        wanted(x), attended, scale_, post_attention_norm_->weight, {}, post_attention_norm_->eps(), compute_dtype());
     return add_branch(middle.sum, mlp_->forward(middle.normed), scale_);
   }
 
@@ -116,14 +117,17 @@ RotaryTable DecoderImpl::rotary(const torch::Tensor& position_ids) const {
 
 torch::Tensor DecoderImpl::forward(const torch::Tensor& embeddings,
                                    const torch::Tensor& position_ids,
-                                   const std::vector<int64_t>& segment_lengths) {
+                                   const std::vector<int64_t>& segment_lengths,
+                                   const torch::Tensor& rows) {
   const RotaryTable table = rotary(position_ids);
   torch::Tensor x = embeddings.to(torch::kFloat32);
   for (const auto& layer : parts_->layers) {
-    const auto body = [layer, table, segment_lengths, heads = config_.num_heads](const torch::Tensor& input) {
-      return layer->forward(input, [&](const torch::Tensor& qkv) {
+    const torch::Tensor wanted = layer == parts_->layers.back() ? rows : torch::Tensor();
+    const auto body = [layer, table, segment_lengths, wanted, heads = config_.num_heads](const torch::Tensor& input) {
+      const auto attend = [&](const torch::Tensor& qkv) {
         return packed_attention(qkv, heads, &table, segment_lengths, /*causal=*/true);
-      });
+      };
+      return layer->forward(input, attend, wanted);
     };
     x = run_block(*layer, x, body);
   }
@@ -132,23 +136,23 @@ torch::Tensor DecoderImpl::forward(const torch::Tensor& embeddings,
 
 torch::Tensor DecoderImpl::forward(const torch::Tensor& embeddings,
                                    const torch::Tensor& position_ids,
-                                   const SharedPrefixes& shared) {
+                                   const SharedPrefixes& shared,
+                                   const torch::Tensor& rows) {
   const RotaryTable table = rotary(position_ids.index_select(0, shared.expand));
   torch::Tensor x = embeddings.to(torch::kFloat32);
   for (const auto& layer : parts_->layers) {
-    const auto body = [layer, table, shared, heads = config_.num_heads](const torch::Tensor& input) {
-      return layer->forward(input, [&](const torch::Tensor& qkv) {
-        return packed_attention(qkv.index_select(0, shared.expand), heads, &table, shared.lengths, /*causal=*/true)
+    const torch::Tensor wanted = layer == parts_->layers.back() ? rows : torch::Tensor();
+    const auto body = [layer, table, shared, wanted, heads = config_.num_heads](const torch::Tensor& input) {
+      const auto attend = [&](const torch::Tensor& qkv) {
+        return packed_attention(
+                   qkv.index_select(0, shared.expand), heads, &table, shared.lengths, /*causal=*/true, shared.unread)
             .index_select(0, shared.collapse);
-      });
+      };
+      return layer->forward(input, attend, wanted);
     };
     x = run_block(*layer, x, body);
   }
   return finish(x);
-}
-
-torch::Tensor DecoderImpl::prefill(const torch::Tensor& embeddings, KvCache& cache, int64_t batch, int64_t capacity) {
-  return prefill_prompts(embeddings, {embeddings.size(0)}, cache, batch, capacity);
 }
 
 torch::Tensor DecoderImpl::prefill_prompts(const torch::Tensor& embeddings,
@@ -157,20 +161,24 @@ torch::Tensor DecoderImpl::prefill_prompts(const torch::Tensor& embeddings,
                                            int64_t samples,
                                            int64_t capacity) {
   std::vector<torch::Tensor> positions;
+  std::vector<int64_t> ends;
   for (const int64_t length : prompt_lengths) {
     PV_CHECK(length > 0, "generation: an empty prompt; it needs one token at least");
     positions.push_back(torch::arange(length, embeddings.options().dtype(torch::kInt64)));
+    ends.push_back((ends.empty() ? -1 : ends.back()) + length);
   }
+  const torch::Tensor last_tokens = torch::tensor(ends, torch::kInt64).to(embeddings.device());
   const RotaryTable table = rotary(torch::cat(positions));
   const int64_t heads = config_.num_heads, kv_heads = config_.num_kv_heads;
   cache = KvCache(prompt_lengths, samples, capacity);
   torch::Tensor x = embeddings.to(torch::kFloat32);
   for (const auto& layer : parts_->layers) {
-    x = layer->forward(x, [&](const torch::Tensor& qkv) {
+    const auto attend = [&](const torch::Tensor& qkv) {
       const torch::Tensor turned = rotate_heads(qkv, table, heads + kv_heads);
       cache.add_layer(turned.narrow(1, heads, kv_heads), turned.narrow(1, heads + kv_heads, kv_heads));
       return packed_attention(turned, heads, nullptr, prompt_lengths, /*causal=*/true);
-    });
+    };
+    x = layer->forward(x, attend, layer == parts_->layers.back() ? last_tokens : torch::Tensor());
   }
   return finish(x);
 }

@@ -36,12 +36,15 @@ struct SharedPrefixes {
   torch::Tensor expand;          // [sum of lengths] int64, the packed token that stands at each place of the whole sequences
   torch::Tensor collapse;        // [tokens] int64, one of the places where each packed token stands
   std::vector<int64_t> lengths;  // of the whole sequences
+  std::vector<int64_t> unread;   // of each, leading places that `collapse` never reads
 };
 
 /// LLaMA / Qwen2 / MiniCPM decoder.
 ///   embeddings    [tokens, hidden]
 ///   position_ids  [tokens] int64
-///   returns       [tokens, hidden], after the final norm (and MiniCPM's logit scale)
+///   rows          [wanted] int64, the tokens whose states are read, or undefined: all. Behind the last attention nothing else
+///                 is computed.
+///   returns       [tokens or wanted, hidden], after the final norm (and MiniCPM's logit scale)
 /// Names: language.embed_tokens.weight, .layers.N.{input_norm, self_attn.{q,k,v,o}_proj, post_attention_norm,
 /// mlp.{gate,up,down}_proj}, .norm.weight, .lm_head.weight (absent when tied). Rotary halves are (i, i + head_dim / 2).
 class DecoderImpl : public torch::nn::Module {
@@ -51,16 +54,17 @@ class DecoderImpl : public torch::nn::Module {
   torch::Tensor embed(const torch::Tensor& ids);  // [tokens] -> [tokens, hidden], with scale_embeddings
   torch::Tensor forward(const torch::Tensor& embeddings,
                         const torch::Tensor& position_ids,
-                        const std::vector<int64_t>& segment_lengths);
+                        const std::vector<int64_t>& segment_lengths,
+                        const torch::Tensor& rows = {});
   /// The same where segments share prefixes; a continuation's positions go on behind its prefix.
   torch::Tensor forward(const torch::Tensor& embeddings,
                         const torch::Tensor& position_ids,
-                        const SharedPrefixes& shared);
+                        const SharedPrefixes& shared,
+                        const torch::Tensor& rows = {});
   const torch::Tensor& output_weight() const;     // [vocab, hidden]: lm_head, or the embedding when tied
 
-  /// Runs one prompt and keeps its keys and values as the shared prefix. embeddings [tokens, hidden] -> [tokens, hidden].
-  torch::Tensor prefill(const torch::Tensor& embeddings, KvCache& cache, int64_t batch, int64_t capacity);
-  /// The same for many prompts packed one after the other, with `samples` sequences each.
+  /// Runs prompts packed one after the other and keeps their keys and values as prefixes that `samples` sequences each share.
+  /// embeddings [tokens, hidden] -> the last token of each prompt, [prompts, hidden].
   torch::Tensor prefill_prompts(const torch::Tensor& embeddings,
                                 const std::vector<int64_t>& prompt_lengths,
                                 KvCache& cache,

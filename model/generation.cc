@@ -239,8 +239,7 @@ std::vector<Generation> generate_together(VisionLanguageModel& model,
   KvCache cache;
   const torch::Tensor prefilled = model->language->prefill_prompts(
       embed_prompts(model, batch), batch.segment_lengths, cache, sampling.num_samples, sampling.max_new_tokens);
-  torch::Tensor logits = model->logits(prefilled.index_select(0, last_rows(batch.segment_lengths, device)))
-                             .repeat_interleave(sampling.num_samples, 0);
+  torch::Tensor logits = model->logits(prefilled).repeat_interleave(sampling.num_samples, 0);
   while (true) {
     const std::size_t told = decoding.sequences.front().answer.ids.size();
     std::vector<int64_t> next = draw(decoding, logits, sampling, vocab, stop_ids);
@@ -301,6 +300,7 @@ std::vector<std::vector<double>> first_token_log_probs(VisionLanguageModel& mode
                                                        const std::vector<std::int32_t>& candidates) {
   const torch::NoGradGuard no_grad;
   const EvalMode eval(model);
+  const CachedWeights cached;
   const ModelConfig& config = model->config();
   for (const std::int32_t id : candidates) {
     PV_CHECK(id >= 0 && id < config.language.vocab,
@@ -323,10 +323,12 @@ std::vector<std::vector<double>> first_token_log_probs(VisionLanguageModel& mode
     const Batch batch = to_batch(
         pack_prompts({&prompts[begin], end - begin}, config.projector.num_queries, config.language.max_positions),
         device);
-    const torch::Tensor hidden =
-        model->language->forward(embed_prompts(model, batch), batch.position_ids, batch.segment_lengths);
+    const torch::Tensor hidden = model->language->forward(embed_prompts(model, batch),
+                                                          batch.position_ids,
+                                                          batch.segment_lengths,
+                                                          last_rows(batch.segment_lengths, device));
     const torch::Tensor log_probs =
-        torch::log_softmax(model->logits(hidden.index_select(0, last_rows(batch.segment_lengths, device))), 1)
+        torch::log_softmax(model->logits(hidden), 1)
             .index_select(1, columns)
             .to(torch::kCPU, torch::kFloat64)
             .contiguous();

@@ -1,9 +1,11 @@
 #include "model/layers.h"
 
+#include <algorithm>
 #include <unordered_map>
 
 #include "base/error.h"
 #include "model/fused_ops.h"
+#include "model/kernel_calls.h"
 
 namespace pocketvlm {
 namespace {
@@ -11,39 +13,84 @@ namespace {
 thread_local torch::Dtype current_compute_dtype = torch::kFloat32;
 thread_local int placeholder_guards = 0;
 
-/// Casts of this thread, by the identity of what was cast. `sources` keeps the originals alive, so that an
-/// identity cannot be reused while its entry exists.
-struct CastCache {
+/// Copies of weights for products of this thread, by the identity of the (first) weight. `sources` keeps the originals alive,
+/// so that an identity cannot be reused while its entry exists.
+struct WeightCache {
   struct Entry {
     std::vector<torch::Tensor> sources;
     torch::Tensor copy;
   };
   int guards = 0;
-  std::unordered_map<const void*, Entry> single;
-  std::unordered_map<const void*, Entry> grouped;  // by the first of the group
+  std::unordered_map<const void*, Entry> casts;
+  std::unordered_map<const void*, Entry> stacks;
+  std::unordered_map<const void*, Entry> panels;
 };
-thread_local CastCache cast_cache;
+thread_local WeightCache cache;
 
 bool may_cache(const torch::Tensor& weight) {
-  return cast_cache.guards > 0 && !(torch::GradMode::is_enabled() && weight.requires_grad());
+  return cache.guards > 0 && !(torch::GradMode::is_enabled() && weight.requires_grad());
 }
 
-/// Rows of several weights as one matrix in compute dtype.
-torch::Tensor stacked_weight(const std::vector<LinearImpl*>& linears) {
-  std::vector<torch::Tensor> weights;
-  weights.reserve(linears.size());
-  bool cacheable = true;
-  for (const LinearImpl* linear : linears) {
-    weights.push_back(linear->weight);
-    cacheable = cacheable && may_cache(linear->weight);
-  }
-  if (!cacheable) return torch::cat(weights).to(compute_dtype());
-  auto& entry = cast_cache.grouped[weights.front().unsafeGetTensorImpl()];
-  if (!entry.copy.defined() || entry.copy.scalar_type() != compute_dtype() ||
-      entry.sources.size() != weights.size()) {
-    entry = {weights, torch::cat(weights).to(compute_dtype())};
+/// The copy that `make` gives of these weights, made once.
+template <typename Make>
+const torch::Tensor& kept_copy(std::unordered_map<const void*, WeightCache::Entry>& entries,
+                               const std::vector<torch::Tensor>& weights,
+                               Make make) {
+  auto& entry = entries[weights.front().unsafeGetTensorImpl()];
+  if (!entry.copy.defined() || entry.copy.scalar_type() != compute_dtype() || entry.sources.size() != weights.size()) {
+    entry = {weights, make()};
   }
   return entry.copy;
+}
+
+torch::Tensor stacked(const std::vector<torch::Tensor>& tensors) {
+  return tensors.size() == 1 ? tensors.front() : torch::cat(tensors);
+}
+
+bool all_may_cache(const std::vector<torch::Tensor>& weights) {
+  return std::all_of(weights.begin(), weights.end(), may_cache);
+}
+
+/// Whether cached weights should be panels for our own product instead of a cast for LibTorch's, which would bring them into
+/// such a form again for every token.
+bool panels_take(const torch::Tensor& x, const std::vector<torch::Tensor>& weights) {
+  return compute_dtype() == torch::kBFloat16 && x.is_cpu() && x.dim() == 2 &&
+         std::all_of(weights.begin(), weights.end(), [](const torch::Tensor& weight) {
+           return may_cache(weight) && weight.scalar_type() == torch::kFloat32;
+         });
+}
+
+torch::Tensor pack(const torch::Tensor& stacked_weights) {
+  const torch::Tensor weight = stacked_weights.contiguous();
+  const int64_t columns = weight.size(0), depth = weight.size(1);
+  torch::Tensor panels = torch::empty({kernels::panel_values(columns, depth)}, torch::kBFloat16);
+  const kernels::PackPanels args = {columns, depth, weight.data_ptr(), panels.data_ptr(), kernels::Type::kFloat};
+  at::parallel_for(0, (columns + kernels::kPanelColumns - 1) / kernels::kPanelColumns, 1, [&](int64_t begin, int64_t end) {
+    kernels::table().pack_panels(args, begin, end);
+  });
+  return panels;
+}
+
+/// x W^T + b for weights stacked by rows; `bias` in any dtype, or undefined.
+torch::Tensor panel_product(const torch::Tensor& x, const std::vector<torch::Tensor>& weights, const torch::Tensor& bias) {
+  const torch::Tensor panels = kept_copy(cache.panels, weights, [&] { return pack(stacked(weights)); });
+  const torch::Tensor input = x.contiguous();
+  // Rounded as LibTorch's product would take it.
+  const torch::Tensor added = bias.defined() ? bias.to(torch::kBFloat16).to(torch::kFloat32) : bias;
+  int64_t columns = 0;
+  for (const torch::Tensor& weight : weights) columns += weight.size(0);
+  torch::Tensor y = torch::empty({x.size(0), columns}, input.options());
+  const kernels::PackedProduct args = {.rows = x.size(0),
+                                       .depth = x.size(1),
+                                       .columns = columns,
+                                       .x = input.data_ptr(),
+                                       .panels = panels.data_ptr(),
+                                       .bias = added.defined() ? added.data_ptr<float>() : nullptr,
+                                       .y = y.data_ptr()};
+  at::parallel_for(0, (columns + kernels::kPanelColumns - 1) / kernels::kPanelColumns, 1, [&](int64_t begin, int64_t end) {
+    kernels::table().packed_product(args, begin, end);
+  });
+  return y;
 }
 
 /// Weights that are held in compute dtype, which is not the master copy's: a checkpoint's own bytes, perhaps in a mapped file.
@@ -81,23 +128,22 @@ ComputeDtype::ComputeDtype(torch::Dtype dtype) : before_(current_compute_dtype) 
 
 ComputeDtype::~ComputeDtype() { current_compute_dtype = before_; }
 
-CachedWeights::CachedWeights() { ++cast_cache.guards; }
+CachedWeights::CachedWeights() { ++cache.guards; }
 
 CachedWeights::~CachedWeights() {
-  if (--cast_cache.guards == 0) {
-    cast_cache.single.clear();
-    cast_cache.grouped.clear();
-  }
+  if (--cache.guards == 0) cache = {};
 }
 
 torch::Tensor compute_weight(const torch::Tensor& weight) {
   if (weight.scalar_type() == compute_dtype()) return weight;
   if (!may_cache(weight)) return weight.to(compute_dtype());
-  auto& entry = cast_cache.single[weight.unsafeGetTensorImpl()];
-  if (!entry.copy.defined() || entry.copy.scalar_type() != compute_dtype()) {
-    entry = {{weight}, weight.to(compute_dtype())};
-  }
-  return entry.copy;
+  return kept_copy(cache.casts, {weight}, [&] { return weight.to(compute_dtype()); });
+}
+
+torch::Tensor product(const torch::Tensor& x, const torch::Tensor& weight, const torch::Tensor& bias) {
+  const torch::Tensor input = to_compute(x);
+  if (panels_take(input, {weight})) return panel_product(input, {weight}, bias);
+  return at::linear(input, compute_weight(weight), bias.defined() ? compute_weight(bias) : torch::Tensor());
 }
 
 LinearImpl::LinearImpl(int64_t in_features, int64_t out_features, bool with_bias) {
@@ -107,8 +153,7 @@ LinearImpl::LinearImpl(int64_t in_features, int64_t out_features, bool with_bias
 
 torch::Tensor LinearImpl::forward(const torch::Tensor& x) {
   const torch::Tensor input = to_compute(x);
-  torch::Tensor y =
-      at::linear(input, compute_weight(weight), bias.defined() ? compute_weight(bias) : torch::Tensor());
+  const torch::Tensor y = product(input, weight, bias);
   return lora_a.defined() ? y + lora_update(input) : y;
 }
 
@@ -142,13 +187,21 @@ torch::Tensor linear_group(const torch::Tensor& x, const std::vector<LinearImpl*
     for (LinearImpl* linear : linears) outputs.push_back(linear->forward(input));
     return torch::cat(outputs, 1);
   }
-  torch::Tensor bias;
-  if (linears.front()->bias.defined()) {
-    std::vector<torch::Tensor> biases;
-    for (const LinearImpl* linear : linears) biases.push_back(linear->bias);
-    bias = torch::cat(biases).to(compute_dtype());
+  std::vector<torch::Tensor> weights, biases;
+  for (const LinearImpl* linear : linears) {
+    weights.push_back(linear->weight);
+    if (linear->bias.defined()) biases.push_back(linear->bias);
   }
-  torch::Tensor y = at::linear(input, stacked_weight(linears), bias);
+  const torch::Tensor bias = biases.empty() ? torch::Tensor() : torch::cat(biases);
+  torch::Tensor y;
+  if (panels_take(input, weights)) {
+    y = panel_product(input, weights, bias);
+  } else {
+    const auto cast = [&] { return torch::cat(weights).to(compute_dtype()); };
+    y = at::linear(input,
+                   all_may_cache(weights) ? kept_copy(cache.stacks, weights, cast) : cast(),
+                   bias.defined() ? bias.to(compute_dtype()) : bias);
+  }
   bool any_lora = false;
   for (const LinearImpl* linear : linears) any_lora = any_lora || linear->lora_a.defined();
   if (!any_lora) return y;

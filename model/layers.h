@@ -91,8 +91,8 @@ class ComputeDtype {
   torch::Dtype before_;
 };
 
-/// While one lives on a thread, products without a graph keep the copies of weights that they cast to compute dtype:
-/// decoding would otherwise cast every weight for every token. The weights must not change meanwhile; dropping the last
+/// While one lives on a thread, products without a graph keep the copies of weights that they cast or pack for compute dtype:
+/// decoding would otherwise do so with every weight for every token. The weights must not change meanwhile; dropping the last
 /// guard drops the copies. Hold one around many calls of generate() to share them.
 class CachedWeights {
  public:
@@ -101,6 +101,10 @@ class CachedWeights {
   CachedWeights(const CachedWeights&) = delete;
   CachedWeights& operator=(const CachedWeights&) = delete;
 };
+
+/// x W^T (+ bias) in compute dtype; with cached weights in bfloat16 on the CPU by our own product over panels.
+///   x [rows, in], weight [out, in], bias [out] or undefined
+torch::Tensor product(const torch::Tensor& x, const torch::Tensor& weight, const torch::Tensor& bias);
 
 /// `weight` in compute dtype: itself, a cached copy (see CachedWeights), or a cast inside the graph.
 torch::Tensor compute_weight(const torch::Tensor& weight);

@@ -76,22 +76,24 @@ torch::Tensor VisionLanguageModelImpl::loss_sum(const Batch& batch) {
   // Rows without weight cost nothing: SFT pays for answers only.
   const torch::Tensor rows =
       (batch.labels >= 0).logical_and(batch.loss_weights != 0).nonzero().squeeze(1);
-  const torch::Tensor log_probs = token_log_probs(hidden_states(batch).index_select(0, rows),
-                                                  language->output_weight(),
-                                                  batch.labels.index_select(0, rows));
+  const torch::Tensor visual = batch.patches.defined() ? encode_images(batch.patches, batch.grids) : torch::Tensor();
+  const torch::Tensor hidden =
+      language->forward(embed(batch, visual), batch.position_ids, batch.segment_lengths, rows);
+  const torch::Tensor log_probs =
+      token_log_probs(hidden, language->output_weight(), batch.labels.index_select(0, rows));
   return -(log_probs * batch.loss_weights.index_select(0, rows)).sum();
 }
 
 torch::Tensor VisionLanguageModelImpl::target_log_probs(const Batch& batch, const torch::Tensor& hidden) {
-  const torch::Tensor rows = (batch.labels >= 0).nonzero().squeeze(1);
-  return token_log_probs(
-      hidden.index_select(0, rows), language->output_weight(), batch.labels.index_select(0, rows));
+  return token_log_probs(hidden, language->output_weight(), batch.labels.index_select(0, target_rows(batch)));
 }
 
 torch::Tensor VisionLanguageModelImpl::logits(const torch::Tensor& hidden) {
   const torch::Tensor x = hidden.to(compute_dtype());
-  return at::linear(x, compute_weight(language->output_weight())).to(torch::kFloat32);
+  return product(x, language->output_weight(), {}).to(torch::kFloat32);
 }
+
+torch::Tensor target_rows(const Batch& batch) { return (batch.labels >= 0).nonzero().squeeze(1); }
 
 std::vector<std::string> set_trainable(torch::nn::Module& model, const std::vector<std::string>& patterns) {
   auto parameters = model.named_parameters();

@@ -36,7 +36,7 @@ class VisionLanguageModelImpl : public torch::nn::Module {
   /// Weighted sum of -log p over all targets, float32 scalar; divide by the global target weight outside.
   torch::Tensor loss_sum(const Batch& batch);
 
-  /// Log-probs of the targets: rows where labels >= 0, in order. [targets] float32.
+  /// Log-probs of the targets, whose states `hidden` [targets, hidden] holds: those of target_rows(batch). [targets] float32.
   torch::Tensor target_log_probs(const Batch& batch, const torch::Tensor& hidden);
 
   /// [rows, vocab] float32.
@@ -53,6 +53,9 @@ class VisionLanguageModelImpl : public torch::nn::Module {
   ModelConfig config_;
 };
 TORCH_MODULE(VisionLanguageModel);
+
+/// Tokens whose successor is a target, in order: [targets] int64.
+torch::Tensor target_rows(const Batch& batch);
 
 /// Makes exactly the parameters trainable whose names match a pattern (`*` matches any run: "projector.*", "*"); all others are
 /// frozen. A pattern that matches nothing is an Error. Returns the trainable names.

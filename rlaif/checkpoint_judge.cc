@@ -113,8 +113,7 @@ std::vector<std::vector<double>> shared_first_token_log_probs(
     return torch::tensor(values, torch::kInt64).to(device);
   };
   const Batch batch = to_batch(branched.batch, device);
-  const torch::Tensor hidden =
-      branched_hidden_states(model, branched, batch).index_select(0, on_device(last));
+  const torch::Tensor hidden = branched_hidden_states(model, branched, batch, on_device(last));
   const torch::Tensor log_probs =
       at::log_softmax(model->logits(hidden), 1)
           .index_select(1, on_device({candidates.begin(), candidates.end()}))

@@ -107,7 +107,7 @@ PackLogProbs pack_log_probs(VisionLanguageModel& model,
                             torch::Device device) {
   const Batch batch = to_batch(pack.batch(), device);
   const torch::Tensor log_probs =
-      model->target_log_probs(batch, branched_hidden_states(model, pack.branched, batch));
+      model->target_log_probs(batch, branched_hidden_states(model, pack.branched, batch, target_rows(batch)));
   std::vector<std::int64_t> targets;
   for (const std::int64_t count : targets_per_segment(pack.batch())) {
     if (count > 0) targets.push_back(count);  // the shared beginnings have none

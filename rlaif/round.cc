@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/random.h"
 #include "model/checkpoint.h"
+#include "model/layers.h"
 #include "rlaif/checkpoint_judge.h"
 #include "rlaif/checkpoint_splitter.h"
 #include "rlaif/odd_cases.h"
@@ -309,6 +310,7 @@ class Round {
     check_inputs("judge");
     JudgeAgreement agreement;
     JsonlLog log(folder_ + "/verdicts.jsonl");
+    const CachedWeights cached;  // the judge's stay as they are from picture to picture
     verdicts_ = judge_claims(
         config_, *judge_, claims_, answers_, prompts(), vocabulary(config_), log, agreement, observer_);
     figures_["judge"] = agreement.to_json();

@@ -127,9 +127,15 @@ WholeSequences whole_sequences(const BranchedBatch& branched) {
     if (is_parent[segment]) continue;
     const std::size_t before = whole.expand.size();
     const std::int64_t parent = branched.parents[segment];
-    if (parent >= 0) add(static_cast<std::size_t>(parent));
+    std::int64_t unread = 0;
+    if (parent >= 0) {
+      const bool seen = whole.collapse[static_cast<std::size_t>(begins[static_cast<std::size_t>(parent)])] >= 0;
+      unread = seen ? lengths[static_cast<std::size_t>(parent)] : 0;
+      add(static_cast<std::size_t>(parent));
+    }
     add(segment);
     whole.lengths.push_back(static_cast<std::int64_t>(whole.expand.size() - before));
+    whole.unread.push_back(unread);
   }
   return whole;
 }

@@ -35,9 +35,10 @@ void append_branches(std::vector<EncodedSample> sequences, BranchedBatch& branch
 /// The whole sequences that a decoder's attention sees: for every segment without continuation, its
 /// ancestors' tokens and its own.
 ///   expand    [sum of lengths], the packed token at each place
-///   collapse  [tokens], a place of each packed token
+///   collapse  [tokens], the first place of each packed token
+///   unread    of each sequence, its leading places that stand in an earlier sequence, too
 struct WholeSequences {
-  std::vector<std::int64_t> expand, collapse, lengths;
+  std::vector<std::int64_t> expand, collapse, lengths, unread;
 };
 WholeSequences whole_sequences(const BranchedBatch& branched);
 

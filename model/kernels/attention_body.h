@@ -76,7 +76,7 @@ POCKETVLM_INLINE void close_row(float* scores, int64_t visible, int64_t columns,
 
 struct BlockShape {
   bool causal;
-  int64_t first;    // of the block's queries within the segment
+  int64_t first;    // the block's first query among the segment's keys
   int64_t rows;
   int64_t keys;
 
@@ -112,13 +112,15 @@ void attention_forward_items(const Attention& a, int64_t item_begin, int64_t ite
   for (int64_t item = item_begin; item < item_end; ++item) {
     const int64_t segment = item / a.kv_heads, kv_head = item % a.kv_heads;
     const int64_t num_keys = a.k_length[segment], num_queries = a.q_length[segment];
+    const int64_t before = a.q_first != nullptr ? a.q_first[segment] : 0;
     const int64_t row_size = lanes_up(num_keys);
     pack_rows<T>(a, a.k, a.k_stride, a.k_begin[segment], num_keys, kv_head, rotated, 1.0F, packed);
     transpose(packed, num_keys, width, keys_transposed);
     pack_rows<T>(a, a.v, a.v_stride, a.k_begin[segment], num_keys, kv_head, false, 1.0F, packed);
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
       for (int64_t first = 0; first < num_queries; first += kQueryBlock) {
-        const BlockShape shape = {a.causal, first, smaller(kQueryBlock, num_queries - first), num_keys};
+        const BlockShape shape = {
+            a.causal, first + before, smaller(kQueryBlock, num_queries - first), num_keys};
         const int64_t token = a.q_begin[segment] + first;
         pack_rows<T>(a, a.q, a.q_stride, token, shape.rows, head, rotated, a.scale, queries);
         score_block(shape, queries, width, keys_transposed, scores, row_size);
@@ -176,6 +178,7 @@ void attention_backward_items(const Attention& a, int64_t item_begin, int64_t it
   for (int64_t item = item_begin; item < item_end; ++item) {
     const int64_t segment = item / a.kv_heads, kv_head = item % a.kv_heads;
     const int64_t num_keys = a.k_length[segment], num_queries = a.q_length[segment];
+    const int64_t before = a.q_first != nullptr ? a.q_first[segment] : 0;
     const int64_t k_begin = a.k_begin[segment];
     const int64_t row_size = lanes_up(num_keys);
     pack_rows<T>(a, a.v, a.v_stride, k_begin, num_keys, kv_head, false, 1.0F, keys);
@@ -186,7 +189,8 @@ void attention_backward_items(const Attention& a, int64_t item_begin, int64_t it
     std::memset(grad_values, 0, static_cast<std::size_t>(num_keys * width) * sizeof(float));
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
       for (int64_t first = 0; first < num_queries; first += kQueryBlock) {
-        const BlockShape shape = {a.causal, first, smaller(kQueryBlock, num_queries - first), num_keys};
+        const BlockShape shape = {
+            a.causal, first + before, smaller(kQueryBlock, num_queries - first), num_keys};
         const int64_t token = a.q_begin[segment] + first;
         pack_rows<T>(a, a.q, a.q_stride, token, shape.rows, head, rotated, a.scale, queries);
         pack_rows<T>(a, a.grad_out, a.heads * a.head_dim, token, shape.rows, head, false, 1.0F, grad_outs);
@@ -224,7 +228,7 @@ void attention_backward_items(const Attention& a, int64_t item_begin, int64_t it
         const int64_t last_key = shape.visible(shape.rows - 1);
         for (int64_t key = 0; key < last_key; key += kPanelRows) {
           const int64_t rows = smaller(kPanelRows, num_keys - key);
-          const int64_t seen_from = shape.causal && key > first ? key - first : 0;
+          const int64_t seen_from = shape.causal && key > shape.first ? key - shape.first : 0;
           panel_rows<true>(to_values, key, rows, width, seen_from, shape.rows);
           panel_rows<true>(to_keys, key, rows, width, seen_from, shape.rows);
         }

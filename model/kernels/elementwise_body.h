@@ -169,6 +169,30 @@ void rotary_tokens(const Rotary& a, int64_t token_begin, int64_t token_end) {
   }
 }
 
+[[maybe_unused]] void exp_row(const ExpRow& a) {
+  constexpr int64_t kPart = 1024;  // elements summed in float before they join the double
+  const auto load_or_nothing = [&](int64_t i, int64_t n) {
+    Floats v = load_lanes(a.x + i, n);
+    for (int64_t j = n; j < kLanes; ++j) v[j] = -__builtin_inff();
+    return v;
+  };
+  Floats best = broadcast(-3.4e38F);
+  for_lanes(a.count, [&](int64_t i, int64_t n) { best = maximum(load_or_nothing(i, n), best); });
+  const float top = largest(best);
+  double total = 0.0;
+  for (int64_t begin = 0; begin < a.count; begin += kPart) {
+    Floats part = {};
+    for_lanes(smaller(kPart, a.count - begin), [&](int64_t i, int64_t n) {
+      const Floats weight = exponential(load_or_nothing(begin + i, n) - top);
+      if (a.weights != nullptr) store_lanes(a.weights + begin + i, weight, n);
+      part += weight;
+    });
+    total += static_cast<double>(sum(part));
+  }
+  *a.largest = top;
+  *a.total = total;
+}
+
 template <typename T>
 void log_sum_rows(const LogitBlock& a, int64_t row_begin, int64_t row_end) {
   for (int64_t row = row_begin; row < row_end; ++row) {

@@ -12,6 +12,7 @@ extern const Table kPortableTable;
 #if defined(POCKETVLM_X86_KERNELS)
 extern const Table kAvx2Table;
 extern const Table kAvx512Table;
+extern const Table kAvx512Bf16Table;
 #endif
 
 namespace {
@@ -26,6 +27,7 @@ const std::vector<const Table*>& usable_tables() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
       found.push_back(&kAvx512Table);
+      if (__builtin_cpu_supports("avx512bf16")) found.push_back(&kAvx512Bf16Table);
     }
 #endif
     return found;
@@ -39,7 +41,7 @@ const Table& choose_table() {
   for (const Table* table : usable_tables()) {
     if (std::string_view(table->name) == wanted) return *table;
   }
-  fail("POCKETVLM_KERNELS={}: this machine cannot run such kernels; unset it, or use portable, avx2 or avx512", wanted);
+  fail("POCKETVLM_KERNELS={}: this machine cannot run such kernels; unset it, or use portable, avx2, avx512 or avx512bf16", wanted);
 }
 
 }  // namespace

@@ -88,6 +88,9 @@ struct Rotary {
   Type type;
 };
 
+/// Queries that one panel of the attention kernels holds.
+inline constexpr int64_t kQueryPanel = 6;
+
 /// Attention of segments that do not see each other. Items are (segment, kv_head) pairs: item = segment * kv_heads + kv_head.
 /// Head h of a token lies at h * head_dim from the token's start. A rotary table, when given, turns queries and keys on the
 /// way in and their gradients on the way out.
@@ -99,6 +102,7 @@ struct Attention {
   const int64_t* q_length;
   const int64_t* k_begin;
   const int64_t* k_length;
+  const int64_t* q_first;   // [segments], the place among its keys of a segment's first query, whole query panels; or null: 0
   bool causal;
   float scale;
   Type type;
@@ -147,6 +151,43 @@ struct DecodeAttention {
   Type type;
 };
 
+/// e^(x - largest x) of one row and the sum: softmax before its division.
+struct ExpRow {
+  int64_t count;   // one at least
+  const float* x;
+  float* weights;  // [count], or null
+  float* largest;
+  double* total;   // of the weights
+};
+
+/// Columns of one panel of a packed weight matrix.
+inline constexpr int64_t kPanelColumns = 32;
+/// bfloat16 values that the panels of a [columns, depth] matrix take: whole panels, whole pairs.
+inline int64_t panel_values(int64_t columns, int64_t depth) {
+  return (columns + kPanelColumns - 1) / kPanelColumns * kPanelColumns * ((depth + 1) / 2 * 2);
+}
+
+/// Weights in panels of columns, each panel [pairs of depth][column][2], padded with zeros: products with few rows read
+/// every weight once, in order.
+struct PackPanels {
+  int64_t columns;     // out features
+  int64_t depth;       // in features
+  const void* weight;  // [columns, depth], `type`
+  void* panels;        // panel_values() bfloat16
+  Type type;
+};
+
+/// y = x W^T + bias; sums in float32. A row of y does not depend on how many rows there are.
+struct PackedProduct {
+  int64_t rows;
+  int64_t depth;
+  int64_t columns;
+  const void* x;      // [rows, depth] bfloat16
+  const void* panels;
+  const float* bias;  // [columns], or null
+  void* y;            // [rows, columns] bfloat16
+};
+
 struct Table {
   const char* name;
   void (*norm_forward)(const NormForward&, int64_t row_begin, int64_t row_end);
@@ -163,6 +204,9 @@ struct Table {
   void (*logit_gradient_block)(const LogitBlock&, int64_t row_begin, int64_t row_end);
   int64_t (*decode_scratch)(const DecodeAttention&);
   void (*decode_attention)(const DecodeAttention&, int64_t item_begin, int64_t item_end, float* scratch);
+  void (*exp_row)(const ExpRow&);
+  void (*pack_panels)(const PackPanels&, int64_t panel_begin, int64_t panel_end);
+  void (*packed_product)(const PackedProduct&, int64_t panel_begin, int64_t panel_end);
 };
 
 /// The fastest table this machine can run. POCKETVLM_KERNELS=portable|avx2|avx512 asks for a slower one (tests).

@@ -29,6 +29,8 @@ struct Bf16 {
   std::uint16_t bits;
 };
 
+POCKETVLM_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
 POCKETVLM_INLINE Floats broadcast(float x) { return Floats{} + x; }
 
 POCKETVLM_INLINE Floats load(const float* p) {

@@ -6,7 +6,7 @@
 namespace pocketvlm::kernels {
 namespace {
 
-constexpr int64_t kPanelRows = 6;
+constexpr int64_t kPanelRows = kQueryPanel;
 // 6 x 4 sums and 4 columns fill AVX-512's 32 registers, 6 x 2 and 2 the 16 of AVX2 and SSE.
 constexpr int64_t kPanelVectors = kLanes == 16 ? 4 : 2;
 
@@ -76,7 +76,6 @@ void panel_rows(const Product& p,
 }
 
 POCKETVLM_INLINE int64_t lanes_up(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
-POCKETVLM_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /// out [columns, rows_up] = in [rows, columns]^T, rows padded to whole vectors with zeros; columns are whole vectors.
 [[maybe_unused]] void transpose(const float* in, int64_t rows, int64_t columns, float* out) {

@@ -3,6 +3,7 @@
 #include "model/kernels/attention_body.h"
 #include "model/kernels/decode_body.h"
 #include "model/kernels/elementwise_body.h"
+#include "model/kernels/product_body.h"
 
 /// The table of the instruction set that the including file is compiled for.
 namespace pocketvlm::kernels {
@@ -53,7 +54,10 @@ constexpr Table make_table(const char* name) {
           by_type<LogitBlock, log_sum_rows<float>, log_sum_rows<Bf16>>,
           by_type<LogitBlock, logit_gradient_rows<float>, logit_gradient_rows<Bf16>>,
           decode_scratch_floats,
-          by_type<DecodeAttention, decode_items<float>, decode_items<Bf16>>};
+          by_type<DecodeAttention, decode_items<float>, decode_items<Bf16>>,
+          exp_row,
+          by_type<PackPanels, pack_panels<float>, pack_panels<Bf16>>,
+          packed_product};
 }
 
 }  // namespace

@@ -82,6 +82,26 @@ TEST(Attention, PackedEqualsDenseMaskedAttentionWithRotaryAndGroupedHeads) {
   }
 }
 
+TEST(Attention, LeadingQueriesThatNobodyReadsChangeNothingElse) {
+  const std::vector<int64_t> lengths = {40, 7, 130}, unread = {25, 0, 101};
+  const int64_t heads = 4, kv_heads = 2, tokens = 177;
+  const Tensor qkv = torch::randn({tokens, heads + 2 * kv_heads, 24}).set_requires_grad(true);
+  const RotaryTable table = rotary_table(torch::arange(tokens), 24, 10000.0, 1.0);
+  Tensor read = torch::ones({tokens});
+  read.narrow(0, 0, 25).zero_();
+  read.narrow(0, 47, 101).zero_();
+  const Tensor rows = read.nonzero().squeeze(1);
+  const Tensor direction = torch::randn({rows.size(0), heads * 24});
+  const auto run = [&](const std::vector<int64_t>& skipped) {
+    const Tensor out = packed_attention(qkv, heads, &table, lengths, true, skipped).index_select(0, rows);
+    return std::vector<Tensor>{out, torch::autograd::grad({out}, {qkv}, {direction})[0]};
+  };
+  const auto expected = run({}), actual = run(unread);
+  EXPECT_TRUE(torch::equal(actual[0], expected[0]));
+  EXPECT_LT(relative_difference(actual[1], expected[1]), 1e-6);
+  EXPECT_EQ(actual[1].narrow(0, 0, 24).narrow(1, 0, heads).abs().max().item<float>(), 0.0F);
+}
+
 TEST(Attention, PackedWithoutRotaryAndMaskServesTheVisionEncoder) {
   for (const auto& lengths : kSegments) {
     const int64_t tokens = segment_numbers(lengths).size(0);

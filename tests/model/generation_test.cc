@@ -208,21 +208,40 @@ TEST_F(GenerationTest, BadPromptsAndCandidatesAreErrors) {
             std::string::npos);
 }
 
-TEST_F(GenerationTest, CachedCastsAreDroppedWithTheirGuard) {
+TEST_F(GenerationTest, CachedWeightsAreDroppedWithTheirGuard) {
+  torch::NoGradGuard no_grad;
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    const ComputeDtype compute(dtype);
+    const torch::Tensor x = torch::randn({3, 8});
+    Linear linear(8, 4, true);
+    linear->weight.normal_();
+    linear->bias.normal_();
+    const torch::Tensor before = linear->forward(x);
+    {
+      const CachedWeights cached;
+      const torch::Tensor cached_once = linear->forward(x);
+      EXPECT_LT(relative_difference(cached_once, before), dtype == torch::kFloat32 ? 1e-6 : 8e-3);
+      linear->weight.zero_();
+      EXPECT_EQ(torch::equal(linear->forward(x), cached_once), dtype == torch::kBFloat16) << "the copy is used";
+    }
+    const CachedWeights cached;
+    EXPECT_LT(relative_difference(linear->forward(x), linear->bias.expand({3, 4})), 8e-3);
+  }
+}
+
+TEST_F(GenerationTest, CachedWeightsGiveARowTheSameBitsWhateverStandsBesideIt) {
   const ComputeDtype compute(torch::kBFloat16);
   torch::NoGradGuard no_grad;
-  const torch::Tensor x = torch::randn({3, 8});
-  Linear linear(8, 4, true);
-  linear->weight.normal_();
-  const torch::Tensor before = linear->forward(x);
-  {
-    const CachedWeights cached;
-    EXPECT_TRUE(torch::equal(linear->forward(x), before));
-    EXPECT_TRUE(torch::equal(linear->forward(x), before));
-  }
-  linear->weight.zero_();
   const CachedWeights cached;
-  EXPECT_EQ(linear->forward(x).abs().max().item<float>(), 0.0F);
+  Linear first(37, 50, false), second(37, 3, false);
+  first->weight.normal_();
+  second->weight.normal_();
+  const torch::Tensor x = torch::randn({29, 37});
+  const torch::Tensor all = linear_group(x, {first.get(), second.get()});
+  EXPECT_EQ(all.size(1), 53);
+  for (const int64_t row : {0, 11, 12, 28}) {
+    EXPECT_TRUE(torch::equal(linear_group(x.narrow(0, row, 1), {first.get(), second.get()})[0], all[row]));
+  }
 }
 
 }  // namespace

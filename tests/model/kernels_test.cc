@@ -157,6 +157,39 @@ Outputs decoding(const Table& kernels, torch::Dtype dtype, int64_t head_dim) {
   return {{out}};
 }
 
+Outputs softmax_row(const Table& kernels, int64_t count) {
+  torch::manual_seed(7);
+  const Tensor x = torch::randn({count}) * 5, weights = torch::zeros({count}), best = torch::zeros({1});
+  double total = 0.0, total_alone = 0.0;
+  kernels.exp_row({count, x.data_ptr<float>(), weights.data_ptr<float>(), best.data_ptr<float>(), &total});
+  kernels.exp_row({count, x.data_ptr<float>(), nullptr, best.data_ptr<float>(), &total_alone});
+  EXPECT_EQ(total, total_alone);
+  EXPECT_EQ(best.item<float>(), x.max().item<float>());
+  EXPECT_LT(relative_difference(weights, (x - x.max()).exp()), 1e-6);
+  EXPECT_NEAR(total / weights.to(torch::kFloat64).sum().item<double>(), 1.0, 1e-6);
+  return {{weights}};
+}
+
+Outputs panels(const Table& kernels, torch::Dtype dtype, int64_t depth) {
+  torch::manual_seed(8);
+  const int64_t columns = depth / 2 + 31;
+  const Tensor weight = torch::randn({columns, depth}).to(dtype), bias = torch::randn({columns});
+  const Tensor packed = torch::full({panel_values(columns, depth)}, std::nan(""), torch::kBFloat16);
+  const int64_t count = (columns + kPanelColumns - 1) / kPanelColumns;
+  kernels.pack_panels({columns, depth, weight.data_ptr(), packed.data_ptr(), type_of(dtype)}, 0, count);
+  Outputs outputs;
+  for (const int64_t rows : {1, 3, 4, 11, 12, 25}) {
+    const Tensor x = torch::randn({rows, depth}).to(torch::kBFloat16);
+    const Tensor y = torch::full({rows, columns}, std::nan(""), torch::kBFloat16);
+    kernels.packed_product(
+        {rows, depth, columns, x.data_ptr(), packed.data_ptr(), bias.data_ptr<float>(), y.data_ptr()}, 0, count);
+    const Tensor exact = at::linear(x.to(torch::kFloat64), weight.to(torch::kBFloat16).to(torch::kFloat64), bias.to(torch::kFloat64));
+    EXPECT_LT(relative_difference(y, exact), 4e-3) << rows << " rows";
+    outputs.tensors.push_back(y);
+  }
+  return outputs;
+}
+
 TEST(Kernels, EveryInstructionSetGivesTheNumbersOfThePortableOne) {
   const Table& portable = table_at(0);
   EXPECT_STREQ(portable.name, "portable");
@@ -176,6 +209,8 @@ TEST(Kernels, EveryInstructionSetGivesTheNumbersOfThePortableOne) {
         compare(norm(fast, dtype, size), norm(portable, dtype, size));
         compare(elementwise(fast, dtype, size + 5), elementwise(portable, dtype, size + 5));
         compare(decoding(fast, dtype, size), decoding(portable, dtype, size));
+        compare(softmax_row(fast, size + 1021), softmax_row(portable, size + 1021));
+        compare(panels(fast, dtype, size + 1), panels(portable, dtype, size + 1));
       }
     }
   }

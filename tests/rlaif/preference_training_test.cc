@@ -55,7 +55,7 @@ torch::Tensor plain_log_prob(LoadedModel& model, EncodedSample sample) {
   PackedBatch packed;
   append_sample(sample, packed);
   const Batch batch = to_batch(packed);
-  return model.model->target_log_probs(batch, model.model->hidden_states(batch)).sum();
+  return model.model->target_log_probs(batch, model.model->hidden_states(batch).index_select(0, target_rows(batch))).sum();
 }
 
 class SharedPicture : public testing::TestWithParam<bool> {};
@@ -166,7 +166,7 @@ TEST(TokenWeightsOfPairs, WeighTheLogProbsOfTheirTokens) {
     append_sample(chosen ? encoded.chosen : encoded.rejected, packed);
     const Batch batch = to_batch(packed);
     const torch::Tensor log_probs =
-        model.model->target_log_probs(batch, model.model->hidden_states(batch));
+        model.model->target_log_probs(batch, model.model->hidden_states(batch).index_select(0, target_rows(batch)));
     const torch::Tensor weight = torch::tensor(chosen ? weights.chosen : weights.rejected);
     EXPECT_GT(weight.max().item<float>(), weight.min().item<float>());
     const torch::Tensor sum = (log_probs * weight).sum();

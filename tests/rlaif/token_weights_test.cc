@@ -63,6 +63,7 @@ TEST(Branches, HoldTheirCommonBeginningOnce) {
   const WholeSequences whole = whole_sequences(branched);
   EXPECT_EQ(whole.lengths, (std::vector<std::int64_t>{5, 4, 2, 2}));
   EXPECT_EQ(whole.expand, (std::vector<std::int64_t>{0, 1, 2, 3, 4, 0, 1, 5, 6, 7, 8, 7, 9}));
+  EXPECT_EQ(whole.unread, (std::vector<std::int64_t>{0, 2, 0, 1})) << "the second branch's beginning was seen before";
   ASSERT_EQ(whole.collapse.size(), 10u);
   for (std::size_t token = 0; token < whole.collapse.size(); ++token) {
     EXPECT_EQ(whole.expand[static_cast<std::size_t>(whole.collapse[token])],
