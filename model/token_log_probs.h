@@ -4,8 +4,8 @@
 
 namespace pocketvlm {
 
-/// log softmax(x W^T)[target] per row, without ever holding the [rows, vocab] logits: blocks of the vocabulary, recomputed in
-/// backward. One function for SFT, DPO, reference log-probs and the judge.
+/// log softmax(x W^T)[target] per row, without ever holding large [rows, vocab] logits: blocks of the vocabulary, of which the first
+/// 128 MiB are kept for backward and the others computed again. One function for SFT, DPO, reference log-probs and the judge.
 ///   x        [rows, hidden] (any float dtype)
 ///   weight   [vocab, hidden] float32
 ///   targets  [rows] int64, every one in [0, vocab)

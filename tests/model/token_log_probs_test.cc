@@ -40,6 +40,24 @@ TEST(TokenLogProbs, EqualPlainLogSoftmaxOverManyBlocksOfTheVocabulary) {
   expect_plain_log_softmax(4000, 4, 2500, torch::kFloat32, 5e-6);
 }
 
+TEST(TokenLogProbs, LogitsThatAreKeptAndThoseComputedAgainGiveTheSameGradients) {
+  const int64_t rows = 16384, vocab = 2200;  // 138 MiB of logits: the last block is not kept; each half's all are
+  const Tensor x = torch::randn({rows, 2}).set_requires_grad(true);
+  const Tensor weight = torch::randn({vocab, 2}).set_requires_grad(true);
+  const Tensor targets = torch::randint(vocab, {rows});
+  const Tensor whole = token_log_probs(x, weight, targets).sum();
+  const auto grads = torch::autograd::grad({whole}, {x, weight}, {}, /*retain_graph=*/true);
+  const auto again = torch::autograd::grad({whole}, {x, weight});
+  Tensor sum = torch::zeros({});
+  for (const int64_t begin : {int64_t{0}, rows / 2})
+    sum = sum + token_log_probs(x.narrow(0, begin, rows / 2), weight, targets.narrow(0, begin, rows / 2)).sum();
+  const auto by_halves = torch::autograd::grad({sum}, {x, weight});
+  for (std::size_t i = 0; i < 2; ++i) {
+    EXPECT_TRUE(torch::equal(grads[i], again[i]));
+    EXPECT_LT(relative_difference(grads[i], by_halves[i]), 1e-5);
+  }
+}
+
 TEST(TokenLogProbs, StayCloseInBfloat16) { expect_plain_log_softmax(50, 8, 300, torch::kBFloat16, 2e-2); }
 
 TEST(TokenLogProbs, NoRowsGiveNoNumbersAndZeroGradients) {
