@@ -4,6 +4,11 @@
 #include <memory>
 #include <new>
 
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace pocketvlm {
 namespace {
 
@@ -22,6 +27,12 @@ void append_simd_kernels([[maybe_unused]] std::vector<const Kernels*>& tables) {
                       __builtin_cpu_supports("avx512vnni");
   if (avx512 && avx2) tables.push_back(&avx512_kernels());
   if (avx2) tables.push_back(&avx2_kernels());
+#elif defined(__aarch64__)
+  const bool dotprod = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+  const bool i8mm = (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+  if (dotprod && i8mm) tables.push_back(&neon_i8mm_kernels());
+  if (dotprod) tables.push_back(&neon_dotprod_kernels());
+  tables.push_back(&neon_kernels());
 #endif
 }
 

@@ -33,6 +33,13 @@ void avx512_quantize_int8(const float* x,
                           float* constants);
 /// Needs AVX512_BF16 beside what the table above needs.
 void avx512bf16_attend(const AttentionHead& head);
+#elif defined(__aarch64__)
+/// What every 64-bit ARM processor has.
+const Kernels& neon_kernels();
+/// With dotprod (ARMv8.2: Cortex-A76 and later).
+const Kernels& neon_dotprod_kernels();
+/// With dotprod and i8mm (ARMv8.6, ARMv9: Cortex-X2, A710 and later).
+const Kernels& neon_i8mm_kernels();
 #endif
 
 }  // namespace pocketvlm

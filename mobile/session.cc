@@ -131,7 +131,8 @@ struct Session::State {
              "the vision precision \"{}\" is unknown; choose float or int8",
              precision);
     PV_CHECK(compute.kernels.matmul_int8 != nullptr,
-             "vision in int8 needs AVX-512 VNNI, which the kernels \"{}\" do not use; choose float",
+             "vision in int8 needs AVX-512 VNNI or NEON, which the kernels \"{}\" do not use; choose "
+             "float",
              compute.kernels.name);
     std::vector<NamedLinear> matrices = vision->matrices();
     for (const NamedLinear& matrix : projector->matrices()) matrices.push_back(matrix);

@@ -16,14 +16,13 @@ namespace pocketvlm {
 struct SessionOptions {
   int threads = 0;         // 0: one for each core this process may use
   int decode_threads = 0;  // of these, for single tokens, which wait for memory; 0: all
-  std::string kernels =
-      "auto";  // auto: the fastest this processor has; scalar | avx2 | avx512vnni
+  std::string kernels = "auto";  // the fastest this processor has; docs/phone.md names them all
   std::int64_t context = 0;  // tokens the KV cache can hold; 0: what the model says, at most 4096
   // f32 | f16 | q8_0; auto: f32 where all weights are F32/F16/BF16, f16 where they are quantized
   std::string kv_cache = "auto";
   // Where quantized weights are kept in the form the kernels read fastest: file (beside the model,
-  // made on first use; memory where that is impossible) | memory (made by each session) | none (read
-  // as they lie in the model's file)
+  // made on first use; memory where that is impossible) | memory (made by each session) | none
+  // (read as they lie in the model's file)
   std::string packed = "file";
   // float | int8: products of the vision encoder in eight bits and its attention in bfloat16, where
   // the kernels can; the answers differ a little

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Set-up and build. build.sh [preset]: release (default), dev, phone, cuda; programs land in build/<preset>/.
+# Set-up and build. build.sh [preset]: release (default), dev, phone, aarch64, cuda; programs land in build/<preset>/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 preset=${1:-release}
 case "$preset" in
   phone) ./scripts/setup.sh --phone ;;
+  aarch64) ./scripts/setup.sh --aarch64 ;;
   cuda) ./scripts/setup.sh --cuda ;;
   *) ./scripts/setup.sh ;;
 esac

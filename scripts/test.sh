@@ -9,6 +9,7 @@ for argument in "$@"; do
     *) echo "test.sh: unknown option $argument (known: --all)" >&2; exit 1 ;;
   esac
 done
+./scripts/setup.sh --aarch64 || echo "test.sh: the tests of the ARM build will be skipped" >&2
 ./scripts/build.sh phone
 ./scripts/build.sh release
 select=(--label-exclude slow)

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -13,6 +14,7 @@
 #include "mobile/kernels.h"
 #include "mobile/packed_formats.h"
 #include "mobile/session.h"
+#include "tests/mobile/misplaced.h"
 #include "tests/mobile/tiny_model.h"
 
 namespace pocketvlm {
@@ -58,33 +60,6 @@ struct Matrix {
   }
 };
 
-struct Inputs {
-  std::vector<std::int8_t> quants;
-  std::vector<float> scales, sums16, sums32;
-  MatmulInput view;
-
-  Inputs(const std::vector<float>& x, std::int64_t tokens, std::int64_t columns)
-      : quants(x.size()), scales(x.size() / 32), sums16(x.size() / 16), sums32(x.size() / 32) {
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      const std::int64_t at = t * columns;
-      scalar_kernels().quantize(&x[static_cast<std::size_t>(at)],
-                                columns,
-                                {quants.data() + at,
-                                 scales.data() + at / 32,
-                                 sums16.data() + at / 16,
-                                 sums32.data() + at / 32});
-    }
-    view = {.tokens = tokens,
-            .columns = columns,
-            .values = x.data(),
-            .stride = columns,
-            .quants = quants.data(),
-            .scales = scales.data(),
-            .sums16 = sums16.data(),
-            .sums32 = sums32.data()};
-  }
-};
-
 // Products of every table that reads panels, against the plain loops on the file format.
 void compare(const Matrix& matrix, const MatmulInput& input, double tolerance) {
   const std::int64_t stride = matrix.rows + 3;
@@ -107,25 +82,27 @@ void compare(const Matrix& matrix, const MatmulInput& input, double tolerance) {
 
 TEST(PackedProducts, EqualThePlainLoops) {
   Random random({3});
+  std::size_t shift = 0;
   for (const GgmlType type : kPackedTypes) {
     const std::int64_t unit = type_info(type).block == 256 ? 256 : 64;
     for (const std::int64_t columns : {unit, 2 * unit, 5 * unit}) {
-      for (const std::int64_t rows : {1, 15, 16, 17, 32, 33, 50}) {
+      Matrix all(type, 50, columns);
+      std::vector<float> row(static_cast<std::size_t>(columns));
+      for (std::int64_t r = 0; r < all.rows; ++r) {
+        for (float& value : row) value = static_cast<float>(random.normal());
+        quantize_row(
+            type, row.data(), columns, &all.plain[static_cast<std::size_t>(r * all.row_size)]);
+      }
+      for (const std::int64_t rows : {1, 8, 9, 15, 16, 17, 32, 33, 50}) {
         Matrix matrix(type, rows, columns);
-        std::vector<float> row(static_cast<std::size_t>(columns));
-        for (std::int64_t r = 0; r < rows; ++r) {
-          for (float& value : row) value = static_cast<float>(random.normal());
-          quantize_row(type,
-                       row.data(),
-                       columns,
-                       &matrix.plain[static_cast<std::size_t>(r * matrix.row_size)]);
-        }
+        std::copy_n(all.plain.begin(), matrix.plain.size(), matrix.plain.begin());
         matrix.pack();
         for (const std::int64_t tokens : {1, 2, 3, 4, 6, 7, 12, 13, 27}) {
           std::vector<float> x(static_cast<std::size_t>(tokens * columns));
           for (float& value : x) value = static_cast<float>(random.normal());
-          const Inputs inputs(x, tokens, columns);
-          compare(matrix, inputs.view, 2e-5 * std::sqrt(static_cast<double>(columns)));
+          shift = (shift + 1) % 64;
+          const QuantizedInput inputs(scalar_kernels(), x, tokens, columns, shift);
+          compare(matrix, inputs.input, 2e-5 * std::sqrt(static_cast<double>(columns)));
         }
       }
     }
@@ -158,8 +135,8 @@ TEST(PackedProducts, IntegerPartsAreExact) {
                    ? 127.0F
                    : static_cast<float>(random.chance(0.2) ? -127 : random.between(-127, 127));
       }
-      const Inputs inputs(x, tokens, matrix.columns);
-      compare(matrix, inputs.view, 0.0);
+      const QuantizedInput inputs(scalar_kernels(), x, tokens, matrix.columns, 3);
+      compare(matrix, inputs.input, 0.0);
     }
   }
 }
