@@ -147,7 +147,7 @@ std::vector<Sequence> start_sequences(std::span<const EncodedChat> prompts,
     }
     const int64_t room = max_positions - static_cast<int64_t>(prompts[p].ids.size());
     for (int64_t s = 0; s < sampling.num_samples; ++s) {
-      sequences.push_back({Random({sampling.seed, prompt_keys[p], static_cast<uint64_t>(s)}),
+      sequences.push_back({Random({sampling.seed, prompt_keys[p], static_cast<uint64_t>(sampling.first_sample + s)}),
                            seen,
                            std::min(sampling.max_new_tokens, room),
                            {},
@@ -157,11 +157,52 @@ std::vector<Sequence> start_sequences(std::span<const EncodedChat> prompts,
   return sequences;
 }
 
+/// Whether the ids end with one piece `times` times in a row.
+bool ends_in_repeats(const std::vector<std::int32_t>& ids, int64_t times) {
+  constexpr int64_t kLongestPiece = 64;
+  const auto count = static_cast<int64_t>(ids.size());
+  for (int64_t piece = 1; piece <= std::min(kLongestPiece, count / times); ++piece) {
+    const auto begin = ids.end() - piece * times;
+    if (std::equal(begin + piece, ids.end(), begin)) return true;
+  }
+  return false;
+}
+
+/// The place of the first stop text in an answer, npos without one.
+std::size_t find_stop_text(const std::string& text, const std::vector<std::string>& stop) {
+  std::size_t first = std::string::npos;
+  for (const std::string& wanted : stop) first = std::min(first, text.find(wanted));
+  return first;
+}
+
+/// Adds a drawn token to an answer and ends it where one of the rules says so.
+void grow(Sequence& sequence,
+          const SampledToken& token,
+          const SamplingConfig& sampling,
+          const Tokenizer& tokenizer,
+          const std::vector<std::int32_t>& stop_ids) {
+  Generation& answer = sequence.answer;
+  if (std::find(stop_ids.begin(), stop_ids.end(), token.id) != stop_ids.end()) {
+    answer.stopped = sequence.done = true;
+    return;
+  }
+  answer.ids.push_back(token.id);
+  answer.log_probs.push_back(token.log_prob);
+  if (sampling.repetition_penalty != 1.0) sequence.seen.insert(token.id);
+  const auto length = static_cast<int64_t>(answer.ids.size());
+  if (!sampling.stop.empty() && length >= sampling.min_new_tokens) {
+    answer.stopped = find_stop_text(tokenizer.decode(answer.ids), sampling.stop) != std::string::npos;
+  }
+  answer.repeated = sampling.max_repeats > 1 && ends_in_repeats(answer.ids, sampling.max_repeats);
+  sequence.done = answer.stopped || answer.repeated || length >= sequence.limit;
+}
+
 /// Draws one token for every sequence of the cache from its row of logits; returns the ids to feed next.
 std::vector<int64_t> draw(Decoding& decoding,
                           const torch::Tensor& logits,
                           const SamplingConfig& sampling,
                           int64_t vocab,
+                          const Tokenizer& tokenizer,
                           const std::vector<std::int32_t>& stop_ids) {
   const torch::Tensor rows = logits.to(torch::kCPU).contiguous();
   const float* values = rows.data_ptr<float>();
@@ -173,20 +214,14 @@ std::vector<int64_t> draw(Decoding& decoding,
       const int64_t prompt = decoding.active[static_cast<std::size_t>(i / samples)];
       Sequence& sequence = decoding.sequences[static_cast<std::size_t>(prompt * samples + i % samples)];
       if (sequence.done) continue;  // its place in the batch runs on, unread
+      const bool too_short = static_cast<int64_t>(sequence.answer.ids.size()) < sampling.min_new_tokens;
       const SampledToken token = sample_token({values + i * row_size, static_cast<std::size_t>(vocab)},
                                               sequence.seen,
                                               sampling,
-                                              sequence.random);
+                                              sequence.random,
+                                              too_short ? stop_ids : std::vector<std::int32_t>{});
       next[static_cast<std::size_t>(i)] = token.id;
-      if (std::find(stop_ids.begin(), stop_ids.end(), token.id) != stop_ids.end()) {
-        sequence.answer.stopped = true;
-        sequence.done = true;
-        continue;
-      }
-      sequence.answer.ids.push_back(token.id);
-      sequence.answer.log_probs.push_back(token.log_prob);
-      if (sampling.repetition_penalty != 1.0) sequence.seen.insert(token.id);
-      sequence.done = static_cast<int64_t>(sequence.answer.ids.size()) >= sequence.limit;
+      grow(sequence, token, sampling, tokenizer, stop_ids);
     }
   });
   return next;
@@ -242,7 +277,7 @@ std::vector<Generation> generate_together(VisionLanguageModel& model,
   torch::Tensor logits = model->logits(prefilled).repeat_interleave(sampling.num_samples, 0);
   while (true) {
     const std::size_t told = decoding.sequences.front().answer.ids.size();
-    std::vector<int64_t> next = draw(decoding, logits, sampling, vocab, stop_ids);
+    std::vector<int64_t> next = draw(decoding, logits, sampling, vocab, encoder.tokenizer(), stop_ids);
     const Generation& first = decoding.sequences.front().answer;
     if (on_token && first.ids.size() > told) on_token(first.ids.back());
     if (all_done(decoding)) break;
@@ -251,7 +286,8 @@ std::vector<Generation> generate_together(VisionLanguageModel& model,
   }
   std::vector<Generation> answers;
   for (Sequence& sequence : decoding.sequences) {
-    sequence.answer.text = encoder.tokenizer().decode(sequence.answer.ids);
+    std::string text = encoder.tokenizer().decode(sequence.answer.ids);
+    sequence.answer.text = text.substr(0, find_stop_text(text, sampling.stop));
     answers.push_back(std::move(sequence.answer));
   }
   return answers;

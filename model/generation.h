@@ -16,7 +16,11 @@ struct SamplingConfig {
   int64_t top_k = 0;               // 0: off
   double repetition_penalty = 1.0;
   int64_t max_new_tokens = 128;
+  int64_t min_new_tokens = 0;
+  std::vector<std::string> stop;
+  int64_t max_repeats = 0;         // 0: off
   int64_t num_samples = 1;
+  int64_t first_sample = 0;
   uint64_t seed = 0;
 
   void visit_fields(auto&& field) {
@@ -25,16 +29,24 @@ struct SamplingConfig {
     field("top_k", top_k, "0 is off", in_range(0, 1 << 24));
     field("repetition_penalty", repetition_penalty, "1 is off", in_range(0.01, 100));
     field("max_new_tokens", max_new_tokens, "tokens of an answer, at most", in_range(1, 1 << 20));
+    field("min_new_tokens", min_new_tokens, "no answer ends by itself before", in_range(0, 1 << 20));
+    field("stop", stop, "texts that end an answer and are cut off it");
+    field("max_repeats",
+          max_repeats,
+          "an answer whose last tokens are one piece (of 64 at most) this many times in a row is cut; 0 is off",
+          in_range(0, 1 << 20));
     field("num_samples", num_samples, "answers of one prompt; they share image encoding and prefix", in_range(1, 4096));
+    field("first_sample", first_sample, "number of the first answer: its random stream", in_range(0, 1 << 20));
     field("seed", seed, "of the sampling streams: one a (prompt key, sample), whatever is batched with it");
   }
 };
 
 struct Generation {
-  std::vector<std::int32_t> ids;     // without the stop token
+  std::vector<std::int32_t> ids;     // without the stop token, with those of a stop text
   std::vector<float> log_probs;      // of the sampled ids under the untempered model
   std::string text;
-  bool stopped = false;              // a stop id came before max_new_tokens
+  bool stopped = false;              // a stop id or text came before max_new_tokens
+  bool repeated = false;             // cut by max_repeats
 };
 
 /// num_samples answers to one prompt: one vision encoding, one prefill, one batch of decoding steps. `prompt_key` selects the

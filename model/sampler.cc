@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "base/error.h"
@@ -138,7 +139,8 @@ std::int32_t draw_from_best(const SamplingConfig& sampling, Random& random) {
 SampledToken sample_token(std::span<const float> logits,
                           const std::unordered_set<std::int32_t>& seen,
                           const SamplingConfig& sampling,
-                          Random& random) {
+                          Random& random,
+                          std::span<const std::int32_t> forbidden) {
   row.scores.assign(logits.begin(), logits.end());
   if (sampling.repetition_penalty != 1.0) {
     const auto penalty = static_cast<float>(sampling.repetition_penalty);
@@ -146,6 +148,11 @@ SampledToken sample_token(std::span<const float> logits,
       if (id < 0 || static_cast<std::size_t>(id) >= row.scores.size()) continue;
       float& score = row.scores[static_cast<std::size_t>(id)];
       score = score > 0.0F ? score / penalty : score * penalty;
+    }
+  }
+  for (const std::int32_t id : forbidden) {
+    if (id >= 0 && static_cast<std::size_t>(id) < row.scores.size()) {
+      row.scores[static_cast<std::size_t>(id)] = -std::numeric_limits<float>::infinity();
     }
   }
   const auto with_log_prob = [&](std::int32_t id) {

@@ -21,6 +21,9 @@ struct RolloutConfig {
   double top_p = 1.0;
   int64_t top_k = 0;
   int64_t max_new_tokens = 96;
+  int64_t min_new_tokens = 0;
+  std::vector<std::string> stop;
+  int64_t max_repeats = 0;
   void visit_fields(auto&& field) {
     field("samples", samples, "answers a prompt; the same decoding for all", in_range(2, 1000));
     field("temperature", temperature, "high, so that answers differ", in_range(0.01, 10));
@@ -31,6 +34,12 @@ struct RolloutConfig {
     field("top_p", top_p, "nucleus", in_range(0.01, 1));
     field("top_k", top_k, "0 is off", at_least(0));
     field("max_new_tokens", max_new_tokens, "of an answer", in_range(1, 1 << 20));
+    field("min_new_tokens", min_new_tokens, "no answer ends by itself before", in_range(0, 1 << 20));
+    field("stop", stop, "texts that end an answer and are cut off it");
+    field("max_repeats",
+          max_repeats,
+          "an answer that ends in one piece of text this many times in a row is cut and counts as not finished; 0 is off",
+          in_range(0, 1 << 20));
   }
   void validate(const std::string& path) const {
     for (const double t : temperatures) {

@@ -55,6 +55,9 @@ std::vector<SampleGroup> sample_groups(const RlaifConfig& config) {
     sampling.top_p = rollout.top_p;
     sampling.top_k = rollout.top_k;
     sampling.max_new_tokens = rollout.max_new_tokens;
+    sampling.min_new_tokens = rollout.min_new_tokens;
+    sampling.stop = rollout.stop;
+    sampling.max_repeats = rollout.max_repeats;
     sampling.seed = i == 0 ? mix_keys({config.seed, kRolloutStream})
                            : mix_keys({config.seed, kRolloutStream, i});
     for (auto s = static_cast<std::int64_t>(i); s < rollout.samples; s += static_cast<std::int64_t>(count))

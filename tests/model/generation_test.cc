@@ -133,6 +133,72 @@ TEST_F(GenerationTest, EachSampleIsTheSameWhateverIsSampledBesideIt) {
   EXPECT_NE(generate(model_, *encoder_, prompt, sampling, 17)[0].ids, four[0].ids) << "another seed";
 }
 
+TEST_F(GenerationTest, EachOfTenBranchesIsWhatItsSeedGivesAlone) {
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    const ComputeDtype compute(dtype);
+    SamplingConfig sampling;
+    sampling.temperature = 1.0;
+    sampling.top_p = 0.95;
+    sampling.max_new_tokens = 12;
+    sampling.num_samples = 10;
+    const EncodedChat prompt = prompts(1)[0];
+    const std::vector<Generation> ten = generate(model_, *encoder_, prompt, sampling, 17);
+    ASSERT_EQ(ten.size(), 10);
+    sampling.num_samples = 1;
+    for (int64_t i = 0; i < 10; ++i) {
+      sampling.first_sample = i;
+      expect_same_answer(generate(model_, *encoder_, prompt, sampling, 17)[0], ten[static_cast<std::size_t>(i)]);
+    }
+  }
+}
+
+TEST_F(GenerationTest, StopTextsRepeatsAndTheLeastLengthEndAnswersAsAsked) {
+  const EncodedChat prompt = prompts(1)[0];
+  SamplingConfig sampling;
+  sampling.temperature = 1.0;
+  sampling.max_new_tokens = 12;
+  for (const int64_t least : {0, 9}) {
+    sampling.min_new_tokens = least;
+    sampling.stop = {};
+    const Generation plain = generate(model_, *encoder_, prompt, sampling, 3)[0];
+    ASSERT_EQ(plain.ids.size(), 12);
+    const auto text_of = [&](int64_t tokens) {
+      return tokenizer_->decode({plain.ids.begin(), plain.ids.begin() + tokens});
+    };
+    const std::string wanted = text_of(6).substr(text_of(4).size());
+    ASSERT_FALSE(wanted.empty());
+    sampling.stop = {"never written", wanted};
+    const Generation cut = generate(model_, *encoder_, prompt, sampling, 3)[0];
+    EXPECT_TRUE(cut.stopped);
+    EXPECT_LE(cut.ids.size(), std::max<int64_t>(6, least));
+    EXPECT_GE(cut.ids.size(), least) << "not looked for before";
+    EXPECT_EQ(cut.text, plain.text.substr(0, plain.text.find(wanted)));
+    EXPECT_EQ(cut.log_probs.size(), cut.ids.size());
+  }
+
+  torch::NoGradGuard no_grad;
+  const std::int32_t stop = encoder_->stop_ids().front();
+  torch::Tensor head = model_->named_parameters()["language.lm_head.weight"];
+  const torch::Tensor hidden = model_->hidden_states(to_batch(pack({as_sample(prompt, 1.0F)})))[-1];
+  head.zero_();  // all tokens alike, but the stop token far ahead: it comes as soon as it may
+  head[stop].copy_(hidden * 100);
+  sampling = {};
+  sampling.temperature = 1.0;
+  sampling.max_new_tokens = 8;
+  EXPECT_EQ(generate(model_, *encoder_, prompt, sampling)[0].ids.size(), 0);
+  sampling.min_new_tokens = 1;
+  EXPECT_GE(generate(model_, *encoder_, prompt, sampling)[0].ids.size(), 1);
+
+  head.zero_();
+  sampling = {};  // greedy among equals: the first id again and again
+  sampling.max_new_tokens = 8;
+  sampling.max_repeats = 5;
+  const Generation repeated = generate(model_, *encoder_, prompt, sampling)[0];
+  EXPECT_EQ(repeated.ids.size(), 5);
+  EXPECT_TRUE(repeated.repeated);
+  EXPECT_FALSE(repeated.stopped);
+}
+
 TEST_F(GenerationTest, ABatchOfPromptsAnswersAsEachAlone) {
   const std::vector<EncodedChat> chats = prompts(50);
   std::vector<uint64_t> keys;
