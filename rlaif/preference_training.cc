@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "base/random.h"
+#include "model/adapter.h"
 #include "rlaif/jsonl_log.h"
 #include "rlaif/preference_loss.h"
 #include "rlaif/reference.h"
@@ -57,7 +58,7 @@ class PreferenceRun {
         metrics_(folder + "/metrics.jsonl") {}
 
   PreferenceResult run() {
-    prepare_model();
+    // Before the model changes: with low-rank updates the reference is the model without them.
     references_ = references_of(pairs_, "reference.jsonl");
     for (std::size_t i = 0; i < pairs_.size(); ++i) {
       if (references_[i].dropped.empty())
@@ -67,6 +68,7 @@ class PreferenceRun {
     }
     result_.pairs = static_cast<std::int64_t>(usable_.size());
     if (config_.uses("kto")) mismatch_pairs();
+    prepare_model();
     if (usable_.empty())
       spdlog::warn("{}: no pairs to learn from; the policy is left as it is", folder_);
     else
@@ -104,8 +106,17 @@ class PreferenceRun {
     return (result_.pairs + config_.batch_pairs - 1) / config_.batch_pairs;
   }
 
+  std::vector<std::string> learning_patterns() {
+    std::vector<std::string> patterns = config_.trainable;
+    if (config_.lora) {
+      add_lora(*policy_.model, *config_.lora, seed_);
+      patterns.insert(patterns.end(), {"*.lora_a", "*.lora_b"});
+    }
+    return patterns.empty() ? std::vector<std::string>{"*"} : patterns;
+  }
+
   void prepare_model() {
-    const std::vector<std::string> names = set_trainable(*policy_.model, config_.trainable);
+    const std::vector<std::string> names = set_trainable(*policy_.model, learning_patterns());
     trainable_.insert(names.begin(), names.end());
     state_.frozen_hashes = hash_frozen();
     state_.threads = at::get_num_threads();
@@ -163,9 +174,14 @@ class PreferenceRun {
   void keep_candidate(std::int64_t steps) {
     if (config_.keep_every == 0 || steps_done() == steps || steps_done() % config_.keep_every != 0)
       return;
-    save_model(policy_.model,
-               options_.tokenizer_path,
-               fmt::format("{}/candidates/step-{:06}", folder_, steps_done()));
+    const std::string candidate = fmt::format("{}/candidates/step-{:06}", folder_, steps_done());
+    if (config_.lora) {
+      save_adapter(*policy_.model, policy_.config, *config_.lora, options_.policy, candidate + "-adapter");
+      merge_adapter(options_.policy, candidate + "-adapter", candidate);
+      std::filesystem::remove_all(candidate + "-adapter");
+    } else {
+      save_model(policy_.model, options_.tokenizer_path, candidate);
+    }
   }
 
   void continue_or_begin() {
@@ -361,6 +377,8 @@ class PreferenceRun {
       row.trainable_tensors += 1;
       row.trainable_parameters += item.value().numel();
     }
+    if (config_.lora) save_adapter(*policy_.model, policy_.config, *config_.lora, options_.policy, folder_ + "/adapter");
+    merge_lora(*policy_.model);
     return std::move(result_);
   }
 
@@ -411,6 +429,8 @@ PreferenceResult train_preferences(const PreferenceConfig& config,
   make_folders(folder);
   PV_CHECK(config.keep_every == 0 || !options.tokenizer_path.empty(),
            "preference.keep_every: checkpoints cannot be kept without their tokenizer");
+  PV_CHECK(config.keep_every == 0 || !config.lora || !options.policy.empty(),
+           "preference.keep_every with lora: checkpoints cannot be merged without the policy's own folder");
   return PreferenceRun(config, policy, pairs, picture, seed, device, folder, observer, options)
       .run();
 }

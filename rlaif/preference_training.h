@@ -28,6 +28,7 @@ struct PreferenceResult {
 struct PreferenceOptions {
   LoadedModel* reference = nullptr;  // null: the policy's weights at the call
   std::string tokenizer_path;        // needed by keep_every: checkpoints hold their tokenizer
+  std::string policy;                // needed by keep_every with lora: the checkpoint that was loaded as policy
 };
 
 /// Preference optimisation of `policy` in `folder`:
@@ -35,6 +36,7 @@ struct PreferenceOptions {
 ///   reference-kl.jsonl   kto: those of answers to other prompts, which estimate the KL term
 ///   metrics.jsonl        one line an optimizer step, named as in TRL
 ///   candidates/step-N/   checkpoints, every `keep_every` steps
+///   adapter/             lora: its updates (model/adapter.h); the policy ends with them merged
 ///   state/            resumable state (trainer/training_state.h); an interrupted call ends with
 ///   the same bits
 /// The order of pairs is a function of seed and epoch. Without pairs the policy is left as it is.

@@ -94,7 +94,6 @@ class ReferenceRun {
       if (references[i - begin].dropped.empty()) fitting.push_back(i);
     }
     const at::NoGradGuard no_grad;
-    const CachedWeights cached;
     const ComputeDtype guard(config_.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
     for (const PairPack& pack : make_packs(pairs_, fitting, picture_, *model_.encoder, config_)) {
       const PackLogProbs log_probs = pack_log_probs(model_.model, pack, config_, device_);

@@ -8,6 +8,7 @@
 #include "base/config.h"
 #include "base/error.h"
 #include "data/source_config.h"
+#include "model/lora_config.h"
 #include "trainer/evaluation_config.h"
 #include "trainer/stage_config.h"
 
@@ -96,7 +97,8 @@ struct PreferenceConfig {
   int64_t epochs = 1;
   int64_t batch_pairs = 16;
   OptimizerConfig optimizer;
-  std::vector<std::string> trainable = {"*"};
+  std::vector<std::string> trainable;
+  std::optional<LoraConfig> lora;
   std::string compute_dtype = "bf16";
   int64_t pack_tokens = 8192;
   bool share_prompt = false;
@@ -142,7 +144,11 @@ struct PreferenceConfig {
     field("epochs", epochs, "passes over the pairs", in_range(1, 10000));
     field("batch_pairs", batch_pairs, "pairs an optimizer step", in_range(1, 1 << 20));
     field("optimizer", optimizer, "AdamW, or Muon for chosen matrices");
-    field("trainable", trainable, "name patterns that learn");
+    field("trainable", trainable, "name patterns that learn; empty: everything, or with lora its updates alone");
+    field("lora",
+          lora,
+          "low-rank updates that learn beside `trainable`; the reference is the policy without them, the round's checkpoint has "
+          "them merged, and its folder adapter/ holds them alone in PEFT's form");
     field("compute_dtype", compute_dtype, "dtype of matrix products", one_of({"bf16", "f32"}));
     field("pack_tokens",
           pack_tokens,

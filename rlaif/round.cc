@@ -211,7 +211,7 @@ class Round {
     if (std::filesystem::exists(result_path)) return read_json(result_path);
     if (!std::filesystem::exists(folder_ + "/config.json"))
       write_json(folder_ + "/config.json", config_to_json(config_));
-    set_trainable(*policy_->model, config_.preference.trainable);
+    if (!config_.preference.trainable.empty()) set_trainable(*policy_->model, config_.preference.trainable);
     clock_->lap("load");
     for (const char* stage : {"sample", "split", "judge", "pairs", "train"}) {
       stage_named(stage);
@@ -357,6 +357,7 @@ class Round {
       return pair_file_ ? pair_file_->picture(index) : prompts().at(index).image;
     };
     PreferenceOptions options;
+    options.policy = inputs_.policy;
     options.tokenizer_path = inputs_.policy + "/tokenizer.model";
     std::optional<LoadedModel> reference;
     if (!inputs_.reference.empty()) {

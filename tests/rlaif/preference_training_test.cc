@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "base/files.h"
+#include "model/adapter.h"
 #include "rlaif/token_weights.h"
 #include "tiny_round.h"
 
@@ -266,7 +267,8 @@ TEST(PreferenceTraining, KeepsCheckpointsToChooseFrom) {
   PreferenceConfig config = tiny_preference();
   config.keep_every = 2;
   const std::string folder = fresh("dpo-keep");
-  const PreferenceOptions options = {nullptr, test::tiny_tokenizer_path()};
+  PreferenceOptions options;
+  options.tokenizer_path = test::tiny_tokenizer_path();
   train_preferences(
       config, model, test::tiny_pairs(7), test::tiny_pictures(), 1, "cpu", folder, {}, options);
   std::vector<std::string> kept;
@@ -319,6 +321,49 @@ TEST(PreferenceTraining, LeavesFrozenTensorsBitIdentical) {
   EXPECT_EQ(result.components[0].trainable_tensors, 0);
   EXPECT_EQ(result.components[1].component, "projector");
   EXPECT_EQ(result.components[1].trainable_tensors, result.components[1].tensors);
+}
+
+TEST(PreferenceTraining, BeginsExactlyAtItsReferenceInBfloat16) {
+  for (const bool share : {false, true}) {
+    LoadedModel model = test::tiny_model(2);
+    PreferenceConfig config = tiny_preference();
+    config.compute_dtype = "bf16";
+    config.share_prompt = share;
+    const PreferenceResult result = train(config, model, 3, fresh("dpo-bf16"));
+    EXPECT_EQ(result.first.at("rewards/chosen"), 0.0);
+    EXPECT_EQ(result.first.at("rewards/rejected"), 0.0);
+  }
+}
+
+TEST(PreferenceTraining, WithLoraLearnsTheUpdatesAlone) {
+  const std::string policy = fresh("dpo-lora-policy"), folder = fresh("dpo-lora");
+  LoadedModel model = test::tiny_model(2);
+  save_model(model.model, test::tiny_tokenizer_path(), policy);
+  const auto before = test::copy_weights(model);
+  PreferenceConfig config = tiny_preference();
+  config.lora = LoraConfig{.rank = 2, .alpha = 4.0, .dropout = 0.0, .targets = {"language.layers.*.q_proj"}};
+  config.epochs = 6;
+  config.keep_every = 2;
+  PreferenceOptions options;
+  options.policy = policy;
+  options.tokenizer_path = test::tiny_tokenizer_path();
+  const PreferenceResult result = train_preferences(
+      config, model, test::tiny_pairs(6), test::tiny_pictures(), 1, "cpu", folder, {}, options);
+  EXPECT_NEAR(result.first.at("rewards/chosen"), 0, 1e-5) << "the reference is the model without updates";
+  EXPECT_LT(result.last.at("loss"), result.first.at("loss"));
+  const auto after = test::copy_weights(model);
+  ASSERT_EQ(after.size(), before.size()) << "the updates are merged";
+  for (const auto& [name, weight] : after) {
+    const bool updated = name.starts_with("language.layers.") && name.ends_with("q_proj.weight");
+    EXPECT_EQ(test::same_bits(weight, before.at(name)), !updated) << name;
+  }
+
+  merge_adapter(policy, folder + "/adapter", folder + "/merged");
+  const LoadedModel merged = load_model(folder + "/merged"), early = load_model(folder + "/candidates/step-000002");
+  for (const auto& item : merged.model->named_parameters())
+    EXPECT_TRUE(torch::allclose(item.value(), after.at(item.key()), 1e-6, 1e-7)) << item.key();
+  EXPECT_NE(weights_hash(*early.model, {"*"}), weights_hash(*merged.model, {"*"}));
+  EXPECT_NE(weights_hash(*early.model, {"*"}), weights_hash(*load_model(policy).model, {"*"}));
 }
 
 TEST(PreferenceTraining, LeavesOutPairsThatDoNotFit) {
