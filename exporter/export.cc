@@ -17,6 +17,7 @@
 #include "exporter/chat_templates.h"
 #include "exporter/tensor_types.h"
 #include "mobile/gguf.h"
+#include "mobile/positions.h"
 #include "model/config.h"
 
 namespace pocketvlm {
@@ -354,6 +355,8 @@ void add_resampler_tensors(FileBuilder& file, const ModelConfig& config, GgmlTyp
   // llama.cpp multiplies visual embeddings by the embedding scale as well; the models do not.
   form.factor = static_cast<float>(1.0 / config.language.scale_embeddings);
   file.add("resampler.proj.weight", "projector.proj", fitting_type(type, config.language.hidden), form);
+  // A release stores the positions of its queries rounded to its type, and its weights were trained with them so.
+  if (file.has("projector.query_positions")) file.add(kQueryPositionsTensor, "projector.query_positions", GgmlType::kF32);
   // llama.cpp demands this table but computes positions itself; so do we.
   const std::int64_t side = config.vision.position_side, hidden = config.language.hidden;
   file.writer().add_tensor("resampler.pos_embed_k", GgmlType::kF16, {hidden, side * side}, [side, hidden](const GgufWriter::Sink& sink) {

@@ -126,8 +126,12 @@ std::vector<float> MobileProjector::resample(const Compute& compute,
   norm_q_.forward(compute, query.data(), queries, query.data());
   const auto side =
       static_cast<std::int64_t>(std::llround(std::sqrt(static_cast<double>(queries))));
-  const std::vector<float> query_table =
-      params_.positions == "key" ? std::vector<float>() : sincos_table(side, side, hidden);
+  std::vector<float> query_table;
+  if (params_.positions != "key") {
+    // Files of other programs have no such table: the formula gives it, without the rounding of the release.
+    query_table = file_.find(kQueryPositionsTensor) != nullptr ? read_vector(file_, kQueryPositionsTensor, queries * hidden)
+                                                              : sincos_table(side, side, hidden);
+  }
   if (!query_table.empty()) {
     compute.kernels.add_scaled(query_table.data(), 1.0F, queries * hidden, query.data());
   }

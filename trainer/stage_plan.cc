@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "model/name_patterns.h"
 #include "trainer/training_work.h"
 
 namespace pocketvlm {
@@ -41,6 +42,48 @@ Split split_parameters(const ModelConfig& model, const LearningComponents& learn
   return split;
 }
 
+/// LoRA's updates of the blocks' Linears.
+struct PlannedUpdates {
+  double parameters = 0;
+  double vision_values = 0, language_values = 0;  // kept for backward by a row of one block, in compute dtype
+};
+
+struct PlannedLinear {
+  std::string name;  // inside its block
+  int64_t in, out;
+};
+
+PlannedUpdates plan_updates(const StageConfig& config, const ModelConfig& model) {
+  PlannedUpdates updates;
+  if (!config.lora) return updates;
+  const LoraConfig& lora = *config.lora;
+  /// The values of one block; all blocks that have updates are taken to have the same.
+  const auto add = [&](const std::string& blocks, int64_t layers, const std::vector<PlannedLinear>& linears) {
+    double values = 0;
+    for (const PlannedLinear& linear : linears) {
+      int64_t changed = 0;
+      for (int64_t i = 0; i < layers; ++i) {
+        const std::string name = fmt::format("{}.{}.{}", blocks, i, linear.name);
+        changed += std::any_of(lora.targets.begin(), lora.targets.end(), [&](const std::string& target) { return matches_pattern(name, target); });
+      }
+      updates.parameters += static_cast<double>(changed * lora.rank * (linear.in + linear.out));
+      // What the first factor gives; dropout keeps its mask and the input that is left.
+      if (changed > 0) values += static_cast<double>(lora.rank + (lora.dropout > 0 ? 2 * linear.in : 0));
+    }
+    return values;
+  };
+  const VisionConfig& vision = model.vision;
+  const LanguageConfig& language = model.language;
+  const int64_t v = vision.hidden, h = language.hidden, q = language.num_heads * language.head_dim, kv = language.num_kv_heads * language.head_dim;
+  updates.vision_values = add("vision_encoder.blocks", vision.num_layers,
+                              {{"attn.q_proj", v, v}, {"attn.k_proj", v, v}, {"attn.v_proj", v, v}, {"attn.out_proj", v, v},
+                               {"mlp.fc1", v, vision.ffn}, {"mlp.fc2", vision.ffn, v}});
+  updates.language_values = add("language.layers", language.num_layers,
+                                {{"self_attn.q_proj", h, q}, {"self_attn.k_proj", h, kv}, {"self_attn.v_proj", h, kv}, {"self_attn.o_proj", q, h},
+                                 {"mlp.gate_proj", h, language.ffn}, {"mlp.up_proj", h, language.ffn}, {"mlp.down_proj", language.ffn, h}});
+  return updates;
+}
+
 double slices_of(const ImageConfig& image, const PlanAssumptions& assumptions) {
   if (assumptions.slices > 0) return assumptions.slices;
   if (image.mode != "slices" || image.max_slices == 1) return 1;
@@ -70,24 +113,34 @@ PlannedPack plan_pack(const StageConfig& config, const ModelConfig& model, const
   return pack;
 }
 
+bool recomputes(const StageConfig& config) { return config.recompute_blocks || config.distributed.sharding == "full"; }
+
 /// What backward needs of one pack: per token of a block that is kept, the residual stream twice (float32), norms, queries, keys,
-/// values, attention and MLP inner values in compute dtype; of a block that is recomputed, its float32 input, and one
-/// block at a time whole.
-double activation_bytes(const StageConfig& config, const ModelConfig& model, const LearningComponents& learning, const PackShape& shape) {
-  const double bytes = config.compute_dtype == "bf16" ? 2 : 4;
-  const bool recompute = config.recompute_blocks || config.distributed.sharding == "full";
-  const auto of = [&](double width, double qkv, double inner, double rows, double layers, bool needed) {
+/// values, attention, MLP inner values and those of LoRA in compute dtype, and the block's weights in it where the masters have
+/// another; of a block that is recomputed, its float32 input, and one block at a time whole.
+double activation_bytes(const StageConfig& config,
+                        const ModelConfig& model,
+                        const LearningComponents& learning,
+                        const PlannedUpdates& updates,
+                        const PackShape& shape) {
+  const bool half = config.compute_dtype == "bf16";
+  const double bytes = half ? 2 : 4;
+  const auto of = [&](double width, double inner, double rows, double layers, double block_weights, bool needed) {
     if (!needed) return 0.0;
-    const double input = 4 * width * rows, whole = (2 * 4 * width + bytes * (3 * width + qkv + inner)) * rows;
-    return recompute ? layers * input + whole : layers * whole;
+    const double input = 4 * width * rows, weights = half ? bytes * block_weights : 0;
+    const double whole = (2 * 4 * width + bytes * (3 * width + inner)) * rows + weights;
+    return recomputes(config) ? layers * input + whole : layers * whole;
   };
   const VisionConfig& vision = model.vision;
   const LanguageConfig& language = model.language;
   const auto v = static_cast<double>(vision.hidden), h = static_cast<double>(language.hidden);
   const double heads = static_cast<double>((language.num_heads + 2 * language.num_kv_heads) * language.head_dim);
-  const bool through = learning.vision_encoder || learning.projector || learning.language;
-  return of(v, 3 * v, 2 * static_cast<double>(vision.ffn), static_cast<double>(shape.patches), static_cast<double>(vision.num_layers), learning.vision_encoder) +
-         of(h, heads, 3 * static_cast<double>(language.ffn), static_cast<double>(shape.tokens), static_cast<double>(language.num_layers), through) +
+  const bool to_vision = learning.vision_encoder || updates.vision_values > 0;
+  const bool through = to_vision || learning.projector || learning.language || updates.language_values > 0;
+  return of(v, 3 * v + 2 * static_cast<double>(vision.ffn) + updates.vision_values, static_cast<double>(shape.patches),
+            static_cast<double>(vision.num_layers), vision_block(vision), to_vision) +
+         of(h, heads + 3 * static_cast<double>(language.ffn) + updates.language_values, static_cast<double>(shape.tokens),
+            static_cast<double>(language.num_layers), language_block(language), through) +
          static_cast<double>(shape.patches) * 3 * static_cast<double>(model.image.patch_size * model.image.patch_size) * 4;
 }
 
@@ -95,7 +148,10 @@ double activation_bytes(const StageConfig& config, const ModelConfig& model, con
 
 RankPlan plan_stage(const StageConfig& config, const ModelConfig& model, const PlanAssumptions& assumptions, int64_t ranks) {
   const LearningComponents learning = LearningComponents::of(config.trainable);
-  const Split split = split_parameters(model, learning);
+  const PlannedUpdates updates = plan_updates(config, model);
+  Split split = split_parameters(model, learning);
+  split.blocks += updates.parameters;
+  split.learned_blocks += updates.parameters;
   const PlannedPack pack = plan_pack(config, model, assumptions);
   const auto n = static_cast<double>(ranks);
   const double accumulation = static_cast<double>(config.accumulation), sent = (n - 1) / n;
@@ -115,7 +171,7 @@ RankPlan plan_stage(const StageConfig& config, const ModelConfig& model, const P
     plan.traffic_bytes = 4 * sent * 2 * learned;  // gradients are summed in parts; sums or new weights are gathered
   }
   plan.moments_bytes = 8 * learned / (mode == "replicated" ? 1 : n);
-  plan.activations_bytes = activation_bytes(config, model, learning, pack.shape);
+  plan.activations_bytes = activation_bytes(config, model, learning, updates, pack.shape);
   plan.operations = accumulation * training_operations(model, learning, pack.shape);
   plan.samples_per_step = pack.samples * accumulation * n;
   plan.steps = assumptions.samples > 0 ? static_cast<double>(assumptions.samples) / plan.samples_per_step
@@ -183,7 +239,12 @@ std::string plan_text(const StageConfig& config,
                         plan.steps,
                         plan.days);
   }
-  return text + "GiB sent, samples: in one optimizer step (sent by a GPU; samples of all)\n";
+  text += "GiB sent, samples: in one optimizer step (sent by a GPU; samples of all)\n";
+  if (recomputes(config) || plans.empty()) return text;
+  StageConfig recomputed = config;
+  recomputed.recompute_blocks = true;
+  const double kept = plans.front().activations_bytes, less = plan_stage(recomputed, model, assumptions, plans.front().ranks).activations_bytes;
+  return text + fmt::format("recompute_blocks = true would keep {:.1f} GiB of activations instead of {:.1f}, for one more forward of each block\n", gib(less), gib(kept));
 }
 
 }  // namespace pocketvlm

@@ -122,8 +122,8 @@ double float_of(const TensorView& tensor, std::size_t index) {
   return (word & 0x8000) != 0 ? -size : size;
 }
 
-/// The stored positions of the queries must be the formula's up to rounding, because the phone computes them: first half of the
-/// channels by column, second by row, each sines then cosines.
+/// The stored positions of the queries are a fixed table in the released code and must be the formula's up to rounding: first half of
+/// the channels by column, second by row, each sines then cosines. Other values mean that something else was saved there.
 void check_query_positions(const TensorView& tensor, const std::string& where) {
   const auto queries = tensor.shape[0], hidden = tensor.shape[1], quarter = hidden / 4;
   const auto side = static_cast<std::int64_t>(std::llround(std::sqrt(static_cast<double>(queries))));

@@ -12,6 +12,7 @@
 #include "data/tokenizer_training/tokenizer_training.h"
 #include "exporter/parity.h"
 #include "mobile/gguf.h"
+#include "mobile/positions.h"
 
 namespace pocketvlm {
 namespace {
@@ -150,6 +151,25 @@ TEST_F(Export, EveryFamilyEqualsTheTrainer) {
     const Json parity = gate(name, files, "f32");
     EXPECT_GT(parity["vision_cosine"].get<double>(), 0.99999) << name << parity.dump(1);
     EXPECT_GE(parity["agreement"].get<double>(), 0.99) << name << parity.dump(1);
+  }
+}
+
+/// Releases hold them rounded; here the rounding is coarse enough to be seen.
+TEST_F(Export, PositionsOfTheQueriesAreThoseOfTheCheckpoint) {
+  for (const char* positions : {"key_and_query", "interpolated"}) {
+    ModelConfig rounded = config();
+    rounded.projector.positions = positions;
+    const VisionLanguageModel model(rounded, 3);
+    const torch::NoGradGuard no_grad;
+    torch::Tensor table = model->named_buffers()["projector.query_positions"];
+    table.copy_((table * 4).round() / 4);
+    const std::string name = std::string("rounded-") + positions;
+    save_model(model, folder_ + "/tokenizer.model", folder_ + "/" + name);
+    const ExportedFiles files = export_gguf(folder_ + "/" + name, "f32", "f32", folder_ + "/gguf-" + name);
+    EXPECT_GT(gate(name, files, "f32")["vision_cosine"].get<double>(), 0.999999) << positions;
+    // The table is what the phone reads: without its numbers it sees something else.
+    erase(files.mmproj, kQueryPositionsTensor);
+    EXPECT_LT(gate(name, files, "f32")["vision_cosine"].get<double>(), 0.9999) << positions;
   }
 }
 

@@ -19,6 +19,7 @@ dimensions, last dimension] for the weighted sum of -log p as two products with 
   minicpmv-2.0      the same on slices, key positions computed
   minicpmv-2.5      Idefics2's tower, called as the released code calls it: strips padded to the longest, 1-D positions, the
                     padding attended; resampler; Llama 3
+  minicpmv-2.5-right  the same weights without that: 2-D positions and masked padding, as 2.6 and as the resampler of 2.5 itself
   minicpmv-2.6      Idefics2's tower with masked padding and 2-D positions, resampler, Qwen2
   mobilevlm         CLIP (last block skipped), LDP, LLaMA
   mobilevlm-v2      CLIP, LDPv2, LLaMA with tied embeddings and interpolated rotary positions
@@ -250,8 +251,8 @@ def buckets(count, side=70):
     return torch.bucketize(torch.arange(0, 1 - 1e-6, step), boundaries, right=True)
 
 
-def idefics2_tower(release):
-    """The tower on a batch of padded strips, as the released code of 2.5 and 2.6 runs it."""
+def idefics2_tower(release, quirk):
+    """The tower on a batch of padded strips, as the released code of 2.5 (`quirk`) and 2.6 runs it."""
     config = Idefics2Config(
         vision_config=dict(
             hidden_size=VISION,
@@ -266,7 +267,6 @@ def idefics2_tower(release):
     ).vision_config
     config._attn_implementation = "eager"
     tower = Idefics2VisionTransformer(config).double().eval()
-    quirk = release.config["version"] == "2.5"
     state = {}  # of the call: positions and mask
     embeddings = tower.embeddings
 
@@ -695,13 +695,13 @@ def segments_of(family, release):
 
 
 def make_golden(family, path):
-    release = build(family)
+    release = build(family.removesuffix("-right"))
     segments = segments_of(family, release)
     if family.startswith("mobilevlm"):
         tower, projector = clip_tower(release), ldp(release)
     else:
         timm = family in ("minicpmv-1.0", "minicpmv-2.0")
-        tower = timm_tower(release) if timm else idefics2_tower(release)
+        tower = timm_tower(release) if timm else idefics2_tower(release, quirk=family == "minicpmv-2.5")
         projector = resampler(release, family)
     embed, language = decoder(release, family)
 
@@ -769,7 +769,7 @@ def write_folder(family, folder):
     save_file(tensors, os.path.join(folder, "model.safetensors"), {"format": "pt"})
 
 
-FAMILIES = ["minicpmv-1.0", "minicpmv-2.0", "minicpmv-2.5", "minicpmv-2.6", "mobilevlm", "mobilevlm-v2"]
+FAMILIES = ["minicpmv-1.0", "minicpmv-2.0", "minicpmv-2.5", "minicpmv-2.5-right", "minicpmv-2.6", "mobilevlm", "mobilevlm-v2"]
 
 if __name__ == "__main__":
     if sys.argv[1] == "--folder":

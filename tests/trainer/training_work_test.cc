@@ -72,5 +72,29 @@ TEST(StagePlan, DividesWhatTheShardingDivides) {
   EXPECT_DOUBLE_EQ(full.samples_per_step, 8 * alone.samples_per_step);
 }
 
+/// The figures of MobileVLM's recipe; the step itself is measured in docs/benchmarks.md.
+TEST(StagePlan, CountsTheUpdatesOfLoraAndSaysWhatRecomputingSaves) {
+  StageConfig config = test::tiny_stage("plan");
+  config.trainable = {"projector.*"};
+  config.lora = LoraConfig{128, 256, 0.05, {"language.layers.*_proj"}};
+  config.compute_dtype = "bf16";
+  config.data.batch_tokens = 2048;
+  const ModelConfig model = load_model_config(SOURCE_ROOT "/configs/models/mobilevlm-1.7b.json");
+  const ParameterCounts counts = count_parameters(model);
+  const double learned = static_cast<double>(counts.projector) + 121110528;
+  const RankPlan kept = plan_stage(config, model, {}, 1);
+  EXPECT_DOUBLE_EQ(kept.weights_bytes, 4 * (static_cast<double>(counts.total()) + 121110528));
+  EXPECT_DOUBLE_EQ(kept.gradients_bytes, 4 * learned);
+  EXPECT_DOUBLE_EQ(kept.moments_bytes, 8 * learned);
+  EXPECT_NE(plan_text(config, model, {}, {kept}).find("recompute_blocks = true would keep "), std::string::npos);
+  config.recompute_blocks = true;
+  const RankPlan recomputed = plan_stage(config, model, {}, 1);
+  EXPECT_LT(recomputed.activations_bytes, 0.2 * kept.activations_bytes);
+  EXPECT_EQ(plan_text(config, model, {}, {recomputed}).find("recompute_blocks"), std::string::npos);
+  config.recompute_blocks = false;
+  config.lora->dropout = 0;
+  EXPECT_LT(plan_stage(config, model, {}, 1).activations_bytes, kept.activations_bytes);
+}
+
 }  // namespace
 }  // namespace pocketvlm
