@@ -80,6 +80,49 @@ Json memory_to_json(const ModelConfig& config, std::int64_t total) {
           {"kv_cache_f16_bytes_per_token", 2 * 2 * language.num_layers * language.num_kv_heads * language.head_dim}};
 }
 
+/// 1234567 as 1,234,567.
+std::string grouped(std::int64_t number) {
+  std::string text = std::to_string(number);
+  for (std::size_t at = text.size(); at > 3; at -= 3) text.insert(at - 3, ",");
+  return text;
+}
+
+void print_report(const Json& report, const std::string& model) {
+  const auto count = [&](const char* table, const char* name) { return report[table][name].get<std::int64_t>(); };
+  fmt::print("parameters\n");
+  for (const char* component : {"vision_encoder", "projector", "language", "total"}) {
+    const std::int64_t stored = count("parameters", component), run = count("parameters_that_run", component);
+    fmt::print("  {:<15} {:>15}{}\n", component, grouped(stored), run == stored ? "" : fmt::format("   ({} of them run)", grouped(run)));
+  }
+  const auto giga = [](std::int64_t operations) { return static_cast<double>(operations) * 1e-9; };
+  fmt::print("forward work, GFLOP\n  {:<15} {:>10.1f}\n  {:<15} {:>10.1f}   {} visual tokens\n",
+             "a text token",
+             giga(report["flops_per_token"].get<std::int64_t>()),
+             "one slice",
+             giga(count("flops_per_image", "one_slice")),
+             count("visual_tokens", "one_slice"));
+  if (count("visual_tokens", "most_slices") > count("visual_tokens", "one_slice")) {
+    fmt::print("  {:<15} {:>10.1f}   {} visual tokens\n", "most slices", giga(count("flops_per_image", "most_slices")), count("visual_tokens", "most_slices"));
+  }
+  const Json& memory = report["memory"];
+  const auto gib = [](const Json& bytes) { return bytes.get<double>() / (1 << 30); };
+  fmt::print("memory, GiB        weights   trained whole by AdamW, without activations: one GPU, or each of {}\n"
+             "  {:<15} {:>8} {:>10} {:>18} {:>10}\n",
+             kRanks, "compute dtype", "", "replicated", "moments divided", "all divided");
+  for (const char* type : {"f32", "bf16"}) {
+    const Json& training = memory[fmt::format("training_{}", type)];
+    fmt::print("  {:<15} {:>8.1f} {:>10.1f} {:>18.1f} {:>10.1f}\n",
+               type,
+               gib(memory[fmt::format("weights_{}_bytes", type)]),
+               gib(training["replicated_bytes"]),
+               gib(training["sharded_optimizer_8_bytes"]),
+               gib(training["sharded_full_8_bytes"]));
+  }
+  fmt::print("  {} bytes of f16 cache a token; activations depend on the stage: pocketvlm train STAGE.json --model {} --simulate-ranks 1\n",
+             grouped(memory["kv_cache_f16_bytes_per_token"].get<std::int64_t>()),
+             model);
+}
+
 }  // namespace
 
 void inspect_model(const CommandLine& line) {
@@ -104,19 +147,7 @@ void inspect_model(const CommandLine& line) {
     std::fputs((report.dump() + "\n").c_str(), stdout);
     return;
   }
-  const auto mib = [](std::int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
-  fmt::print("vision_encoder {:>14}\nprojector      {:>14}\nlanguage       {:>14}\ntotal          {:>14}  ({} of them run)\n"
-             "{} operations a text token, {} a slice of an image (forward)\n"
-             "weights {:.1f} MiB in bf16; training state {:.1f} MiB on one rank\n",
-             stored.vision_encoder,
-             stored.projector,
-             stored.language,
-             stored.total(),
-             run.total(),
-             flops_per_token(config, run),
-             slice_flops,
-             mib(run.total() * 2),
-             mib(run.total() * 16));
+  print_report(report, line.file);
 }
 
 }  // namespace pocketvlm

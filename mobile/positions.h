@@ -5,8 +5,9 @@
 
 namespace pocketvlm {
 
-/// The tensor of a mmproj that holds the positions of the resampler's queries as the checkpoint had them (1.0, 2.0).
-inline constexpr const char* kQueryPositionsTensor = "resampler.pos_embed_q";
+/// The tensor of a mmproj that holds the positions of the resampler's queries as the checkpoint had them (1.0, 2.0); llama.cpp's own
+/// conversions write it under this name and its graph leaves it out.
+inline constexpr const char* kQueryPositionsTensor = "resampler.pos_embed";
 
 /// A learned table [side * side, hidden] resampled to [rows * columns, hidden] by antialiased
 /// bicubic interpolation (a = -0.5, half-pixel centres), as MiniCPM-V 1.0 and 2.0 do. An unchanged

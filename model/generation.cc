@@ -286,7 +286,7 @@ std::vector<Generation> generate_together(VisionLanguageModel& model,
   }
   std::vector<Generation> answers;
   for (Sequence& sequence : decoding.sequences) {
-    std::string text = encoder.tokenizer().decode(sequence.answer.ids);
+    const std::string text = encoder.answer_text(sequence.answer.ids);
     sequence.answer.text = text.substr(0, find_stop_text(text, sampling.stop));
     answers.push_back(std::move(sequence.answer));
   }

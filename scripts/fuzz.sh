@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Feeds damaged files to every reader under sanitizers: fuzz.sh [seconds a target, default 600] [target]...
-# Targets: gguf image json pickled safetensors sentencepiece text tiktoken tokenizer_json. Inputs that gave new coverage stay in
+# Targets: c_api gguf image json pickled safetensors sentencepiece text tiktoken tokenizer_json. Inputs that gave new coverage stay in
 # build/fuzz/corpus/<target>, findings in build/fuzz/findings/<target>-*.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-600}
 [[ "$seconds" =~ ^[0-9]+$ ]] || { echo "fuzz.sh: seconds must be a number, not '$seconds'" >&2; exit 1; }
 targets=("${@:2}")
-[ ${#targets[@]} -gt 0 ] || targets=(gguf image json pickled safetensors sentencepiece text tiktoken tokenizer_json)
+[ ${#targets[@]} -gt 0 ] || targets=(c_api gguf image json pickled safetensors sentencepiece text tiktoken tokenizer_json)
 ./scripts/setup.sh --phone
 command -v clang++-19 >/dev/null && [ -d /usr/lib/llvm-19/lib/clang ] || {
   echo "fuzz.sh: needs clang with libFuzzer: apt-get install clang-19 libclang-rt-19-dev" >&2; exit 1; }

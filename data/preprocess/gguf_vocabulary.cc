@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "data/preprocess/sentencepiece_bpe.h"
 
 namespace pocketvlm {
 namespace {
@@ -238,7 +239,7 @@ class VocabularyReader {
       vocabulary_.types.push_back(static_cast<TokenType>(types_[i]));
     }
     if (vocabulary_.model == "llama") {
-      vocabulary_.pre = "default";
+      if (vocabulary_.pre != kMetaspace && vocabulary_.pre != kMetaspaceFirst) vocabulary_.pre = "default";
       if (vocabulary_.bos_id < 0) vocabulary_.bos_id = 1;
       if (vocabulary_.eos_id < 0) vocabulary_.eos_id = 2;
       if (vocabulary_.unk_id < 0) vocabulary_.unk_id = 0;
@@ -247,7 +248,7 @@ class VocabularyReader {
         if (vocabulary_.types[i] != TokenType::kUserDefined) continue;
         std::string& piece = vocabulary_.pieces[i];
         for (std::size_t at = piece.find(' '); at != std::string::npos; at = piece.find(' ', at)) {
-          piece.replace(at, 1, "\xE2\x96\x81");
+          piece.replace(at, 1, kSpaceMark);
         }
       }
     } else {

@@ -330,6 +330,24 @@ bool has_released_form(const std::string& chat_template) {
   return chat_template == "chatml" || chat_template == "llama3" || chat_template == "minicpm" || chat_template == "plain";
 }
 
+/// What the released code pads batches with, and takes for padding wherever it stands.
+constexpr std::int32_t kPaddingId = 0;
+
+/// The prompt without its padding ids.
+EncodedChat without_padding_ids(EncodedChat chat) {
+  std::size_t kept = 0, next_visual = 0;
+  for (std::size_t i = 0; i < chat.ids.size(); ++i) {
+    const bool visual = next_visual < chat.visual_positions.size() && chat.visual_positions[next_visual] == static_cast<std::int32_t>(i);
+    if (visual) chat.visual_positions[next_visual++] = static_cast<std::int32_t>(kept);
+    if (chat.ids[i] == kPaddingId && !visual) continue;
+    chat.ids[kept] = chat.ids[i];
+    chat.is_target[kept++] = chat.is_target[i];
+  }
+  chat.ids.resize(kept);
+  chat.is_target.resize(kept);
+  return chat;
+}
+
 std::vector<std::string_view> needed_pieces(const PromptConfig& prompt) {
   std::vector<std::string_view> pieces = {prompt.filler};
   if (prompt.chat_template == "chatml") pieces.insert(pieces.end(), {"<|im_start|>", "<|im_end|>"});
@@ -431,7 +449,16 @@ EncodedChat PromptEncoder::encode(const Chat& chat, bool add_generation_prompt) 
     after_system = turn->role == "system";
   }
   if (add_generation_prompt || (as_released && chat_template == "llama3")) begin_turn(out, chat_template, "assistant", false);
-  return out.finish();
+  const bool masks_padding = prompt_.compat == "released" && add_generation_prompt && chat_template == "chatml";
+  return masks_padding ? without_padding_ids(out.finish()) : out.finish();
+}
+
+std::string PromptEncoder::answer_text(std::span<const std::int32_t> ids) const {
+  const bool drops_padding = prompt_.compat == "released" && (prompt_.chat_template == "chatml" || prompt_.chat_template == "llama3");
+  if (!drops_padding) return tokenizer_.decode(ids);
+  std::vector<std::int32_t> said(ids.begin(), ids.end());
+  std::erase(said, kPaddingId);
+  return tokenizer_.decode(said);
 }
 
 EncodedChat PromptEncoder::encode_text(const std::string& text) const {

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -95,12 +96,15 @@ std::string describe_image_layout(const PromptConfig& prompt, const SlicePlan& p
 /// so that the end is learned at the place where it is generated.
 ///
 /// compat "released" (MiniCPM-V finetune/dataset.py, MobileVLM train.py; reference sheets, sections 5.3 and 4) changes whole
-/// conversations, which is what training sees, and never a prompt that waits for an answer:
+/// conversations, which is what training sees:
 ///   chatml    what follows an answer's <|im_end|> is labelled as EOS again; an image of one slice gets no <image_id>
 ///   llama3    the same with <|eot_id|>; the header of one more answer stands at the end
 ///   minicpm   no BOS; markers and contents are encoded apart; EOS after the last answer alone, yet the end of each answer is
 ///             labelled as EOS
 ///   plain     a newline ends the caption instead of EOS
+/// and what inference sees where id 0, which pads batches there, is a piece of text (2.5, 2.6: "!"; sheet, section 1.5):
+///   chatml    id 0 of a prompt is masked: no token sees it or counts it in its position, as if it were not there
+///   chatml, llama3   id 0 is left out of an answer's text (answer_text())
 /// The other templates have no such differences and refuse the setting.
 ///
 /// Text cannot write markers: it is encoded without special pieces. Neighbouring texts are encoded as
@@ -120,6 +124,9 @@ class PromptEncoder {
   /// Pure text for language-model pre-training: BOS if the vocabulary has one (no target),
   /// text, EOS if the vocabulary has one.
   EncodedChat encode_text(const std::string& text) const;
+
+  /// The text of an answer's ids, control pieces left out.
+  std::string answer_text(std::span<const std::int32_t> ids) const;
 
   /// Ids that end an answer under this template.
   std::vector<std::int32_t> stop_ids() const;

@@ -15,6 +15,10 @@ namespace pocketvlm {
 /// U+2581, which stands for a space in sentencepiece pieces.
 inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";
 
+/// Rules of the tokenizers library for the dummy prefix, as Vocabulary::pre: never before a space, and `first`: at the start of a
+/// text alone, not after a special piece.
+inline constexpr std::string_view kMetaspace = "metaspace", kMetaspaceFirst = "metaspace-first";
+
 /// True when a user-defined piece could be taken for a marker of a prompt: `<...>` or `[...]`.
 bool looks_like_markup(std::string_view piece);
 

@@ -113,11 +113,13 @@ struct Tokenizer::State {
                    std::vector<std::int32_t>& out) const {
     if (text.empty()) return;
     if (byte_level) return byte_level->encode(text, out);
+    const bool has_space = is_metaspace() && (text.starts_with(' ') || text.starts_with(kSpaceMark));
     sentencepiece->encode(text,
-                          vocabulary.add_space_prefix && text_begins,
+                          vocabulary.add_space_prefix && text_begins && !has_space,
                           options.specials == SpecialPieces::kNone,
                           out);
   }
+  bool is_metaspace() const { return vocabulary.pre == kMetaspace || vocabulary.pre == kMetaspaceFirst; }
 };
 
 Tokenizer::Tokenizer(Vocabulary vocabulary, const std::string& where)
@@ -193,7 +195,7 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text,
       state.encode_text(text.substr(part, at - part), options, text_begins, ids);
       ids.push_back(match.id);
       part = at + match.size;
-      text_begins = true;
+      text_begins = state.vocabulary.pre != kMetaspaceFirst;
     }
     at += match.size;
   }

@@ -22,8 +22,8 @@ enum class TokenType : std::int32_t {  // the numbers are GGUF's and sentencepie
 /// Everything a vocabulary file says. What the exporter writes into GGUF and the phone reads back.
 struct Vocabulary {
   std::string model;  // "llama": sentencepiece BPE; "gpt2": byte-level BPE
-  std::string pre;    // split rule of byte-level BPE: "llama-bpe", "qwen2", "smollm"; "default" for
-                      // sentencepiece
+  std::string pre;    // split rule of byte-level BPE: "llama-bpe", "qwen2", "smollm"; of sentencepiece "default",
+                      // or a kMetaspace rule: where the tokenizers library puts the dummy prefix
   std::vector<std::string> pieces;  // sentencepiece pieces with U+2581, or GPT-2 byte spelling
   std::vector<float> scores;        // sentencepiece only
   std::vector<TokenType> types;

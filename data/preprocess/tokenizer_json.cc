@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "data/preprocess/gguf_vocabulary.h"
+#include "data/preprocess/sentencepiece_bpe.h"
 #include "data/preprocess/tokenizer_config.h"
 
 namespace pocketvlm {
@@ -17,7 +18,6 @@ constexpr const char* kLlama3Rule =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr const char* kQwen2Rule =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kSpaceMark = "\xE2\x96\x81";
 
 /// A text of an object; empty when it is not there.
 std::string word(const Json& json, const char* key) {
@@ -57,14 +57,14 @@ class TokenizerJson {
   Vocabulary read() {
     const bool byte_fallback = flag(*model_, "byte_fallback", false);
     vocabulary_.model = byte_fallback ? "llama" : "gpt2";
-    vocabulary_.pre = byte_fallback ? "default" : split_rule_name();
+    vocabulary_.add_space_prefix = byte_fallback;
+    vocabulary_.pre = byte_fallback ? space_rule() : split_rule_name();
     if (byte_fallback) {
-      check_spaces();
+      PV_CHECK(!flag(*model_, "ignore_merges", false), "{}: model.ignore_merges with byte_fallback is not supported", where_);
     } else {
       vocabulary_.nfc = is_nfc();
       vocabulary_.whole_words = flag(*model_, "ignore_merges", false);
     }
-    vocabulary_.add_space_prefix = byte_fallback;
     vocabulary_.add_bos = byte_fallback || vocabulary_.pre == "llama-bpe";
     read_pieces();
     read_merges();
@@ -145,19 +145,32 @@ class TokenizerJson {
     return !steps.empty();
   }
 
-  /// A vocabulary that was sentencepiece's spells spaces as U+2581 and puts one before each text.
-  void check_spaces() const {
+  /// A vocabulary that was sentencepiece's spells spaces as U+2581 and puts one before a text: by normalizers, always, or by the
+  /// pre-tokenizer Metaspace, where its scheme says.
+  std::string space_rule() {
     const std::vector<Json> steps = steps_of(json_, "normalizer", "normalizers");
+    const std::vector<Json> before = steps_of(json_, "pre_tokenizer", "pretokenizers");
     const bool as_sentencepiece =
         steps.size() == 2 && is_type(steps[0], "Prepend") && word(steps[0], "prepend") == kSpaceMark &&
         is_type(steps[1], "Replace") && word(steps[1], "content") == kSpaceMark && steps[1].contains("pattern") &&
-        steps[1]["pattern"] == Json{{"String", " "}} && steps_of(json_, "pre_tokenizer", "pretokenizers").empty();
-    PV_CHECK(as_sentencepiece,
-             "{}: the normalizer {} with the pre_tokenizer {} is not supported; with byte_fallback only LLaMA-2's is (Prepend and "
-             "Replace with U+2581); use the tokenizer.model of the same release",
-             where_,
-             shown(json_, "normalizer"),
-             shown(json_, "pre_tokenizer"));
+        steps[1]["pattern"] == Json{{"String", " "}} && before.empty();
+    if (as_sentencepiece) return "default";
+    // Absent, "split" is true: pieces would not reach across words.
+    const bool as_metaspace = steps.empty() && before.size() == 1 && is_type(before[0], "Metaspace") &&
+                              word(before[0], "replacement") == kSpaceMark && !flag(before[0], "split", true);
+    std::string scheme = as_metaspace ? word(before[0], "prepend_scheme") : "none";
+    if (scheme.empty()) scheme = flag(before[0], "add_prefix_space", true) ? "always" : "never";  // files of 2023 and before
+    if (scheme == "always") return std::string(kMetaspace);
+    if (scheme == "first") return std::string(kMetaspaceFirst);
+    if (scheme == "never") {
+      vocabulary_.add_space_prefix = false;
+      return "default";
+    }
+    fail("{}: the normalizer {} with the pre_tokenizer {} is not supported; with byte_fallback only LLaMA-2's two forms are (Prepend and "
+         "Replace with U+2581, or Metaspace with \"split\": false); use the tokenizer.model of the same release",
+         where_,
+         shown(json_, "normalizer"),
+         shown(json_, "pre_tokenizer"));
   }
 
   /// Sentencepiece merges the pair with the best score; the order of merges is the order of scores. Types as in the original file.

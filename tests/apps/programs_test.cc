@@ -52,6 +52,17 @@ TEST(InspectModel, WorkOfAnImageIsThatOfItsMatrixProducts) {
   EXPECT_EQ(sliced["flops_per_image"]["most_slices"].get<std::int64_t>(), 10 * sliced["flops_per_image"]["one_slice"].get<std::int64_t>());
 }
 
+/// 18 bytes a parameter with bf16 copies: masters, gradients, two moments.
+TEST(InspectModel, PrintsTheSameForPeople) {
+  const std::string text = run_program(program("pocketvlm") + " inspect model minicpmv-2.6").out;
+  for (const char* line : {"  total             8,099,175,152\n", "  a text token          14.1\n", "  most slices        10406.6   640 visual tokens\n",
+                           "  f32                 30.2      120.7               67.9       15.1\n",
+                           "  bf16                15.1      135.8               83.0       17.0\n", "  57,344 bytes of f16 cache a token"}) {
+    EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
+  }
+  EXPECT_NE(run_program(program("pocketvlm") + " inspect model mobilevlm-1.7b").out.find("303,507,456   (290,909,184 of them run)"), std::string::npos);
+}
+
 TEST(InspectImage, PrintsThePlanAndWritesPixels) {
   const std::string out = testing::TempDir() + "/slices.safetensors", png = testing::TempDir() + "/slices.png";
   const Json report = json_of(run_program(program("pocketvlm") + " inspect image " + kPhoto + " --model minicpmv-2.6 --json --out " +

@@ -2,24 +2,11 @@
 
 #include <vector>
 
+#include "base/base64.h"
 #include "base/files.h"
 #include "tests/fuzz/target.h"
 
 namespace pocketvlm {
-namespace {
-
-std::string base64(const std::string& bytes) {
-  constexpr const char* kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string text;
-  for (std::size_t i = 0; i < bytes.size(); i += 3) {
-    std::uint32_t bits = 0;
-    for (std::size_t j = 0; j < 3; ++j) bits = bits << 8 | (i + j < bytes.size() ? static_cast<unsigned char>(bytes[i + j]) : 0);
-    for (std::size_t j = 0; j < 4; ++j) text += i + j > bytes.size() ? '=' : kDigits[bits >> (18 - 6 * j) & 63];
-  }
-  return text;
-}
-
-}  // namespace
 
 const bool kDamageIsNoticed = true;
 
@@ -38,7 +25,7 @@ void write_seeds(const std::filesystem::path& folder) {
   for (int byte = 0; byte < 256; ++byte) pieces.emplace_back(1, static_cast<char>(byte));
   for (const char* piece : {"he", "ll", "hell", "hello", "\xf0\x9f", " 4"}) pieces.emplace_back(piece);
   std::string file;
-  for (std::size_t i = 0; i < pieces.size(); ++i) file += base64(pieces[i]) + " " + std::to_string(i) + "\n";
+  for (std::size_t i = 0; i < pieces.size(); ++i) file += encode_base64(pieces[i]) + " " + std::to_string(i) + "\n";
   write_file_atomic(folder / "ranks", file);
 }
 

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/random.h"
+#include "data/preprocess/byte_level_bpe.h"
 #include "data/preprocess/utf8.h"
 
 namespace pocketvlm {
@@ -572,6 +573,47 @@ TEST_F(Prompt, EqualsTheWholeStringWithSpecialsOfTheQwen2Vocabulary) {
                   "<|im_start|>assistant\nTwo "
                   "cats.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n",
                   true));
+}
+
+/// A byte-level vocabulary begins with "!" in GPT-2's order of bytes, as those of Llama 3 and Qwen2 do.
+TEST(ReleasedPadding, IdZeroIsMaskedInPromptsAndDroppedFromAnswers) {
+  Vocabulary vocabulary;
+  vocabulary.model = "gpt2";
+  vocabulary.pre = "qwen2";
+  for (int point = 0; point < 256; ++point) {
+    const int byte = (point + '!') % 256;
+    vocabulary.pieces.push_back(byte_spelling()[static_cast<std::size_t>(byte)]);
+    vocabulary.types.push_back(TokenType::kNormal);
+  }
+  for (std::string piece : kSpecials) {
+    vocabulary.pieces.push_back(std::move(piece));
+    vocabulary.types.push_back(TokenType::kControl);
+  }
+  vocabulary.pieces.push_back("<unk>");
+  vocabulary.types.push_back(TokenType::kControl);
+  const Tokenizer tokenizer(vocabulary);
+  ASSERT_EQ(tokenizer.encode("!"), std::vector<std::int32_t>{0});
+  PromptConfig config;
+  config.num_queries = 2;
+  Chat with, without;
+  with.turns = {{"user", "a!b<image>c!"}};
+  without.turns = {{"user", "ab<image>c"}};
+  with.images = without.images = {Image(28, 28)};
+  const std::vector<std::int32_t> answer = tokenizer.encode("yes!");
+  const PromptEncoder right(tokenizer, config, small_images());
+  EXPECT_EQ(right.encode(with, true).ids.size(), right.encode(without, true).ids.size() + 2);
+  EXPECT_EQ(right.answer_text(answer), "yes!");
+  config.compat = "released";
+  const PromptEncoder released(tokenizer, config, small_images());
+  const EncodedChat masked = released.encode(with, true), expected = released.encode(without, true);
+  EXPECT_EQ(masked.ids, expected.ids);
+  EXPECT_EQ(masked.is_target, expected.is_target);
+  EXPECT_EQ(masked.visual_positions, expected.visual_positions);
+  EXPECT_EQ(released.answer_text(answer), "yes");
+  // Training sees every token.
+  with.turns.push_back({"assistant", "yes!"});
+  const auto ids = released.encode(with, false).ids;
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), 0), 3);
 }
 
 }  // namespace

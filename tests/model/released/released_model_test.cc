@@ -116,6 +116,10 @@ TEST(ReleasedTensors, CountsAreThoseOfTheReleasedFiles) {
   EXPECT_EQ(bytes("minicpmv-2.0", 2), 6869931584);
   EXPECT_EQ(bytes("minicpmv-2.5", 4), 34148369344);
   EXPECT_EQ(bytes("minicpmv-2.6", 2), 16198350304);
+  // Of MobileVLM's files only rounded sizes are known, in GB.
+  EXPECT_NEAR(static_cast<double>(bytes("mobilevlm-1.7b", 2)) * 1e-9, 3.37, 0.005);
+  EXPECT_NEAR(static_cast<double>(bytes("mobilevlm-v2-1.7b", 2)) * 1e-9, 3.35, 0.005);
+  EXPECT_NEAR(static_cast<double>(bytes("mobilevlm-v2-3b", 2)) * 1e-9, 6.03, 0.005);
 }
 
 TEST(ReleasedTensors, TheTableIsTheSheetsListOfNames) {
