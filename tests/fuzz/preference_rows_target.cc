@@ -18,7 +18,8 @@ void read_hostile(std::span<const std::byte> bytes) {
 }
 
 void write_seeds(const std::filesystem::path& folder) {
-  const std::string picture = encode_base64(encode_png(Image(4, 3)));
+  // Longer than a path may be: a row holds either.
+  const std::string picture = encode_base64(encode_png(Image(200, 100)));
   const Json row = {{"question", "what is it?"}, {"chosen", "a cat"}, {"rejected", "a dog and a hat"}};
   const auto with = [&](const Json& more) {
     Json changed = row;
