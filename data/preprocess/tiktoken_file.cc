@@ -143,7 +143,7 @@ bool is_tiktoken_file(std::string_view text) { return parse_line(next_line(text)
 
 Vocabulary read_tiktoken_file(std::string_view text, std::string_view settings, const std::string& where) {
   const std::vector<std::string> ranks = read_ranks(text, where);
-  const Json config = settings.empty() ? Json() : parse_json(settings, where + " (tokenizer_config.json)");
+  const Json config = settings.empty() ? Json() : parse_tokenizer_config(settings, where + " (tokenizer_config.json)");
   Vocabulary vocabulary;
   vocabulary.model = "gpt2";
   vocabulary.pre = split_rule_of(ranks.size(), config, where);

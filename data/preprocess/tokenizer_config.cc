@@ -4,7 +4,6 @@
 #include <charconv>
 
 #include "base/error.h"
-#include "base/json.h"
 
 namespace pocketvlm {
 namespace {
@@ -72,10 +71,18 @@ void place_piece(Vocabulary& vocabulary,
   vocabulary.types[place] = type;
 }
 
+Json parse_tokenizer_config(std::string_view text, const std::string& where) {
+  try {
+    return Json::parse(text);
+  } catch (const Json::exception& error) {
+    fail("{}: is no JSON: {}; fetch the file again", where, error.what());
+  }
+}
+
 void apply_tokenizer_config(std::string_view text, const std::string& where, Vocabulary& vocabulary) {
   if (text.empty()) return;
   const std::string file = where + " (tokenizer_config.json)";
-  const Json config = parse_json(text, file);
+  const Json config = parse_tokenizer_config(text, file);
   PV_CHECK(config.is_object(), "{}: expected an object, got {}", file, config.type_name());
   if (config.contains("added_tokens_decoder")) add_tokens(config["added_tokens_decoder"], file, vocabulary);
   name_token(config, "bos_token", vocabulary, vocabulary.bos_id);

@@ -3,9 +3,14 @@
 #include <string>
 #include <string_view>
 
+#include "base/json.h"
 #include "data/preprocess/tokenizer.h"
 
 namespace pocketvlm {
+
+/// The JSON of a tokenizer_config.json: any number goes, because transformers writes 10^30 for a "model_max_length" that is not
+/// limited. Throws Error that starts with `where`.
+Json parse_tokenizer_config(std::string_view text, const std::string& where);
 
 /// What the tokenizer_config.json beside a vocabulary says: which token begins, ends and pads a text, whether text begins with
 /// BOS, and tokens that were added after training (added_tokens_decoder). `text` may be empty: nothing is said. Throws Error

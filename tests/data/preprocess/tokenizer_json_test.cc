@@ -74,10 +74,17 @@ TEST(TokenizerJson, BytesWithoutAPieceAreLeftOut) {
 
 TEST(TokenizerJson, TheSettingsBesideItNameTheSpecialTokens) {
   const Vocabulary vocabulary = read_tokenizer_json(
-      byte_level(kLlama3).dump(), R"({"bos_token": {"content": "<box>"}, "eos_token": "<|end|>", "add_bos_token": false})", "t.json");
+      byte_level(kLlama3).dump(), R"({"bos_token": {"content": "<box>"}, "eos_token": "<|end|>", "add_bos_token": false,
+                                         "model_max_length": 1000000000000000019884624838656})", "t.json");
   EXPECT_EQ(vocabulary.bos_id, 261);
   EXPECT_EQ(vocabulary.eos_id, 260);
   EXPECT_FALSE(vocabulary.add_bos);
+  try {
+    read_tokenizer_json(byte_level(kLlama3).dump(), "{", "t.json");
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_TRUE(std::string(error.what()).starts_with("t.json (tokenizer_config.json): is no JSON: ")) << error.what();
+  }
 }
 
 TEST(TokenizerJson, AFolderWithItLoadsAndSoDoesTheFile) {
