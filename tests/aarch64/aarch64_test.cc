@@ -168,7 +168,7 @@ TEST_P(Aarch64, KernelsEqualThePlainLoops) {
   const std::string kernels = processor.kernels;
   const ProgramResult result =
       run_shell(on(processor, "tests/mobile_kernels_test") + " --gtest_filter='*KernelTables*/" +
-                kernels + ":Kernels.*:PackedProducts.*:Int8Products.*'");
+                kernels + ":Kernels.*:PackedProducts.*:Int8Products.*:Int8Vision.*'");
   EXPECT_EQ(result.status, 0) << result.out << result.err;
   for (const char* name : {"FloatProductsEqualThePlainLoops",
                            "QuantizedProductsEqualThePlainLoops",
