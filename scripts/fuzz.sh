@@ -20,7 +20,7 @@ for target in "${targets[@]}"; do
   mkdir -p "$corpus"
   POCKETVLM_WRITE_SEEDS=build/fuzz/seeds/$target "build/fuzz/tests/fuzz_$target"
   echo "== $target, $seconds s"
-  "build/fuzz/tests/fuzz_$target" -max_total_time="$seconds" -max_len=262144 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
+  "build/fuzz/tests/fuzz_$target" -max_total_time="$seconds" -max_len=262144 -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 \
     -artifact_prefix="build/fuzz/findings/$target-" "$corpus" "build/fuzz/seeds/$target" 2>&1 |
     grep -E 'ERROR|SUMMARY|runtime error|stat::number_of_executed_units|stat::peak_rss|Done' || true
 done
