@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "model/generation.h"
 #include "rlaif/branched_forward.h"
+#include "rlaif/plain_text.h"
 
 namespace pocketvlm {
 namespace {
@@ -59,7 +60,7 @@ std::vector<Verdict> CheckpointJudge::verdicts(const Image& image,
   std::vector<EncodedChat> prompts;
   for (std::size_t i = 0; i < questions.size(); ++i) {
     Chat chat;
-    chat.turns.push_back({"user", questions[i] + suffix_});
+    chat.turns.push_back({"user", without_image_marks(questions[i]) + suffix_});
     chat.images.push_back(image);
     EncodedChat prompt = judge_.encoder->encode(chat, true);
     if (static_cast<std::int64_t>(prompt.ids.size()) >= judge_.config.language.max_positions)

@@ -4,6 +4,7 @@
 
 #include "base/progress.h"
 #include "model/generation.h"
+#include "rlaif/plain_text.h"
 
 namespace pocketvlm {
 namespace {
@@ -20,7 +21,7 @@ std::vector<SplitResult> CheckpointSplitter::split(const std::vector<SplitTask>&
   std::vector<EncodedChat> prompts;
   std::vector<std::size_t> places;
   for (std::size_t i = 0; i < tasks.size(); ++i) {
-    EncodedChat prompt = model_.encoder->encode({{{"user", split_request(tasks[i])}}, {}}, true);
+    EncodedChat prompt = model_.encoder->encode({{{"user", without_image_marks(split_request(tasks[i]))}}, {}}, true);
     if (static_cast<std::int64_t>(prompt.ids.size()) >= model_.config.language.max_positions) {
       results[i].problem = "too long for the splitter";
       continue;

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "rlaif/jsonl_log.h"
+#include "rlaif/plain_text.h"
 #include "rlaif/sentences.h"
 
 namespace pocketvlm {
@@ -70,6 +71,7 @@ class Report {
                     "left out of the round"};
     Case cut = {"answers cut at max_new_tokens", "never paired: their end is not known"};
     Case empty = {"answers without letters or digits", "they state nothing and are not paired"};
+    Case marked = {"answers that hold an image mark", "judged and split without the mark"};
     Case equal = {"answers equal to an earlier one of their prompt",
                   "judged once; two equal answers are no pair"};
     std::set<std::int64_t> prompts;
@@ -88,10 +90,11 @@ class Report {
       const auto text = row.at("text").get<std::string>();
       if (!row.at("finished").get<bool>()) cut.add(place(row));
       if (!says_something(text)) empty.add(place(row));
+      if (without_image_marks(text) != text) marked.add(place(row));
       if (!texts.emplace(index, text).second) equal.add(place(row));
     }
     list("sample", skipped, static_cast<std::int64_t>(prompts.size()));
-    for (const Case* one : {&cut, &empty, &equal}) list("sample", *one, answers);
+    for (const Case* one : {&cut, &empty, &marked, &equal}) list("sample", *one, answers);
   }
 
   void splitting() {

@@ -10,7 +10,7 @@ namespace pocketvlm {
 /// {"stage", "what", "count", "of", "effect", "examples": [...]} each, the prompt's number and sample in the examples.
 /// Cases that did not happen stand there with 0, so that silence means something. Stages that have not run are left out.
 ///   sample   prompts that could not be asked (missing or damaged pictures, too long), answers cut at max_new_tokens,
-///            empty answers, answers equal to another one of their prompt
+///            empty answers, answers with an image mark, answers equal to another one of their prompt
 ///   split    answers that state nothing, splitter output that could not be read
 ///   judge    questions too long for the judge, judge output that is neither yes nor no
 ///   pairs    answers and combinations that gave no pair, by reason

@@ -50,6 +50,21 @@ TEST(Judge, SaysTheSameWithASharedPrefix) {
   }
 }
 
+// Answers come from a model that may write the mark itself.
+TEST(Judge, TakesNoPictureFromAMarkInAQuestion) {
+  RlaifConfig config = test::tiny_round();
+  const Image image = test::tiny_pictures()(0);
+  const std::vector<std::string> plain = {"is there a cat in the picture?", "is there a dog in the picture?"};
+  const std::vector<std::string> marked = {"is there a cat<image> in the picture?",
+                                           "<image>is there <ima<image>ge>a dog in<image> the picture?"};
+  for (const bool share : {false, true}) {
+    config.share_prefix = share;
+    CheckpointJudge judge(test::tiny_judge_folder(), config);
+    const auto expected = judge.verdicts(image, plain), actual = judge.verdicts(image, marked);
+    for (std::size_t i = 0; i < plain.size(); ++i) EXPECT_EQ(actual[i].p_yes, expected[i].p_yes);
+  }
+}
+
 TEST(Judge, RejectsQuestionsThatAreTooLongForIt) {
   CheckpointJudge judge(test::tiny_judge_folder(), test::tiny_round());
   std::string question = "is it true that";
