@@ -87,11 +87,21 @@ void add_model_commands(CLI::App& app, CommandLine& line) {
   eval->add_option("--threads", line.threads, "0: all cores")->check(CLI::NonNegativeNumber);
   add_json(eval, line);
 
-  CLI::App* out = app.add_subcommand("export", "GGUF files for the phone and llama.cpp, with the parity gate");
+  CLI::App* out = app.add_subcommand("export", "GGUF files for the phone and llama.cpp, ONNX files for its NPU, with the parity gate");
   out->add_option("--checkpoint", line.checkpoint, "checkpoint folder")->required();
-  out->add_option("--type", line.type, "f32, f16, q8_0, q4_0, q4_k_m, q6_k")->required();
+  auto* what = out->add_option_group("what");
+  what->add_option("--type", line.type, "GGUF files: f32, f16, q8_0, q4_0, q4_k_m, q6_k");
+  what->add_option("--vision-onnx", line.vision_onnx, "vision encoder and projector as ONNX: fp16, int8 (quantize-dequantize), fp32")
+      ->check(CLI::IsMember({"fp16", "int8", "fp32"}));
+  what->require_option(1, 2);
   out->add_option("--mmproj-type", line.mmproj_type, "f32, f16, q8_0");
   out->add_option("--out", line.out, "folder")->required();
+  out->add_option("--onnx-grid", line.onnx_grids,
+                  "ROWSxCOLUMNS of patches, one ONNX file each; may be repeated; default: those of the pictures given, or the square")
+      ->allow_extra_args(false);
+  out->add_option("--onnx-longest", line.onnx_longest,
+                  "patches of the longest slice of a request, for checkpoints whose slices depend on it (2.5 as released)")
+      ->check(CLI::PositiveNumber);
   out->add_option("--image", line.images, "calibration picture for the parity gate")->allow_extra_args(false);
   out->add_option("--prompt", line.prompt, "calibration question");
   add_json(out, line);

@@ -21,6 +21,9 @@ struct CommandLine {
   std::string checkpoint, model, out, png, prompt, tokenizer, text, text_file, jsonl_file, ids, data, type, mmproj_type = "f16";
   std::string dtype;       // empty: the command's own choice
   std::string sprites = "emoji", run_name, instruction;
+  std::string vision_onnx;              // export: precision of the ONNX files; empty: none
+  std::vector<std::string> onnx_grids;  // "32x32"
+  std::int64_t onnx_longest = 0;        // 0: the grid's own
   std::vector<std::string> images, languages, types;
   std::string source, compat, conversation, adapter, video;
   double video_fps = 30.0;

@@ -16,6 +16,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "data/preprocess/tokenizer_json.h"
+#include "exporter/onnx_export.h"
 #include "exporter/parity.h"
 #include "model/adapter.h"
 #include "model/generation.h"
@@ -121,7 +122,19 @@ void eval(const CommandLine& line) {
   fmt::print("{}\n", figures.dump(2));
 }
 
-void export_checkpoint(const CommandLine& line) {
+/// The vision part as ONNX; returns the report.
+Json export_onnx(const CommandLine& line) {
+  OnnxExportOptions options;
+  options.precision = line.vision_onnx;
+  options.longest = line.onnx_longest;
+  for (const std::string& grid : line.onnx_grids) options.grids.push_back(parse_grid(grid));
+  const ModelConfig config = load_checkpoint_config(line.checkpoint);
+  for (const std::string& path : line.images) options.pictures.push_back(load_image(path, decode_options(config.image)));
+  return export_vision_onnx(line.checkpoint, options, line.out);
+}
+
+/// Language model and mmproj as GGUF, compared with the trainer; returns files and parity.
+Json export_for_phone(const CommandLine& line) {
   ExportConfig config;
   config.types = {line.type};
   config.mmproj_type = line.mmproj_type;
@@ -138,17 +151,32 @@ void export_checkpoint(const CommandLine& line) {
   }
   if (prompts.empty()) prompts = calibration_prompts(config.parity_prompts, EvaluationConfig{}.prompt);
   const Json parity = check_parity(trainer, files, line.type, prompts, config);
-  const fs::path report = fs::path(line.out) / "parity.json";
-  write_json(report.string(), parity);
-  if (line.json) {
-    print_json({{"language", files.language}, {"mmproj", files.mmproj}, {"language_bytes", files.language_bytes},
-                {"mmproj_bytes", files.mmproj_bytes}, {"parity", parity}});
-  } else {
-    fmt::print("{} ({} bytes)\n{} ({} bytes)\nparity: {}\n", files.language, files.language_bytes, files.mmproj,
-               files.mmproj_bytes, parity.dump());
+  write_json((fs::path(line.out) / "parity.json").string(), parity);
+  return {{"language", files.language}, {"mmproj", files.mmproj}, {"language_bytes", files.language_bytes},
+          {"mmproj_bytes", files.mmproj_bytes}, {"parity", parity}};
+}
+
+void export_checkpoint(const CommandLine& line) {
+  PV_CHECK(!line.vision_onnx.empty() || (line.onnx_grids.empty() && line.onnx_longest == 0),
+           "--onnx-grid and --onnx-longest belong to --vision-onnx; give it as well");
+  Json result = line.type.empty() ? Json::object() : export_for_phone(line);
+  if (!line.vision_onnx.empty()) result["onnx"] = export_onnx(line);
+  if (line.json) print_json(result);
+  if (!line.json && result.contains("parity")) {
+    fmt::print("{} ({} bytes)\n{} ({} bytes)\nparity: {}\n", result["language"].get<std::string>(), result["language_bytes"].dump(),
+               result["mmproj"].get<std::string>(), result["mmproj_bytes"].dump(), result["parity"].dump());
   }
-  if (!parity["passed"].get<bool>()) {
-    throw CheckFailed(fmt::format("{}: phone and trainer differ beyond the bounds: {}", report.string(), parity["first_difference"].dump()));
+  if (!line.json && result.contains("onnx")) {
+    for (const Json& file : result["onnx"]["files"]) {
+      fmt::print("{} ({} bytes)\ncosine to the trainer: {}\n", file["file"].get<std::string>(), file["bytes"].dump(), file["cosine"].dump());
+    }
+  }
+  if (result.contains("parity") && !result["parity"]["passed"].get<bool>()) {
+    throw CheckFailed(fmt::format("{}: phone and trainer differ beyond the bounds: {}", (fs::path(line.out) / "parity.json").string(),
+                                  result["parity"]["first_difference"].dump()));
+  }
+  if (result.contains("onnx") && !result["onnx"]["passed"].get<bool>()) {
+    throw CheckFailed(fmt::format("{}: a visual token's cosine to the trainer's is below {}", line.out, result["onnx"]["required_cosine"].dump()));
   }
 }
 
