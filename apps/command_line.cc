@@ -62,6 +62,16 @@ void add_config_commands(CLI::App& app, CommandLine& line) {
   config_command("explain", "every field of a config with its meaning", "recipe, stage, loop or model config");
 }
 
+void add_ablate_command(CLI::App& app, CommandLine& line) {
+  CLI::App* ablate = app.add_subcommand("ablate", "runs that differ by switches alone, in one table beside a paper's figures");
+  ablate->add_option("file", line.file, "ablation.json")->required();
+  ablate->add_option("--out", line.out, "folder of runs and tables; what is finished in it is not run again")->required();
+  ablate->add_option("--set", line.overrides, "a.b=c: change a field of the file, such as inputs.model=FILE; may be repeated")
+      ->allow_extra_args(false);
+  ablate->add_flag("--dry-run", line.dry_run, "print the commands, run nothing");
+  add_json(ablate, line);
+}
+
 void add_model_commands(CLI::App& app, CommandLine& line) {
   CLI::App* generate = app.add_subcommand("generate", "answers of a checkpoint");
   generate->add_option("--checkpoint", line.checkpoint, "checkpoint folder")->required();
@@ -238,6 +248,7 @@ CommandLine parse_command_line(int argc, char** argv) {
   add_model_commands(app, line);
   add_bench_command(app, line);
   add_plot_command(app, line);
+  add_ablate_command(app, line);
   add_data_commands(app, line);
   add_inspect_commands(app, line);
   add_released_commands(app, line);

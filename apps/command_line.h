@@ -17,6 +17,7 @@ struct CommandLine {
   bool json = false;
   bool resume = false;
   bool fast = false;
+  bool dry_run = false;     // ablate
 
   std::string checkpoint, model, out, png, prompt, tokenizer, text, text_file, jsonl_file, ids, data, type, mmproj_type = "f16";
   std::string dtype;       // empty: the command's own choice

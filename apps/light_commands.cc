@@ -8,6 +8,8 @@
 #include <sstream>
 #include <thread>
 
+#include "apps/ablate.h"
+#include "apps/ablation_config.h"
 #include "apps/data_check_page.h"
 #include "apps/inspect_image.h"
 #include "apps/inspect_model.h"
@@ -34,6 +36,7 @@ std::string config_kind(const Json& json, const std::string& path) {
   const auto has = [&](std::initializer_list<const char*> keys) {
     return std::any_of(keys.begin(), keys.end(), [&](const char* key) { return json.contains(key); });
   };
+  if (has({"variants"})) return "ablation";
   if (has({"stages", "alignment", "exports", "evaluation"})) return "recipe";
   if (has({"policy", "judge", "rollout", "preference"})) return "loop";
   if (has({"vision", "projector", "language"})) return "model";
@@ -50,6 +53,7 @@ void explain(const CommandLine& line) {
   const std::string kind = config_kind(json, line.file);
   std::string text;
   if (kind == "recipe") text = explain_config(read_config<RecipeConfig>(json, line.file));
+  if (kind == "ablation") text = explain_config(read_config<AblationConfig>(json, line.file));
   if (kind == "loop") text = explain_config(read_config<RlaifConfig>(json, line.file));
   if (kind == "model") text = explain_config(read_config<ModelConfig>(json, line.file));
   if (kind == "stage") text = explain_config(read_config<StageConfig>(json, line.file));
@@ -99,6 +103,7 @@ bool run_light_command(const CommandLine& line) {
   if (line.command == "explain") explain(line);
   else if (line.command == "train" && !line.simulate_ranks.empty()) simulate_ranks(line);
   else if (line.command == "plot") plot_runs(line);
+  else if (line.command == "ablate") ablate(line);
   else if (line.command == "inspect model") inspect_model(line);
   else if (line.command == "inspect image") inspect_image(line);
   else if (line.command == "inspect checkpoint") inspect_checkpoint(line);

@@ -24,6 +24,7 @@ Json bench(const BenchOptions& options, const SessionOptions& session_options) {
   std::vector<double> vision_ms;
   std::vector<double> prefill;
   std::vector<double> decode;
+  std::vector<double> encoding_ms;
   Json result;
   for (std::int64_t round = 0; round < options.repeat; ++round) {
     std::unique_ptr<Session> session;
@@ -36,6 +37,8 @@ Json bench(const BenchOptions& options, const SessionOptions& session_options) {
     vision_ms.push_back(speeds.vision_ms_per_slice);
     prefill.push_back(speeds.prefill_tps);
     decode.push_back(speeds.decode_tps);
+    encoding_ms.push_back(load_ms.back() + speeds.vision_ms_per_slice +
+                          1000.0 * static_cast<double>(options.prompt_tokens) / speeds.prefill_tps);
     result["threads"] = session->threads();
     result["decode_threads"] = session->decode_threads();
     result["kernels"] = session->kernels();
@@ -44,6 +47,7 @@ Json bench(const BenchOptions& options, const SessionOptions& session_options) {
   return {{"load_ms", median(load_ms)},
           {"vision_ms_per_slice", has_vision ? Json(median(vision_ms)) : Json(nullptr)},
           {"prefill_tps", median(prefill)},
+          {"encoding_ms", median(encoding_ms)},
           {"decode_tps", median(decode)},
           {"peak_rss_mib", peak_rss_mib()},
           {"threads", result["threads"]},

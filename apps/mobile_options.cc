@@ -34,6 +34,12 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
                   "float, or int8: faster where the kernels can, answers differ a little")
       ->check(CLI::IsMember({"float", "int8"}));
   command
+      .add_option("--resident",
+                  options.session.resident,
+                  "sequential: vision weights leave memory before the decoder is run; both: they "
+                  "stay, for many pictures in a row")
+      ->check(CLI::IsMember({"sequential", "both"}));
+  command
       .add_option("--context",
                   options.session.context,
                   "tokens the cache can hold; 0: the model's, at most 4096")

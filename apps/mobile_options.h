@@ -19,7 +19,7 @@ struct ModelOptions {
 /// Adds --model, --threads, --kernels, --kv-cache and --packed.
 void add_language_options(CLI::App& command, ModelOptions& options);
 
-/// Adds these and --mmproj, --vision, --context and --tuning.
+/// Adds these and --mmproj, --vision, --resident, --context and --tuning.
 void add_model_options(CLI::App& command, ModelOptions& options);
 
 /// Adds --greedy, --temperature, --top-p, --top-k, --min-p, --repetition-penalty, --max-new-tokens

@@ -55,6 +55,7 @@ struct Session::State {
         pool(options.threads),
         compute{pool, choose_kernels(options.kernels), options.pieces},
         vision_compute(compute),
+        keeps_vision(options.resident == "both"),
         decode_threads(options.decode_threads > 0 ? options.decode_threads : pool.threads()),
         prefill_tokens(options.prefill_tokens),
         decoder(language_file, params) {
@@ -64,6 +65,9 @@ struct Session::State {
              "{} threads for decoding, but only {} in all; raise --threads",
              decode_threads,
              pool.threads());
+    PV_CHECK(keeps_vision || options.resident == "sequential",
+             "models cannot be resident as \"{}\"; choose sequential or both",
+             options.resident);
     pack_language(options.packed);
     if (!mmproj_path.empty()) {
       bind_vision(mmproj_path);
@@ -79,6 +83,7 @@ struct Session::State {
              tokenizer.size(),
              params.vocab);
     if (projector) check_fit(model_path);
+    if (keeps_vision) make_resident(options);
     const std::int64_t context =
         options.context > 0 ? options.context : std::min(params.max_positions, kDefaultContext);
     PV_CHECK(context <= params.max_positions,
@@ -177,8 +182,23 @@ struct Session::State {
              "the conversation has an image, but no vision file was given; add --mmproj FILE");
   }
 
+  // Reads the files that this session computes from, page by page; packed weights were read when
+  // they were made.
+  void make_resident(const SessionOptions& options) const {
+    if (options.packed == "none") touch(language_file.file());
+    if (mmproj_file && options.vision == "float") touch(mmproj_file->file());
+  }
+
+  static void touch(const MappedFile& file) {
+    constexpr std::size_t kPage = 4096;
+    volatile std::byte seen{};
+    for (std::size_t at = 0; at < file.size(); at += kPage) seen = file.data()[at];
+    static_cast<void>(seen);
+  }
+
   // The vision tower's pages and buffers are gone before the decoder is touched.
   void release_vision() const {
+    if (keeps_vision) return;
     if (mmproj_file) mmproj_file->file().release(0, mmproj_file->size());
     packed_vision.release();
   }
@@ -366,6 +386,7 @@ struct Session::State {
   ThreadPool pool;
   Compute compute;
   Compute vision_compute;
+  bool keeps_vision;
   int decode_threads;
   std::int64_t prefill_tokens;
   MobileDecoder decoder;

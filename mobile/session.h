@@ -27,6 +27,9 @@ struct SessionOptions {
   // float | int8: products of the vision encoder in eight bits and its attention in bfloat16, where
   // the kernels can; the answers differ a little
   std::string vision = "float";
+  // sequential: the vision file's pages leave memory before the decoder is touched | both: both
+  // files are read into memory at once and stay there
+  std::string resident = "sequential";
   PieceSizes pieces;
   std::int64_t prefill_tokens = 512;  // a prefill pass holds activations of so many tokens
 };

@@ -195,5 +195,34 @@ TEST_F(ReleasedPrograms, MistakesAreAnsweredWithTheCure) {
   EXPECT_EQ(run_program(program("pocketvlm") + " save-hf " + root_ + "/nowhere --out " + root_ + "/out").status, 1);
 }
 
+/// Vision parts of all families as ONNX; the command itself compares each file with the trainer.
+TEST_F(ReleasedPrograms, VisionPartsBecomeOnnxFiles) {
+  for (const std::string& family : release_families()) {
+    const std::string folder = imported(family), out = root_ + "/onnx";
+    const Json result = json_of(run_program(program("pocketvlm") + " export --checkpoint " + folder + " --vision-onnx fp16 --out " + out +
+                                            " --image " + kPhoto + " --json"));
+    const Json report = result["onnx"];
+    EXPECT_TRUE(report["passed"].get<bool>()) << family << report.dump();
+    for (const Json& file : report["files"]) {
+      EXPECT_TRUE(fs::exists(file["file"].get<std::string>())) << family;
+      EXPECT_GE(file["cosine"].get<double>(), 0.9999) << family;
+    }
+    EXPECT_EQ(read_json(out + "/vision-onnx-fp16.json"), report);
+  }
+}
+
+TEST_F(ReleasedPrograms, ExportSaysWhatItNeeds) {
+  const std::string folder = imported("minicpmv-2.6");
+  const auto error = [&](const std::string& arguments) {
+    const Outcome outcome = run_program(program("pocketvlm") + " export --checkpoint " + folder + " --out " + root_ + "/onnx " + arguments);
+    EXPECT_EQ(outcome.status, 1) << arguments;
+    return outcome.err + outcome.out;
+  };
+  EXPECT_NE(error("").find("--vision-onnx"), std::string::npos);
+  EXPECT_NE(error("--vision-onnx int4").find("--vision-onnx"), std::string::npos);
+  EXPECT_NE(error("--type f16 --onnx-grid 4x4").find("--onnx-grid and --onnx-longest belong to --vision-onnx; give it as well"), std::string::npos);
+  EXPECT_NE(error("--vision-onnx fp16 --onnx-grid 4").find("--onnx-grid 4: expected ROWSxCOLUMNS of patches, such as 32x32"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace pocketvlm
