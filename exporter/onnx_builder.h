@@ -19,7 +19,7 @@ struct OnnxHandle {
 /// Appends operations to a graph, follows their shapes, and keeps constants and quantization in the form that was asked for.
 class OnnxBuilder {
  public:
-  /// `form` and the tensors given to constant() and product() must outlive the graph.
+  /// `graph` and `form` must outlive the builder.
   OnnxBuilder(OnnxGraph& graph, const OnnxVisionForm& form);
 
   /// An operation whose result has `shape`.

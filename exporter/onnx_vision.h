@@ -32,8 +32,8 @@ struct OnnxVisionForm {
 /// float32 in fp32 and int8.
 ///   int8  each product with weights stands between QuantizeLinear and DequantizeLinear: weights int8, one scale an output channel,
 ///         activations uint8 by `ranges`; attention, norms and activation functions stay float
-/// Constants keep `vision` alive no longer than the graph; it must outlive it. Throws Error where the config does not take the grid,
-/// and for weights that float16 cannot hold.
+/// The graph shares the weights of `vision` and converts each when it is written. Throws Error where the config does not take the
+/// grid; writing throws for weights that float16 cannot hold.
 OnnxGraph vision_graph(const VisionPart& vision, const OnnxVisionForm& form);
 
 }  // namespace pocketvlm
