@@ -42,7 +42,13 @@ VisionPart::VisionPart(const std::string& checkpoint_folder) : config_(load_chec
       parameter.set_requires_grad(false);
       weights_[name] = parameter;
     }
-    for (const auto& item : module.named_buffers()) weights_[prefix + item.key()] = item.value();
+    for (auto& item : module.named_buffers()) {  // a release keeps them rounded to its type; else the formula's values stay
+      const std::string name = prefix + item.key();
+      torch::Tensor buffer = item.value();
+      const auto found = folder.tensors().find(name);
+      if (found != folder.tensors().end()) buffer.copy_(read_weight(found->second, buffer.sizes().vec(), checkpoint_folder + ": " + name));
+      weights_[name] = buffer;
+    }
   };
   load("vision_encoder.", *encoder_);
   load("projector.", *projector_);

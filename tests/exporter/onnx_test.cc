@@ -86,6 +86,15 @@ TEST_F(Onnx, OneWeightThatDiffersShows) {
   }
 }
 
+/// Releases store the positions of queries rounded; a file made from the formula would be another model.
+TEST_F(Onnx, TakesQueryPositionsFromTheCheckpoint) {
+  const std::string name = "interpolated, resampler with query positions";
+  const VisionPart vision(checkpoint(name));
+  const torch::Tensor& positions = vision.weight("projector.query_positions");
+  EXPECT_TRUE(at::equal(positions, positions.to(torch::kBFloat16).to(torch::kFloat32)));
+  EXPECT_FALSE(at::equal(positions, sincos_positions(2, 2, positions.size(1))));
+}
+
 /// A request's longest slice changes what 2.5 as released makes of the others.
 TEST_F(Onnx, AStripIsAsLongAsTheRequestsLongest) {
   VisionPart vision(checkpoint("strips"));

@@ -45,13 +45,16 @@ void save_tiny_vision(const ModelConfig& config, const std::string& folder) {
   scatter_weights(*model, 6);
   std::vector<torch::Tensor> kept;
   std::vector<TensorToWrite> tensors;
-  for (const auto& item : model->named_parameters()) {
-    if (item.key().starts_with("language.")) continue;
-    kept.push_back(item.value().detach().contiguous());
-    tensors.push_back({item.key(), "F32", kept.back().sizes().vec(), [tensor = kept.back()] {
+  const auto keep = [&](const std::string& name, const torch::Tensor& value) {
+    if (name.starts_with("language.")) return;
+    kept.push_back(value.detach().contiguous());
+    tensors.push_back({name, "F32", kept.back().sizes().vec(), [tensor = kept.back()] {
                          return std::span(static_cast<const std::byte*>(tensor.data_ptr()), tensor.nbytes());
                        }});
-  }
+  };
+  for (const auto& item : model->named_parameters()) keep(item.key(), item.value());
+  // As a release has them: rounded to its type.
+  for (const auto& item : model->named_buffers()) keep(item.key(), item.value().to(torch::kBFloat16).to(torch::kFloat32));
   write_safetensors(folder + "/model.safetensors", tensors);
   write_checkpoint_config(config, folder);
 }
