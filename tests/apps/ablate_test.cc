@@ -158,7 +158,7 @@ TEST_F(Ablate, WalksTheDeploymentLadder) {
   const TinyFiles files = write_tiny_model(tiny);
   const std::string command = program("pocketvlm") + " ablate " + SOURCE_ROOT + "/configs/ablations/deployment.json --out " + folder_ +
                               "/ladder --set inputs.model=" + files.language + " --set inputs.mmproj=" + files.mmproj +
-                              " --set inputs.prompt_tokens=8 --set inputs.gen_tokens=2 --set inputs.repeat=1";
+                              " --set 'inputs.prompt_tokens=\"8\"' --set 'inputs.gen_tokens=\"2\"' --set 'inputs.repeat=\"1\"'";
   const Outcome dry = run_program(command + " --dry-run");
   EXPECT_EQ(dry.status, 0) << dry.err;
   EXPECT_NE(dry.out.find("plain: pocketvlm-mobile bench --json --model " + files.language), std::string::npos) << dry.out;
