@@ -19,7 +19,7 @@ struct CommandLine {
   bool fast = false;
   bool dry_run = false;     // ablate
 
-  std::string checkpoint, model, out, png, prompt, tokenizer, text, text_file, jsonl_file, ids, data, type, mmproj_type = "f16";
+  std::string checkpoint, model, out, png, prompt, tokenizer, text, text_file, jsonl_file, ids, data, type, mmproj_type = "f16", gate = "on";
   std::string dtype;       // empty: the command's own choice
   std::string sprites = "emoji", run_name, instruction;
   std::string vision_onnx;              // export: precision of the ONNX files; empty: none

@@ -13,8 +13,10 @@
 #include "base/log.h"
 #include "base/safetensors.h"
 #include "data/preprocess/gguf_vocabulary.h"
+#include "data/preprocess/sentencepiece_bpe.h"
 #include "data/preprocess/tokenizer.h"
 #include "exporter/chat_templates.h"
+#include "exporter/stock_vision.h"
 #include "exporter/tensor_types.h"
 #include "mobile/gguf.h"
 #include "mobile/positions.h"
@@ -157,6 +159,26 @@ class FileBuilder {
     if (has(name + ".bias")) add(target + ".bias", name + ".bias", GgmlType::kF32);
   }
 
+  /// A tensor of values that are computed: [rows, ne[0]], rows one after the other.
+  void add_values(const std::string& target, GgmlType type, const std::vector<std::int64_t>& ne, std::vector<float> values) {
+    writer_.add_tensor(target, type, ne, [type, length = ne[0], values = std::move(values)](const GgufWriter::Sink& sink) {
+      std::vector<std::byte> row(static_cast<std::size_t>(row_bytes(type, length)));
+      for (std::size_t begin = 0; begin < values.size(); begin += static_cast<std::size_t>(length)) {
+        quantize_row(type, &values[begin], length, row.data());
+        sink(row);
+      }
+    });
+  }
+
+  /// A whole tensor of the checkpoint as float32.
+  std::vector<float> floats(const std::string& name) const {
+    const auto found = tensors_.find(name);
+    PV_CHECK(found != tensors_.end(), "{}: the tensor {} is missing", where_, name);
+    std::vector<float> values(found->second.bytes.size() / dtype_bytes(found->second.dtype));
+    read_floats(found->second, 0, static_cast<std::int64_t>(values.size()), values.data());
+    return values;
+  }
+
   std::int64_t row_length(const std::string& name) const {
     const auto found = tensors_.find(name);
     PV_CHECK(found != tensors_.end() && !found->second.shape.empty(), "{}: the tensor {} is missing", where_, name);
@@ -184,6 +206,16 @@ std::string architecture(const LanguageConfig& language, const std::string& wher
   return scaled ? "minicpm" : "llama";
 }
 
+/// Whether every chat begins with a special piece, so that sentencepiece's prefix is never written.
+bool begins_with_special(const Vocabulary& vocabulary, const PromptConfig& prompt) {
+  if (prompt.chat_template == "chatml" || prompt.chat_template == "llama3") return true;
+  if (prompt.chat_template != "minicpm" || !prompt.default_system.empty()) return false;
+  const auto marker = std::find(vocabulary.pieces.begin(), vocabulary.pieces.end(), "<\xe7\x94\xa8\xe6\x88\xb7>");
+  if (marker == vocabulary.pieces.end()) return false;
+  const TokenType type = vocabulary.types[static_cast<std::size_t>(marker - vocabulary.pieces.begin())];
+  return type == TokenType::kUserDefined || type == TokenType::kControl;
+}
+
 void set_tokenizer(GgufWriter& writer, const Vocabulary& vocabulary, const ModelConfig& config, const std::string& where) {
   const auto size = static_cast<std::size_t>(config.language.vocab);
   PV_CHECK(vocabulary.pieces.size() <= size, "{}: the tokenizer has {} pieces, the embedding only {} rows", where,
@@ -191,7 +223,13 @@ void set_tokenizer(GgufWriter& writer, const Vocabulary& vocabulary, const Model
   std::vector<std::string> pieces = vocabulary.pieces;
   std::vector<float> scores = vocabulary.scores;
   std::vector<std::int32_t> types;
-  for (const TokenType type : vocabulary.types) types.push_back(static_cast<std::int32_t>(type));
+  for (const TokenType type : vocabulary.types) {
+    std::string& piece = pieces[types.size()];
+    types.push_back(static_cast<std::int32_t>(type));
+    if (type != TokenType::kUserDefined || vocabulary.model != "llama") continue;
+    // GGUF spells user-defined pieces with real spaces.
+    for (std::size_t at = piece.find(kSpaceMark); at != piece.npos; at = piece.find(kSpaceMark)) piece.replace(at, kSpaceMark.size(), " ");
+  }
   while (pieces.size() < size) {  // rows of the embedding that no piece uses
     pieces.push_back(fmt::format("[PAD{}]", pieces.size()));
     types.push_back(static_cast<std::int32_t>(TokenType::kUnused));
@@ -212,10 +250,13 @@ void set_tokenizer(GgufWriter& writer, const Vocabulary& vocabulary, const Model
   set_id("tokenizer.ggml.padding_token_id", vocabulary.pad_id);
   writer.set_bool("tokenizer.ggml.add_bos_token", config.prompt.chat_template != "chatml");
   writer.set_bool("tokenizer.ggml.add_eos_token", false);
-  if (vocabulary.model == "llama") writer.set_bool("tokenizer.ggml.add_space_prefix", vocabulary.add_space_prefix);
+  if (vocabulary.model == "llama") {
+    writer.set_bool("tokenizer.ggml.add_space_prefix", vocabulary.add_space_prefix && !begins_with_special(vocabulary, config.prompt));
+    writer.set_bool(kGgufSpacePrefixKey, vocabulary.add_space_prefix);
+  }
   if (vocabulary.model == "gpt2") writer.set_bool(kGgufNfcKey, vocabulary.nfc);
   if (vocabulary.model == "gpt2") writer.set_bool(kGgufWholeWordsKey, vocabulary.whole_words);
-  const std::string jinja = chat_template_jinja(config.prompt.chat_template);
+  const std::string jinja = chat_template_jinja(config.prompt);
   if (!jinja.empty()) writer.set_string("tokenizer.chat_template", jinja);
 }
 
@@ -279,6 +320,12 @@ void build_language(FileBuilder& file, const ModelConfig& config, const Vocabula
   }
 }
 
+/// Positions of the queries are worked into the weights, for libmtmd and the phone alike.
+bool has_stock_queries(const ModelConfig& config) {
+  return config.projector.kind == "resampler" && config.projector.positions == "key_and_query" &&
+         2 * config.projector.num_queries <= config.language.hidden;
+}
+
 void set_vision_metadata(GgufWriter& writer, const ModelConfig& config, const std::string& type) {
   const VisionConfig& vision = config.vision;
   writer.set_string("general.architecture", "clip");
@@ -304,15 +351,32 @@ void set_vision_metadata(GgufWriter& writer, const ModelConfig& config, const st
     // 2 and 3 differ by the token layout alone; the query count is always written.
     writer.set_int32("clip.minicpmv_version", config.prompt.image_layout == "minicpmv-2.6" ? 3 : 2);
     writer.set_uint32("clip.minicpmv_query_num", u32(config.projector.num_queries));
+  } else {
+    // Without it the graph stops one block early, at the last but one of those in the file.
+    writer.set_int32s("clip.vision.feature_layer", {static_cast<std::int32_t>(vision.num_layers)});
   }
   const bool strips = vision.strip_quirk && config.compat == "released";
   writer.set_string("pocketvlm.vision.positions", strips ? "strips" : vision.positions);
   writer.set_string("pocketvlm.vision.activation", vision.activation);
-  writer.set_string("pocketvlm.projector.positions", config.projector.positions);
+  writer.set_string("pocketvlm.projector.positions", has_stock_queries(config) ? "key" : config.projector.positions);
   writer.set_string("pocketvlm.projector.activation", "gelu_erf");
   writer.set_uint32("pocketvlm.projector.heads", u32(config.projector.num_heads));
   writer.set_float32("pocketvlm.projector.norm_epsilon", static_cast<float>(config.projector.norm_eps));
   set_shared_configs(writer, config);
+}
+
+/// The table that libmtmd reads, beside the model's own.
+void add_stock_positions(FileBuilder& file, const ModelConfig& config) {
+  const std::int64_t hidden = config.vision.hidden, nominal = config.image.scale_resolution / config.image.patch_size;
+  std::int64_t side = config.vision.position_side;
+  std::vector<float> table = file.floats("vision_encoder.position_embedding");
+  if (config.vision.class_token) table.erase(table.begin(), table.begin() + hidden);
+  if (config.vision.positions == "interpolated") {
+    table = resample_positions_antialiased(table, side, hidden, nominal, nominal);
+    side = nominal;
+  }
+  file.add_values("v.position_embd.weight", GgmlType::kF32, {hidden, kStockPositionSide * kStockPositionSide},
+                  stock_position_table(table, side, hidden, nominal));
 }
 
 void add_vision_tensors(FileBuilder& file, const ModelConfig& config, GgmlType type) {
@@ -325,7 +389,12 @@ void add_vision_tensors(FileBuilder& file, const ModelConfig& config, GgmlType t
   if (config.vision.class_token) {
     file.add("v.class_embd", "vision_encoder.class_embedding", GgmlType::kF32, {{config.vision.hidden}, 1.0F, 0, false});
   }
-  file.add("v.position_embd.weight", "vision_encoder.position_embedding", GgmlType::kF32);
+  if (needs_stock_positions(config)) {
+    file.add("pocketvlm.position_embd.weight", "vision_encoder.position_embedding", GgmlType::kF32);
+    add_stock_positions(file, config);
+  } else {
+    file.add("v.position_embd.weight", "vision_encoder.position_embedding", GgmlType::kF32);
+  }
   if (config.vision.pre_norm) file.add_norm("v.pre_ln", "vision_encoder.pre_norm");
   for (std::int64_t i = 0; i < config.vision.num_layers; ++i) {
     const std::string to = fmt::format("v.blk.{}.", i), from = fmt::format("vision_encoder.blocks.{}.", i);
@@ -341,13 +410,34 @@ void add_vision_tensors(FileBuilder& file, const ModelConfig& config, GgmlType t
   if (config.vision.final_norm) file.add_norm("v.post_ln", "vision_encoder.final_norm");
 }
 
+void add_stock_queries(FileBuilder& file, const ModelConfig& config, GgmlType type) {
+  const std::int64_t hidden = config.language.hidden, queries = config.projector.num_queries;
+  const auto side = static_cast<std::int64_t>(std::llround(std::sqrt(static_cast<double>(queries))));
+  PV_CHECK(side * side == queries, "export: {} queries with positions are no square", queries);
+  const StockQueries own{file.floats("projector.query"), file.floats("projector.norm_q.weight"), file.floats("projector.norm_q.bias"),
+                         file.floats("projector.attn.q_proj.weight"), file.floats("projector.attn.q_proj.bias")};
+  // A release stores these positions rounded to its type, and its weights were trained with them so.
+  const char* stored = "projector.query_positions";
+  StockQueries stock = stock_queries(own, file.has(stored) ? file.floats(stored) : sincos_table(side, side, hidden), config.projector.norm_eps);
+  file.add_values("resampler.query", GgmlType::kF32, {hidden, queries}, std::move(stock.query));
+  file.add_values("resampler.ln_q.weight", GgmlType::kF32, {hidden}, std::move(stock.norm_weight));
+  file.add_values("resampler.ln_q.bias", GgmlType::kF32, {hidden}, std::move(stock.norm_bias));
+  file.add_values("resampler.attn.q.weight", fitting_type(type, hidden), {hidden, hidden}, std::move(stock.weight));
+  file.add_values("resampler.attn.q.bias", GgmlType::kF32, {hidden}, std::move(stock.bias));
+}
+
 void add_resampler_tensors(FileBuilder& file, const ModelConfig& config, GgmlType type) {
-  file.add("resampler.query", "projector.query", GgmlType::kF32);
+  if (has_stock_queries(config)) {
+    add_stock_queries(file, config, type);
+  } else {
+    file.add("resampler.query", "projector.query", GgmlType::kF32);
+    file.add_norm("resampler.ln_q", "projector.norm_q");
+    file.add_linear("resampler.attn.q", "projector.attn.q_proj", type);
+  }
   file.add_linear("resampler.kv", "projector.kv_proj", type);
-  for (const char* part : {"q", "k", "v", "out"}) {
+  for (const char* part : {"k", "v", "out"}) {
     file.add_linear(fmt::format("resampler.attn.{}", part), fmt::format("projector.attn.{}_proj", part), type);
   }
-  file.add_norm("resampler.ln_q", "projector.norm_q");
   file.add_norm("resampler.ln_kv", "projector.norm_kv");
   file.add_norm("resampler.ln_post", "projector.norm_post");
   TensorForm form;
@@ -356,7 +446,7 @@ void add_resampler_tensors(FileBuilder& file, const ModelConfig& config, GgmlTyp
   form.factor = static_cast<float>(1.0 / config.language.scale_embeddings);
   file.add("resampler.proj.weight", "projector.proj", fitting_type(type, config.language.hidden), form);
   // A release stores the positions of its queries rounded to its type, and its weights were trained with them so.
-  if (file.has("projector.query_positions")) file.add(kQueryPositionsTensor, "projector.query_positions", GgmlType::kF32);
+  if (file.has("projector.query_positions") && !has_stock_queries(config)) file.add(kQueryPositionsTensor, "projector.query_positions", GgmlType::kF32);
   // llama.cpp demands this table but computes positions itself; so do we.
   const std::int64_t side = config.vision.position_side, hidden = config.language.hidden;
   file.writer().add_tensor("resampler.pos_embed_k", GgmlType::kF16, {hidden, side * side}, [side, hidden](const GgufWriter::Sink& sink) {
@@ -441,6 +531,7 @@ ExportedFiles export_gguf(const std::string& checkpoint_folder,
   mmproj.writer().write(files.mmproj);
   files.language_bytes = static_cast<std::int64_t>(fs::file_size(files.language));
   files.mmproj_bytes = static_cast<std::int64_t>(fs::file_size(files.mmproj));
+  files.llama_cpp_differences = llama_cpp_differences(config);
   return files;
 }
 

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/json.h"
 
@@ -12,6 +14,7 @@ struct ExportedFiles {
   std::string mmproj;    // DIR/mmproj-TYPE.gguf
   std::int64_t language_bytes = 0;
   std::int64_t mmproj_bytes = 0;
+  std::vector<std::string> llama_cpp_differences;  // what stock llama.cpp would compute otherwise, a sentence each
 };
 
 /// Streams a checkpoint folder into two GGUF files, tensor by tensor from the mapped safetensors (an 8B model passes in under

@@ -209,14 +209,16 @@ MobileVisionParams read_vision_params(const GgufFile& file) {
                                  "pocketvlm.vision.positions",
                                  resampler ? "bucketed" : "fixed",
                                  {"bucketed", "strips", "interpolated", "fixed"});
-  const GgufTensor& table = file.tensor("v.position_embd.weight");
+  if (has_tensor(file, kOwnPositionTable)) params.position_table = kOwnPositionTable;
+  const GgufTensor& table = file.tensor(params.position_table);
   PV_CHECK(table.ne.size() == 2 && table.ne[0] == params.hidden,
-           "{}: v.position_embd.weight has rows of {} values, but the vision width is {}",
+           "{}: {} has rows of {} values, but the vision width is {}",
            file.path(),
+           table.name,
            table.ne[0],
            params.hidden);
   params.position_side =
-      integer_root(file, table.ne[1] - (params.class_token ? 1 : 0), "v.position_embd.weight");
+      integer_root(file, table.ne[1] - (params.class_token ? 1 : 0), table.name);
   return params;
 }
 

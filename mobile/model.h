@@ -16,6 +16,8 @@
 ///   pocketvlm.prompt_config       (both files) JSON of PromptConfig
 ///   pocketvlm.vision.positions    bucketed | strips (2.5 as released) | interpolated | fixed
 ///   pocketvlm.vision.activation   gelu_tanh | gelu_erf | quick_gelu
+///   pocketvlm.position_embd.weight a tensor: the model's own position table, where libmtmd reads
+///   another (v.position_embd.weight then)
 ///   pocketvlm.projector.positions key | key_and_query | interpolated
 ///   pocketvlm.projector.heads     u32, attention heads of the resampler
 ///   pocketvlm.projector.activation gelu_erf | gelu_tanh, between the linear layers of mlp, ldp,
@@ -23,6 +25,8 @@
 ///   encoder's)
 /// Without them (a stock file) llama.cpp's facts hold.
 namespace pocketvlm {
+
+inline constexpr const char* kOwnPositionTable = "pocketvlm.position_embd.weight";
 
 /// Elementwise functions of encoder and projector.
 enum class MobileActivation { kGeluTanh, kGeluErf, kQuickGelu, kSilu };
@@ -42,8 +46,8 @@ struct MobileVisionParams {
   bool pre_norm = false;     // v.pre_ln
   bool final_norm = false;   // v.post_ln
   std::string positions = "bucketed";
-  std::int64_t position_side =
-      70;  // v.position_embd.weight has side * side rows, + 1 with class token
+  std::string position_table = "v.position_embd.weight";
+  std::int64_t position_side = 70;  // the table has side * side rows, + 1 with class token
 };
 
 /// From the patches of a slice to visual tokens (mmproj file, `resampler.*` or `mm.*`).

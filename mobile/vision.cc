@@ -76,7 +76,7 @@ std::vector<NamedLinear> MobileVisionEncoder::matrices() {
 void MobileVisionEncoder::add_positions(std::span<const std::array<int, 2>> grids, float* x) const {
   const std::int64_t hidden = params_.hidden;
   const std::int64_t side = params_.position_side;
-  const GgufTensor& table = file_.tensor("v.position_embd.weight");
+  const GgufTensor& table = file_.tensor(params_.position_table);
   const std::int64_t bytes = row_bytes(table.type, hidden);
   std::vector<float> row(static_cast<std::size_t>(hidden));
   const auto add = [&](const float* values) {
@@ -90,7 +90,7 @@ void MobileVisionEncoder::add_positions(std::span<const std::array<int, 2>> grid
   const std::int64_t first = params_.class_token ? 1 : 0;
   std::vector<float> whole;
   if (params_.positions == "interpolated") {
-    whole = read_floats(file_, "v.position_embd.weight");
+    whole = read_floats(file_, params_.position_table);
     whole.erase(whole.begin(), whole.begin() + first * hidden);
   }
   for (const auto& [rows, columns] : grids) {

@@ -163,6 +163,8 @@ class VocabularyReader {
       vocabulary_.add_space_prefix = flag(kind);
     else if (key == "tokenizer.ggml.remove_extra_whitespaces")
       vocabulary_.remove_extra_whitespaces = flag(kind);
+    else if (key == kGgufSpacePrefixKey)
+      space_prefix_ = flag(kind);
     else if (key == kGgufNfcKey)
       nfc_ = flag(kind);
     else if (key == kGgufWholeWordsKey)
@@ -240,6 +242,7 @@ class VocabularyReader {
     }
     if (vocabulary_.model == "llama") {
       if (vocabulary_.pre != kMetaspace && vocabulary_.pre != kMetaspaceFirst) vocabulary_.pre = "default";
+      vocabulary_.add_space_prefix = space_prefix_.value_or(vocabulary_.add_space_prefix);
       if (vocabulary_.bos_id < 0) vocabulary_.bos_id = 1;
       if (vocabulary_.eos_id < 0) vocabulary_.eos_id = 2;
       if (vocabulary_.unk_id < 0) vocabulary_.unk_id = 0;
@@ -269,7 +272,7 @@ class VocabularyReader {
   std::vector<std::int32_t> types_;
   bool add_bos_ = false;
   bool has_add_bos_ = false;
-  std::optional<bool> nfc_, whole_words_;
+  std::optional<bool> nfc_, whole_words_, space_prefix_;
 };
 
 }  // namespace

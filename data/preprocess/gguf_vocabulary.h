@@ -12,6 +12,9 @@ namespace pocketvlm {
 /// split rule decides.
 inline constexpr const char* kGgufNfcKey = "pocketvlm.tokenizer.nfc";
 inline constexpr const char* kGgufWholeWordsKey = "pocketvlm.tokenizer.whole_words";
+/// Vocabulary::add_space_prefix where tokenizer.ggml.add_space_prefix says something else: llama.cpp puts the prefix after every
+/// special piece, too, so files whose chats begin with one switch it off there.
+inline constexpr const char* kGgufSpacePrefixKey = "pocketvlm.tokenizer.add_space_prefix";
 
 /// Reads the vocabulary of a GGUF file (versions 2 and 3, little-endian) from its metadata; tensors
 /// are not looked at. Throws Error naming file and key when the metadata are damaged, lack a
