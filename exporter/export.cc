@@ -448,7 +448,7 @@ void add_resampler_tensors(FileBuilder& file, const ModelConfig& config, GgmlTyp
   // A release stores the positions of its queries rounded to its type, and its weights were trained with them so.
   if (file.has("projector.query_positions") && !has_stock_queries(config)) file.add(kQueryPositionsTensor, "projector.query_positions", GgmlType::kF32);
   // llama.cpp demands this table but computes positions itself; so do we.
-  const std::int64_t side = config.vision.position_side, hidden = config.language.hidden;
+  const std::int64_t side = kStockPositionSide, hidden = config.language.hidden;
   file.writer().add_tensor("resampler.pos_embed_k", GgmlType::kF16, {hidden, side * side}, [side, hidden](const GgufWriter::Sink& sink) {
     std::vector<std::uint16_t> row(static_cast<std::size_t>(hidden));
     for (std::int64_t place = 0; place < side * side; ++place) {
@@ -517,7 +517,8 @@ ExportedFiles export_gguf(const std::string& checkpoint_folder,
   files.language = (fs::path(folder) / ("language-" + type + ".gguf")).string();
   files.mmproj = (fs::path(folder) / ("mmproj-" + mmproj_type + ".gguf")).string();
   FileBuilder language(weights.tensors(), checkpoint_folder);
-  build_language(language, config, read_vocabulary(checkpoint), type, config_path);
+  const Vocabulary vocabulary = read_vocabulary(checkpoint);
+  build_language(language, config, vocabulary, type, config_path);
   language.writer().write(files.language);
   FileBuilder mmproj(weights.tensors(), checkpoint_folder);
   set_vision_metadata(mmproj.writer(), config, mmproj_type);
@@ -532,6 +533,10 @@ ExportedFiles export_gguf(const std::string& checkpoint_folder,
   files.language_bytes = static_cast<std::int64_t>(fs::file_size(files.language));
   files.mmproj_bytes = static_cast<std::int64_t>(fs::file_size(files.mmproj));
   files.llama_cpp_differences = llama_cpp_differences(config);
+  if (vocabulary.model == "llama" && vocabulary.add_space_prefix && config.prompt.image_layout != "bare" &&
+      !begins_with_special(vocabulary, config.prompt)) {
+    files.llama_cpp_differences.push_back("a space is read after every special token, so also after a picture");
+  }
   return files;
 }
 

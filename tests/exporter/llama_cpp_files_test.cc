@@ -89,6 +89,7 @@ class LlamaCppFiles : public testing::Test {
     const SceneSource source(scenes, 1);
     TokenizerTrainingConfig training;
     training.vocab_size = kVocab;
+    training.special_pieces.insert(training.special_pieces.end(), {"<\xe7\x94\xa8\xe6\x88\xb7>", "<AI>"});  // MiniCPM's markers
     std::int64_t next = 0;
     train_tokenizer(training, [&](std::string& text) {
       if (next == 400) return false;
