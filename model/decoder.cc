@@ -1,5 +1,7 @@
 #include "model/decoder.h"
 
+#include <functional>
+
 #include "base/error.h"
 #include "model/attention.h"
 #include "model/block_runner.h"
@@ -74,6 +76,22 @@ class Block : public torch::nn::Module {
   std::shared_ptr<Mlp> mlp_;
 };
 
+/// Runs the blocks, each through the thread's runner; behind the last one's attention only `rows` go on (undefined: all). `attend`
+/// owns what it captures: a backward may call it again.
+torch::Tensor run_layers(const std::vector<std::shared_ptr<Block>>& layers,
+                         const torch::Tensor& embeddings,
+                         const torch::Tensor& rows,
+                         const std::function<torch::Tensor(const torch::Tensor& qkv)>& attend) {
+  torch::Tensor x = embeddings.to(torch::kFloat32);
+  for (const auto& layer : layers) {
+    const torch::Tensor wanted = layer == layers.back() ? rows : torch::Tensor();
+    x = run_block(*layer, x, [layer, attend, wanted](const torch::Tensor& input) {
+      return layer->forward(input, attend, wanted);
+    });
+  }
+  return x;
+}
+
 }  // namespace
 
 struct DecoderImpl::Parts {
@@ -119,40 +137,23 @@ torch::Tensor DecoderImpl::forward(const torch::Tensor& embeddings,
                                    const torch::Tensor& position_ids,
                                    const std::vector<int64_t>& segment_lengths,
                                    const torch::Tensor& rows) {
-  const RotaryTable table = rotary(position_ids);
-  torch::Tensor x = embeddings.to(torch::kFloat32);
-  for (const auto& layer : parts_->layers) {
-    const torch::Tensor wanted = layer == parts_->layers.back() ? rows : torch::Tensor();
-    const auto body = [layer, table, segment_lengths, wanted, heads = config_.num_heads](const torch::Tensor& input) {
-      const auto attend = [&](const torch::Tensor& qkv) {
-        return packed_attention(qkv, heads, &table, segment_lengths, /*causal=*/true);
-      };
-      return layer->forward(input, attend, wanted);
-    };
-    x = run_block(*layer, x, body);
-  }
-  return finish(x);
+  const auto attend = [table = rotary(position_ids), segment_lengths, heads = config_.num_heads](const torch::Tensor& qkv) {
+    return packed_attention(qkv, heads, &table, segment_lengths, /*causal=*/true);
+  };
+  return finish(run_layers(parts_->layers, embeddings, rows, attend));
 }
 
 torch::Tensor DecoderImpl::forward(const torch::Tensor& embeddings,
                                    const torch::Tensor& position_ids,
                                    const SharedPrefixes& shared,
                                    const torch::Tensor& rows) {
-  const RotaryTable table = rotary(position_ids.index_select(0, shared.expand));
-  torch::Tensor x = embeddings.to(torch::kFloat32);
-  for (const auto& layer : parts_->layers) {
-    const torch::Tensor wanted = layer == parts_->layers.back() ? rows : torch::Tensor();
-    const auto body = [layer, table, shared, wanted, heads = config_.num_heads](const torch::Tensor& input) {
-      const auto attend = [&](const torch::Tensor& qkv) {
-        return packed_attention(
-                   qkv.index_select(0, shared.expand), heads, &table, shared.lengths, /*causal=*/true, shared.unread)
-            .index_select(0, shared.collapse);
-      };
-      return layer->forward(input, attend, wanted);
-    };
-    x = run_block(*layer, x, body);
-  }
-  return finish(x);
+  const auto attend = [table = rotary(position_ids.index_select(0, shared.expand)), shared, heads = config_.num_heads](
+                          const torch::Tensor& qkv) {
+    return packed_attention(
+               qkv.index_select(0, shared.expand), heads, &table, shared.lengths, /*causal=*/true, shared.unread)
+        .index_select(0, shared.collapse);
+  };
+  return finish(run_layers(parts_->layers, embeddings, rows, attend));
 }
 
 torch::Tensor DecoderImpl::prefill_prompts(const torch::Tensor& embeddings,

@@ -219,7 +219,7 @@ std::vector<int64_t> draw(Decoding& decoding,
                                               sequence.seen,
                                               sampling,
                                               sequence.random,
-                                              too_short ? stop_ids : std::vector<std::int32_t>{});
+                                              std::span(stop_ids).first(too_short ? stop_ids.size() : 0));
       next[static_cast<std::size_t>(i)] = token.id;
       grow(sequence, token, sampling, tokenizer, stop_ids);
     }
