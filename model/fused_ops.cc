@@ -2,6 +2,9 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <cmath>
+#include <numbers>
+
 #include "model/kernel_calls.h"
 
 namespace pocketvlm {
@@ -183,6 +186,42 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
   }
 };
 
+struct SigmoidGateFunction : torch::autograd::Function<SigmoidGateFunction> {
+  static Tensor forward(AutogradContext* context, const Tensor& x, double linear, double cubic) {
+    const Tensor input = x.contiguous();
+    const Tensor y = torch::empty_like(input);
+    kernels::SigmoidGate args = arguments(input, linear, cubic);
+    args.y = bytes(y);
+    run_rows(kernels::table().sigmoid_gate_forward, args, input.numel(), 1);
+    context->save_for_backward({input});
+    context->saved_data["linear"] = linear;
+    context->saved_data["cubic"] = cubic;
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const Tensor input = context->get_saved_variables()[0];
+    const Tensor grad_y = grads[0].contiguous();
+    const Tensor grad = torch::empty_like(input);
+    kernels::SigmoidGate args =
+        arguments(input, context->saved_data["linear"].toDouble(), context->saved_data["cubic"].toDouble());
+    args.grad_y = bytes(grad_y);
+    args.grad_x = bytes(grad);
+    run_rows(kernels::table().sigmoid_gate_backward, args, input.numel(), 1);
+    return {grad, Tensor(), Tensor()};
+  }
+
+ private:
+  static kernels::SigmoidGate arguments(const Tensor& x, double linear, double cubic) {
+    kernels::SigmoidGate args = {};
+    args.linear = static_cast<float>(linear);
+    args.cubic = static_cast<float>(cubic);
+    args.x = bytes(x);
+    args.type = kernel_type(x.scalar_type());
+    return args;
+  }
+};
+
 }  // namespace
 
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps, torch::Dtype out) {
@@ -261,6 +300,18 @@ torch::Tensor swiglu(const torch::Tensor& gate_up) {
   if (kernels_take(gate_up) && gate_up.dim() == 2) return SwigluFunction::apply(gate_up);
   const auto halves = gate_up.chunk(2, -1);
   return at::silu(halves[0]) * halves[1];
+}
+
+torch::Tensor gelu_tanh(const torch::Tensor& x) {
+  if (!kernels_take(x)) return at::gelu(x, "tanh");
+  // 0.5 (1 + tanh u) = sigmoid(2 u)
+  const double linear = 2.0 * std::sqrt(2.0 / std::numbers::pi);
+  return SigmoidGateFunction::apply(x, linear, linear * 0.044715);
+}
+
+torch::Tensor quick_gelu(const torch::Tensor& x) {
+  if (!kernels_take(x)) return x * torch::sigmoid(1.702 * x);
+  return SigmoidGateFunction::apply(x, 1.702, 0.0);
 }
 
 }  // namespace pocketvlm

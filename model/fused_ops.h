@@ -51,4 +51,8 @@ torch::Tensor rotate_heads(const torch::Tensor& x, const RotaryTable& table, int
 /// silu(gate) * up of gate_up [tokens, 2 * ffn] (gate first); returns [tokens, ffn] in the same dtype.
 torch::Tensor swiglu(const torch::Tensor& gate_up);
 
+/// GELU in its tanh form, 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), and CLIP's x sigmoid(1.702 x). Any shape; same dtype.
+torch::Tensor gelu_tanh(const torch::Tensor& x);
+torch::Tensor quick_gelu(const torch::Tensor& x);
+
 }  // namespace pocketvlm

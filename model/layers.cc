@@ -1,5 +1,7 @@
 #include "model/layers.h"
 
+#include <torch/csrc/autograd/custom_function.h>
+
 #include <algorithm>
 #include <unordered_map>
 
@@ -92,6 +94,35 @@ torch::Tensor panel_product(const torch::Tensor& x, const std::vector<torch::Ten
   });
   return y;
 }
+
+/// Weights of one width, one below the other in compute dtype: each is read once, and so is the gradient on its way back.
+struct StackedCast : torch::autograd::Function<StackedCast> {
+  static torch::Tensor forward(torch::autograd::AutogradContext* context, at::TensorList weights, torch::Dtype dtype) {
+    std::vector<int64_t> rows;
+    int64_t total = 0;
+    for (const torch::Tensor& weight : weights) {
+      rows.push_back(weight.size(0));
+      total += rows.back();
+    }
+    const torch::Tensor stack = torch::empty({total, weights[0].size(1)}, weights[0].options().dtype(dtype));
+    const std::vector<torch::Tensor> parts = stack.split_with_sizes(rows);
+    for (std::size_t i = 0; i < parts.size(); ++i) torch::Tensor(parts[i]).copy_(weights[i]);
+    context->saved_data["rows"] = rows;
+    context->saved_data["type"] = static_cast<int64_t>(weights[0].scalar_type());
+    return stack;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
+    const auto dtype = static_cast<torch::Dtype>(context->saved_data["type"].toInt());
+    torch::autograd::variable_list result = grads[0].split_with_sizes(context->saved_data["rows"].toIntVector());
+    for (std::size_t i = 0; i < result.size(); ++i) {
+      result[i] = context->needs_input_grad(i) ? result[i].to(dtype) : torch::Tensor();
+    }
+    result.emplace_back();
+    return result;
+  }
+};
 
 /// Weights that are held in compute dtype, which is not the master copy's: a checkpoint's own bytes, perhaps in a mapped file.
 bool held_as_used(const std::vector<LinearImpl*>& linears) {
@@ -197,7 +228,7 @@ torch::Tensor linear_group(const torch::Tensor& x, const std::vector<LinearImpl*
   if (panels_take(input, weights)) {
     y = panel_product(input, weights, bias);
   } else {
-    const auto cast = [&] { return torch::cat(weights).to(compute_dtype()); };
+    const auto cast = [&] { return StackedCast::apply(at::TensorList(weights), compute_dtype()); };
     y = at::linear(input,
                    all_may_cache(weights) ? kept_copy(cache.stacks, weights, cast) : cast(),
                    bias.defined() ? bias.to(compute_dtype()) : bias);

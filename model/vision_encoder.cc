@@ -16,10 +16,10 @@ namespace {
 using Grid = std::array<int64_t, 2>;
 
 torch::Tensor activate(const torch::Tensor& x, const std::string& activation) {
-  if (activation == "gelu_tanh") return at::gelu(x, "tanh");
+  if (activation == "gelu_tanh") return gelu_tanh(x);
   if (activation == "gelu_erf") return at::gelu(x, "none");
   TORCH_INTERNAL_ASSERT(activation == "quick_gelu");
-  return x * torch::sigmoid(1.702 * x);
+  return quick_gelu(x);
 }
 
 /// Rows of the position table for one grid, [rows * columns] int64.

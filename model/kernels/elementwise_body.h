@@ -149,6 +149,35 @@ void swiglu_backward_rows(const Swiglu& a, int64_t row_begin, int64_t row_end) {
   }
 }
 
+/// sigmoid(linear * x + cubic * x^3)
+POCKETVLM_INLINE Floats gate_of(const SigmoidGate& a, Floats x) {
+  return 1.0F / (1.0F + exponential(-x * (a.linear + a.cubic * x * x)));
+}
+
+template <typename T>
+void sigmoid_gate_forward_range(const SigmoidGate& a, int64_t begin, int64_t end) {
+  const T* x = static_cast<const T*>(a.x) + begin;
+  T* y = static_cast<T*>(a.y) + begin;
+  for_lanes(end - begin, [&](int64_t i, int64_t n) {
+    const Floats v = load_lanes(x + i, n);
+    store_lanes(y + i, v * gate_of(a, v), n);
+  });
+}
+
+template <typename T>
+void sigmoid_gate_backward_range(const SigmoidGate& a, int64_t begin, int64_t end) {
+  const T* x = static_cast<const T*>(a.x) + begin;
+  const T* grad_y = static_cast<const T*>(a.grad_y) + begin;
+  T* grad_x = static_cast<T*>(a.grad_x) + begin;
+  for_lanes(end - begin, [&](int64_t i, int64_t n) {
+    const Floats v = load_lanes(x + i, n);
+    const Floats gate = gate_of(a, v);
+    // Where the gate has settled, infinity times its zero would not be a number.
+    const Floats slope = minimum(maximum(v * (a.linear + 3.0F * a.cubic * v * v), broadcast(-1e25F)), broadcast(1e25F));
+    store_lanes(grad_x + i, load_lanes(grad_y + i, n) * gate * (1.0F + slope * (1.0F - gate)), n);
+  });
+}
+
 template <typename T>
 void rotary_tokens(const Rotary& a, int64_t token_begin, int64_t token_end) {
   const int64_t half = a.head_dim / 2;

@@ -74,6 +74,17 @@ struct Swiglu {
   Type type;
 };
 
+/// y = x * sigmoid(linear * x + cubic * x^3), with gradients: GELU's tanh form, and CLIP's quick GELU with cubic = 0.
+struct SigmoidGate {
+  float linear;
+  float cubic;
+  const void* x;
+  void* y;             // forward
+  const void* grad_y;  // backward
+  void* grad_x;
+  Type type;
+};
+
 /// Rotates `heads` heads of x by position, in place or to `out`; rows are tokens.
 struct Rotary {
   int64_t heads;
@@ -196,6 +207,8 @@ struct Table {
   void (*scale_to)(const ScaleTo&, int64_t begin, int64_t end);
   void (*swiglu_forward)(const Swiglu&, int64_t row_begin, int64_t row_end);
   void (*swiglu_backward)(const Swiglu&, int64_t row_begin, int64_t row_end);
+  void (*sigmoid_gate_forward)(const SigmoidGate&, int64_t begin, int64_t end);
+  void (*sigmoid_gate_backward)(const SigmoidGate&, int64_t begin, int64_t end);
   void (*rotary)(const Rotary&, int64_t token_begin, int64_t token_end);
   int64_t (*attention_scratch)(const Attention&);  // floats a thread needs
   void (*attention_forward)(const Attention&, int64_t item_begin, int64_t item_end, float* scratch);

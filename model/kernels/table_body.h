@@ -47,6 +47,8 @@ constexpr Table make_table(const char* name) {
           by_type<ScaleTo, scale_to_range<float>, scale_to_range<Bf16>>,
           by_type<Swiglu, swiglu_forward_rows<float>, swiglu_forward_rows<Bf16>>,
           by_type<Swiglu, swiglu_backward_rows<float>, swiglu_backward_rows<Bf16>>,
+          by_type<SigmoidGate, sigmoid_gate_forward_range<float>, sigmoid_gate_forward_range<Bf16>>,
+          by_type<SigmoidGate, sigmoid_gate_backward_range<float>, sigmoid_gate_backward_range<Bf16>>,
           by_type<Rotary, rotary_tokens<float>, rotary_tokens<Bf16>>,
           attention_scratch_floats,
           by_type<Attention, attention_forward_items<float>, attention_forward_items<Bf16>>,

@@ -132,6 +132,26 @@ TEST(FusedOps, SwigluEqualsPlainOperators) {
   }
 }
 
+TEST(FusedOps, GelusEqualPlainOperators) {
+  for (const int64_t size : kSizes) {
+    for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+      const Tensor x = (torch::randn({33, size}) * 3).to(dtype).set_requires_grad(true);
+      const Tensor x64 = exact(x);
+      expect_same({gelu_tanh(x)}, {x}, {at::gelu(x64, "tanh")}, {x64}, tolerance(dtype));
+      expect_same({quick_gelu(x)}, {x}, {x64 * torch::sigmoid(1.702 * x64)}, {x64}, tolerance(dtype));
+    }
+  }
+}
+
+TEST(FusedOps, GelusSurviveExtremeValues) {
+  const Tensor x = torch::tensor({-1e28F, -1000.0F, -30.0F, 0.0F, 30.0F, 1000.0F, 1e28F}).set_requires_grad(true);
+  for (const Tensor& y : {gelu_tanh(x), quick_gelu(x)}) {
+    const Tensor grad = torch::autograd::grad({y.sum()}, {x})[0];
+    EXPECT_TRUE(torch::allclose(y, torch::relu(x), 1e-6, 1e-10)) << y;
+    EXPECT_TRUE(torch::allclose(grad, torch::tensor({0.0F, 0.0F, 0.0F, 0.5F, 1.0F, 1.0F, 1.0F}), 1e-6, 1e-10)) << grad;
+  }
+}
+
 TEST(FusedOps, SwigluSurvivesExtremeGates) {
   const Tensor x = torch::tensor({{-1000.0F, -90.0F, -30.0F, 0.0F, 30.0F, 1000.0F, 2.0F, 2.0F, 2.0F, 2.0F, 2.0F, 2.0F}});
   const Tensor y = swiglu(x);

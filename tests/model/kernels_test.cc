@@ -110,6 +110,12 @@ Outputs elementwise(const Table& kernels, torch::Dtype dtype, int64_t ffn) {
   const Swiglu swiglu = {ffn, gate_up.data_ptr(), y.data_ptr(), grad_y.data_ptr(), grad.data_ptr(), type_of(dtype)};
   kernels.swiglu_forward(swiglu, 0, rows);
   kernels.swiglu_backward(swiglu, 0, rows);
+  const Tensor gated = torch::zeros({rows, ffn}, dtype), grad_gated = torch::zeros_like(gated);
+  const SigmoidGate gate = {1.5F, 0.07F, gate_up.data_ptr(), gated.data_ptr(), grad_y.data_ptr(), grad_gated.data_ptr(),
+                            type_of(dtype)};
+  kernels.sigmoid_gate_forward(gate, 0, rows * ffn);
+  kernels.sigmoid_gate_backward(gate, 0, 3);
+  kernels.sigmoid_gate_backward(gate, 3, rows * ffn);
   const Tensor logits = (torch::randn({rows, ffn}) * 3).to(dtype), targets = torch::arange(rows);
   const Tensor log_sum = torch::full({rows}, -std::numeric_limits<float>::infinity()), picked = torch::zeros({rows});
   const Tensor row_grad = torch::randn({rows});
@@ -123,7 +129,7 @@ Outputs elementwise(const Table& kernels, torch::Dtype dtype, int64_t ffn) {
   block.type = type_of(dtype);
   kernels.log_sum_block(block, 0, rows);
   kernels.logit_gradient_block(block, 0, rows);
-  return {{y, grad, log_sum, picked, logits}};
+  return {{y, grad, gated, grad_gated, log_sum, picked, logits}};
 }
 
 Outputs decoding(const Table& kernels, torch::Dtype dtype, int64_t head_dim) {
