@@ -15,6 +15,10 @@ while [ $# -gt 0 ]; do
 done
 [ "$(id -u)" = 0 ] && places+=(--allow-run-as-root)  # a container
 program=${POCKETVLM:-build/release/pocketvlm}
+[ -x "$program" ] || {
+  echo "mpirun_stage.sh: $program is not there; build it with ./scripts/build.sh, or name another one in POCKETVLM" >&2
+  exit 1
+}
 for attempt in $(seq 1 "${POCKETVLM_MOST_RESTARTS:-20}"); do
   mpirun --oversubscribe -n "$ranks" "${places[@]}" "$program" train "$stage" --resume "${more[@]}"
   status=$?

@@ -6,6 +6,7 @@
 #SBATCH --job-name=pocketvlm
 #SBATCH --signal=B:USR1@600
 #SBATCH --requeue
+#SBATCH --exclusive
 #SBATCH --open-mode=append
 set -uo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
@@ -14,6 +15,10 @@ shift
 most_restarts=${POCKETVLM_MOST_RESTARTS:-50}  # a fault that comes back at once must not loop for ever
 program=${POCKETVLM:-build/cuda/pocketvlm}
 gpus=${SLURM_GPUS_ON_NODE:-8}
+[ -x "$program" ] || {
+  echo "slurm_stage.sh: $program is not there; build it with ./scripts/build.sh cuda, or name another one in POCKETVLM" >&2
+  exit 1
+}
 
 again() {
   echo "slurm_stage.sh: $1; restart ${SLURM_RESTART_COUNT:-0} of at most $most_restarts"
@@ -24,7 +29,10 @@ again() {
 }
 trap 'again "the time limit or a preemption is near"' USR1
 
-srun --mpi=pmix --ntasks-per-node="$gpus" --gpus-per-node="$gpus" --kill-on-bad-exit=1 \
+# The node's processors are divided among its ranks.
+cpus=$(((${SLURM_CPUS_ON_NODE:-$(nproc)} + gpus - 1) / gpus))
+export OMP_NUM_THREADS=$cpus
+srun --mpi=pmix --ntasks-per-node="$gpus" --cpus-per-task="$cpus" --gpus-per-node="$gpus" --kill-on-bad-exit=1 \
   "$program" train "$stage" --resume "$@" &
 step=$!
 wait "$step"
@@ -32,6 +40,6 @@ status=$?
 case $status in
   0) echo "slurm_stage.sh: done" ;;
   # The program's own answer to a mistake in config or data: the next start would end the same way.
-  1) [ -d "runs" ] && echo "slurm_stage.sh: ended with status 1; see the message above" >&2; exit 1 ;;
+  1) echo "slurm_stage.sh: ended with status 1; see the message above" >&2; exit 1 ;;
   *) again "a rank ended with status $status" ;;
 esac
