@@ -63,7 +63,7 @@ struct StageResult {
 /// Runs one stage in `folder`:
 ///   config.json        effective config
 ///   metrics.jsonl      {"step", "loss", "learning_rate", "grad_norm", "tokens_per_s", "images_per_s", "mfu", "seconds"}; a step that
-///                      the guard refused has a line {"step", "skipped": reason}
+///                      the guard refused, or of which no picture could be decoded, has a line {"step", "skipped": reason}
 ///   events.out.tfevents.pocketvlm   the same curves for TensorBoard
 ///   state/             resumable: weights, optimizer moments, loader position, random states (StateStore)
 ///   checkpoint/        the finished model (model/checkpoint.h)
@@ -73,7 +73,7 @@ struct StageResult {
 /// same number of threads and ranks; another number is warned about).
 /// Leaves `model` trained, in evaluation mode, on the CPU.
 /// Throws Error when frozen tensors changed, when more steps in a row than the guard allows have no finite loss and gradients,
-/// when no data is usable, or when the folder holds results of another configuration.
+/// when no data is usable (or no picture of any step could be decoded), or when the folder holds results of another configuration.
 ///   after_step   called after every optimizer step with the number of steps done
 ///   ranks        the job's; all of them call this with the same arguments, and rank 0 writes. Null: this process is alone
 StageResult run_stage(const StageConfig& config,
