@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "data/best_fit.h"
+#include "data/split_text.h"
 
 namespace pocketvlm {
 namespace {
@@ -27,9 +28,19 @@ Mixture make_mixture(const LoaderConfig& config,
 }  // namespace
 
 void LoaderState::validate(const std::string& path) const {
-  const std::set<std::int64_t> distinct(pending.begin(), pending.end());
-  PV_CHECK(distinct.size() == pending.size(), "{}.pending: names a position twice", path);
-  PV_CHECK(distinct.empty() || (*distinct.begin() >= 0 && *distinct.rbegin() < next_position),
+  PV_CHECK(pieces.empty() || pieces.size() == pending.size(),
+           "{}.pieces: {} of them for {} pending samples",
+           path,
+           pieces.size(),
+           pending.size());
+  std::set<std::pair<std::int64_t, std::int64_t>> distinct;
+  for (std::size_t i = 0; i < pending.size(); ++i) {
+    PV_CHECK(distinct.emplace(pending[i], pieces.empty() ? 0 : pieces[i]).second,
+             "{}.pending: names a position twice",
+             path);
+  }
+  PV_CHECK(distinct.empty() ||
+               (distinct.begin()->first >= 0 && distinct.rbegin()->first < next_position),
            "{}.pending: names a position outside 0 .. next_position - 1 = {}",
            path,
            next_position - 1);
@@ -76,21 +87,52 @@ std::size_t PackPlanner::samples_ahead() const {
 }
 
 void PackPlanner::fill_window() {
-  while (static_cast<std::int64_t>(window_.size()) < config_.look_ahead || !restored_.empty()) {
+  // The pieces of a text count as one: many of the same length leave best fit no choice.
+  std::int64_t waiting = 0, last = -1;
+  for (const SampleOutcome& outcome : window_) {
+    waiting += outcome.position != std::exchange(last, outcome.position) ? 1 : 0;
+  }
+  while (waiting < config_.look_ahead || !restored_.empty()) {
     SampleOutcome outcome = measured_.next(samples_ahead());
-    if (restored_.empty()) {
-      next_position_ = outcome.position + 1;
-    } else {
-      restored_.pop_front();
-    }
+    const bool again = !restored_.empty();
+    if (!again) next_position_ = outcome.position + 1;
     if (outcome.skipped) {
       note_skipped(outcome);
+      while (!restored_.empty() && restored_.front().position == outcome.position) restored_.pop_front();
     } else {
       failures_[static_cast<std::size_t>(outcome.place.source)] = 0;
       ++usable_samples_;
       usable_tokens_ += outcome.sample.num_tokens();
-      window_.push_back(std::move(outcome));
+      append_to_window(std::move(outcome), again);
+      ++waiting;
     }
+  }
+}
+
+/// `again`: the position was in the window before; only the pieces that still wait come back.
+void PackPlanner::append_to_window(SampleOutcome outcome, bool again) {
+  std::vector<EncodedSample> pieces = split_text(std::move(outcome.sample), config_.max_tokens);
+  const auto append = [&](std::int64_t piece) {
+    window_.push_back({outcome.position,
+                       outcome.place,
+                       piece,
+                       std::move(pieces[static_cast<std::size_t>(piece)]),
+                       std::nullopt});
+  };
+  const auto count = static_cast<std::int64_t>(pieces.size());
+  if (!again) {
+    if (count > 1) ++num_split_;
+    for (std::int64_t piece = 0; piece < count; ++piece) append(piece);
+    return;
+  }
+  for (; !restored_.empty() && restored_.front().position == outcome.position; restored_.pop_front()) {
+    PV_CHECK(restored_.front().piece < count,
+             "{}: {} is split into {} pieces now, its checkpoint waits for piece {}; the data have changed",
+             sources_[static_cast<std::size_t>(outcome.place.source)]->name(),
+             sources_[static_cast<std::size_t>(outcome.place.source)]->place(outcome.place.index),
+             count,
+             restored_.front().piece + 1);
+    append(restored_.front().piece);
   }
 }
 
@@ -147,10 +189,18 @@ std::vector<SampleOutcome> PackPlanner::next_pack() {
 LoaderState PackPlanner::state() const {
   LoaderState state;
   state.next_position = next_position_;
-  for (const SampleOutcome& outcome : window_) state.pending.push_back(outcome.position);
-  state.pending.insert(state.pending.end(), restored_.begin(), restored_.end());
+  const auto add = [&](std::int64_t position, std::int64_t piece) {
+    state.pending.push_back(position);
+    state.pieces.push_back(piece);
+  };
+  for (const SampleOutcome& outcome : window_) add(outcome.position, outcome.piece);
+  for (const Place& place : restored_) add(place.position, place.piece);
+  if (std::count(state.pieces.begin(), state.pieces.end(), 0) ==
+      static_cast<std::ptrdiff_t>(state.pieces.size()))
+    state.pieces.clear();
   state.num_samples = num_samples_;
   state.num_skipped = num_skipped_;
+  state.num_split = num_split_;
   state.order = mixture_.fingerprint();
   return state;
 }
@@ -167,11 +217,16 @@ void PackPlanner::restore(const LoaderState& state) {
   measured_.clear();
   window_.clear();
   skipped_.clear();
-  restored_.assign(state.pending.begin(), state.pending.end());
-  to_measure_again_ = restored_;
+  restored_.clear();
+  to_measure_again_.clear();
+  for (std::size_t i = 0; i < state.pending.size(); ++i) {
+    restored_.push_back({state.pending[i], state.pieces.empty() ? 0 : state.pieces[i]});
+    if (i == 0 || state.pending[i] != state.pending[i - 1]) to_measure_again_.push_back(state.pending[i]);
+  }
   next_position_ = next_unmeasured_ = state.next_position;
   num_samples_ = state.num_samples;
   num_skipped_ = state.num_skipped;
+  num_split_ = state.num_split;
   std::fill(failures_.begin(), failures_.end(), 0);
 }
 

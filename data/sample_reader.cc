@@ -8,15 +8,21 @@
 
 namespace pocketvlm {
 
-EncodedSample encode_sample(const Sample& sample, const PromptEncoder& encoder) {
+namespace {
+
+bool is_document(const Sample& sample) {
   const auto& turns = sample.chat.turns;
-  const bool is_document =
-      turns.size() == 1 && turns.front().role == "assistant" && sample.chat.images.empty();
+  return turns.size() == 1 && turns.front().role == "assistant" && sample.chat.images.empty();
+}
+
+}  // namespace
+
+EncodedSample encode_sample(const Sample& sample, const PromptEncoder& encoder) {
   EncodedSample encoded;
   encoded.id = sample.id;
   encoded.task = sample.task;
-  encoded.chat =
-      is_document ? encoder.encode_text(turns.front().content) : encoder.encode(sample.chat, false);
+  encoded.chat = is_document(sample) ? encoder.encode_text(sample.chat.turns.front().content)
+                                     : encoder.encode(sample.chat, false);
   return encoded;
 }
 
@@ -34,16 +40,16 @@ void SampleReader::note_damage(SampleOutcome& outcome, const std::function<void(
 
 SampleOutcome SampleReader::measure(std::int64_t position, MixturePlace place) const {
   const SampleSource& source = *sources_[static_cast<std::size_t>(place.source)];
-  SampleOutcome outcome{position, place, {}, std::nullopt};
+  SampleOutcome outcome{position, place, 0, {}, std::nullopt};
   note_damage(outcome, [&] {
     const Sample sample = source.outline(place.index);
     check_has_answer(sample, {source.name(), source.place(place.index)});
     outcome.sample = encode_sample(sample, encoder_);
     const std::int64_t tokens = outcome.sample.num_tokens();
-    PV_CHECK(tokens <= max_tokens_,
+    PV_CHECK(tokens <= config_.max_tokens || (config_.long_text == "split" && is_document(sample)),
              "too long: {} tokens exceed max_tokens = {}",
              tokens,
-             max_tokens_);
+             config_.max_tokens);
     // The first token of a segment has nothing before it that could predict it.
     const auto& is_target = outcome.sample.chat.is_target;
     PV_CHECK(is_target.size() > 1 &&

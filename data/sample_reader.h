@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "data/loader_config.h"
 #include "data/mixture.h"
 #include "data/packed_batch.h"
 #include "data/sample.h"
@@ -24,6 +25,7 @@ struct SkippedSample {
 struct SampleOutcome {
   std::int64_t position = 0;
   MixturePlace place{0, 0};
+  std::int64_t piece = 0;  // of a split text
   EncodedSample sample;
   std::optional<SkippedSample> skipped;
 };
@@ -39,12 +41,12 @@ class SampleReader {
  public:
   using Sources = std::vector<std::unique_ptr<SampleSource>>;
 
-  /// `max_tokens`: longer samples are refused.
-  SampleReader(const Sources& sources, const PromptEncoder& encoder, std::int64_t max_tokens)
-      : sources_(sources), encoder_(encoder), max_tokens_(max_tokens) {}
+  SampleReader(const Sources& sources, const PromptEncoder& encoder, const LoaderConfig& config)
+      : sources_(sources), encoder_(encoder), config_(config) {}
 
   /// Everything but the patches: a few header bytes of each picture decide its tokens. What can be
-  /// refused without decoding pixels is refused here, so that all ranks agree on it.
+  /// refused without decoding pixels is refused here, so that all ranks agree on it. A long text that
+  /// is to be split comes whole.
   SampleOutcome measure(std::int64_t position, MixturePlace place) const;
 
   /// Decodes (or draws), slices and normalises the pictures of a measured sample. One that turns out
@@ -56,7 +58,7 @@ class SampleReader {
 
   const Sources& sources_;
   const PromptEncoder& encoder_;
-  std::int64_t max_tokens_;
+  const LoaderConfig& config_;
 };
 
 }  // namespace pocketvlm

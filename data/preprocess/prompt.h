@@ -56,6 +56,9 @@ struct PromptConfig {
   }
 };
 
+/// No loss at this place.
+inline constexpr std::int32_t kNotATarget = -100;
+
 /// Token ids of one chat with everything the model needs beside them.
 struct EncodedChat {
   std::vector<std::int32_t> ids;                // the filler id at visual places
@@ -69,10 +72,8 @@ struct EncodedChat {
     std::int32_t label;
   };
   std::vector<ReplacedLabel> replaced_labels;   // labels that are not the id that follows (compat "released")
+  std::int32_t next_id = kNotATarget;           // what the last token is to predict, where a text goes on in another sample
 };
-
-/// No loss at this place.
-inline constexpr std::int32_t kNotATarget = -100;
 
 /// What each place is to predict: the id that follows it where that is learned, else kNotATarget.
 std::vector<std::int32_t> labels_of(const EncodedChat& chat);
