@@ -378,6 +378,8 @@ class StageRun {
                     {"tokens_per_s", static_cast<double>(window.tokens) / window.seconds},
                     {"images_per_s", static_cast<double>(window.images) / window.seconds},
                     {"mfu", mfu_},
+                    {"fill", static_cast<double>(window.tokens) /
+                                 static_cast<double>(window.steps * state_.packs_per_step * config_.data.batch_tokens)},
                     {"seconds", state_.total.seconds}});
     }
     state_.window = {};
@@ -447,6 +449,7 @@ class StageRun {
     const LoaderState data = loader_.state();
     result.samples = data.num_samples - state_.damaged;
     result.skipped = data.num_skipped + state_.damaged;
+    result.split = data.num_split;
     result.checkpoint = folder_ + "/checkpoint";
     result.packs_per_step = state_.packs_per_step;
     result.bad_steps = state_.guard.bad_steps;
