@@ -32,6 +32,11 @@ Sample ConcatenatedSource::at(std::int64_t index) const {
   return found.source->at(found.index);
 }
 
+Sample ConcatenatedSource::outline(std::int64_t index) const {
+  const Found found = find(index);
+  return found.source->outline(found.index);
+}
+
 std::string ConcatenatedSource::place(std::int64_t index) const {
   const Found found = find(index);
   return fmt::format("{}: {}", found.source->name(), found.source->place(found.index));

@@ -15,6 +15,7 @@ class ConcatenatedSource : public SampleSource {
   ConcatenatedSource(std::string name, std::vector<std::unique_ptr<SampleSource>> parts);
   std::int64_t size() const override { return ends_.empty() ? 0 : ends_.back(); }
   Sample at(std::int64_t index) const override;
+  Sample outline(std::int64_t index) const override;
   std::string name() const override { return name_; }
   /// The file that holds the sample, and its place there.
   std::string place(std::int64_t index) const override;

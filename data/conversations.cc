@@ -29,12 +29,12 @@ ConversationSource::ConversationSource(const std::string& path, const DecodeOpti
       folder_(std::filesystem::path(path).parent_path().string()),
       decode_(decode) {}
 
-Sample ConversationSource::at(std::int64_t index) const {
+Sample ConversationSource::read(std::int64_t index, const DecodeOptions& decode) const {
   const SamplePlace place{name(), file_.place(index)};
   const Json record = parse_record(file_.record(index), place);
   return read_conversation(
       record, place, fmt::format("#{}", index), [&](const std::string& picture) {
-        return load_picture(folder_, picture, place, decode_);
+        return load_picture(folder_, picture, place, decode);
       });
 }
 

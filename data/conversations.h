@@ -15,11 +15,14 @@ class ConversationSource : public SampleSource {
   /// Throws Error when the file cannot be read or is not JSON.
   explicit ConversationSource(const std::string& path, const DecodeOptions& decode = {});
   std::int64_t size() const override { return file_.size(); }
-  Sample at(std::int64_t index) const override;
+  Sample at(std::int64_t index) const override { return read(index, decode_); }
+  Sample outline(std::int64_t index) const override { return read(index, decode_.for_sizes()); }
   std::string name() const override { return file_.path(); }
   std::string place(std::int64_t index) const override { return file_.place(index); }
 
  private:
+  Sample read(std::int64_t index, const DecodeOptions& decode) const;
+
   RecordFile file_;
   std::string folder_;
   DecodeOptions decode_;

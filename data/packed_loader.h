@@ -2,78 +2,23 @@
 
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
-#include "base/config.h"
-#include "data/mixture.h"
+#include "data/loader_config.h"
+#include "data/pack_planner.h"
 #include "data/packed_batch.h"
 #include "data/sample.h"
-#include "data/source_config.h"
 
 namespace pocketvlm {
 
-struct LoaderConfig {
-  std::vector<SourceConfig> sources;
-  int64_t batch_tokens = 4096;  // tokens of one pack
-  int64_t max_tokens = 2048;    // longest sample; longer ones are refused and counted
-  int64_t look_ahead = 64;      // samples among which best-fit chooses
-  int64_t workers = 2;          // threads that draw, decode, slice and tokenize
-  uint64_t seed = 0;            // order of the data
-
-  void visit_fields(auto&& field) {
-    field("sources", sources, "mixture of data; weights decide the shares", required());
-    field("batch_tokens",
-          batch_tokens,
-          "tokens of one pack (visual and text)",
-          in_range(16, 1 << 24));
-    field("max_tokens",
-          max_tokens,
-          "longest sample; longer ones are refused and counted",
-          in_range(8, 1 << 24));
-    field("look_ahead",
-          look_ahead,
-          "samples among which best-fit packing chooses",
-          in_range(1, 100000));
-    field("workers", workers, "threads that draw, decode, slice and tokenize", in_range(0, 512));
-    field("seed", seed, "order of the data");
-  }
-  void validate(const std::string& path) const;
-};
-
-/// Where a loader stands: enough to continue with the same packs, in constant time. It is the same
-/// on every rank after equally many packs. `pending`: global positions of samples that were read
-/// ahead but not yet packed.
-struct LoaderState {
-  std::int64_t next_position = 0;
-  std::vector<std::int64_t> pending;
-  std::int64_t num_samples = 0;  // packed so far
-  std::int64_t num_skipped = 0;  // left out so far
-  std::string order;  // fingerprint of seed, weights and sizes; empty: not checked on restore
-
-  void visit_fields(auto&& field) {
-    field("next_position", next_position, "first global position not yet read", at_least(0));
-    field("pending", pending, "global positions read but not yet packed");
-    field("num_samples", num_samples, "samples packed so far", at_least(0));
-    field("num_skipped", num_skipped, "samples left out so far", at_least(0));
-    field("order", order, "fingerprint of what decides the order of the data");
-  }
-  void validate(const std::string& path) const;
-  Json to_json() const;
-  static LoaderState from_json(const Json& json, const std::string& where);
-};
-
-/// What was left out, and why.
-struct SkippedSample {
-  std::string source;
-  std::string place;
-  std::string reason;
-};
-
-/// Reads a mixture in an order fixed by the seed alone, encodes samples in worker threads with
-/// bounded memory, and packs whole samples by best fit. Neither the number of workers nor their
-/// speed changes any pack. Ranks: rank r of n takes packs r, r + n, r + 2n ... of one global
-/// sequence.
+/// Reads a mixture in an order fixed by the seed alone and packs whole samples by best fit. Neither
+/// the number of workers nor their speed changes any pack. Ranks: rank r of n takes packs r, r + n,
+/// r + 2n ... of one global sequence. Every rank measures all samples, which decides the packs, and
+/// decodes the pictures of its own, one pack ahead, in worker threads with bounded memory.
+///
+/// A picture that turns out damaged only when it is decoded was measured by all ranks but is seen by
+/// one: the pack goes without that sample, and is empty when it loses all of them. Other packs stay
+/// as they are.
 class PackedLoader {
  public:
   PackedLoader(const LoaderConfig& config,
@@ -92,17 +37,18 @@ class PackedLoader {
   PackedBatch next();         // throws Error when no sample of a source is usable
   LoaderState state() const;  // the state before the next pack
   void restore(const LoaderState& state);
-  std::vector<SkippedSample> skipped() const;  // the first 1000 places, each once
+
+  /// Those that no rank can use and those whose pictures this rank could not decode: the first 1000
+  /// places, each once.
+  const std::vector<SkippedSample>& skipped() const;
+  const std::vector<SkippedSample>& damaged() const;  // the latter alone
   std::int64_t num_skipped() const;
-  std::int64_t num_samples() const;  // packed so far
+  std::int64_t num_damaged() const;  // of these, by this rank since it was made or restored
+  std::int64_t num_samples() const;  // packed so far, without the damaged ones
 
  private:
   struct State;
   std::unique_ptr<State> state_;
 };
-
-/// Encodes one sample: pure text as text, anything else through the chat template. Throws Error
-/// when that is impossible (the number of pictures and marks differ, a piece is missing ...).
-EncodedSample encode_sample(const Sample& sample, const PromptEncoder& encoder);
 
 }  // namespace pocketvlm

@@ -12,7 +12,7 @@
 
 namespace pocketvlm {
 
-/// Decodes the picture that a record calls `name`.
+/// Decodes the picture that a record calls `name`, or gives its outline.
 using PictureReader = std::function<Image(const std::string& name)>;
 
 /// The pictures that a record names: by mark ("<image_00>") in MiniCPM-V's map form, in order

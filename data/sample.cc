@@ -18,4 +18,10 @@ void SamplePlace::damaged(const std::string& reason, const std::string& detail) 
   throw DamagedSample(file, place, reason, detail);
 }
 
+Sample SampleSource::outline(std::int64_t index) const {
+  Sample sample = at(index);
+  for (Image& image : sample.chat.images) image = Image::outline(image.width, image.height);
+  return sample;
+}
+
 }  // namespace pocketvlm

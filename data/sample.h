@@ -44,14 +44,18 @@ struct SamplePlace {
   [[noreturn]] void damaged(const std::string& reason, const std::string& detail) const;
 };
 
-/// Anything that yields samples by position. `at(i)` depends on i alone, never on what was read
-/// before, so loaders may call it from many threads, in any order, and resume anywhere.
+/// Anything that yields samples by position. `at(i)` and `outline(i)` depend on i alone, never on
+/// what was read before, so loaders may call them from many threads, in any order, and resume
+/// anywhere.
 class SampleSource {
  public:
   virtual ~SampleSource() = default;
   virtual std::int64_t size() const = 0;  // streams answer kEndless
   /// Throws Error for a damaged sample; the caller skips, counts and lists it.
   virtual Sample at(std::int64_t index) const = 0;
+  /// The same sample with outlines instead of its pictures: enough to know its tokens. Throws for
+  /// everything that shows without decoding pixels. A source that cannot do better decodes here, too.
+  virtual Sample outline(std::int64_t index) const;
   virtual std::string name() const = 0;
   /// Where sample `index` stands in its file, for lists of skipped samples.
   virtual std::string place(std::int64_t index) const { return "sample " + std::to_string(index); }

@@ -91,7 +91,7 @@ const TarMember* TarSource::find_picture(const ShardSample& sample, const std::s
   return sample.pictures.size() == 1 ? &member(sample.pictures.front()) : nullptr;
 }
 
-Sample TarSource::at(std::int64_t index) const {
+Sample TarSource::read(std::int64_t index, const DecodeOptions& decode) const {
   const ShardSample& shard_sample = sample(index);
   const SamplePlace place{name(), printable(shard_sample.key)};
   if (!shard_sample.twice.empty()) {
@@ -127,7 +127,7 @@ Sample TarSource::at(std::int64_t index) const {
           place.damaged("missing image",
                         fmt::format("{} is not in the archive", printable(picture)));
         }
-        Image image = decode_picture(member_bytes(*found), found->name, place, decode_);
+        Image image = decode_picture(member_bytes(*found), found->name, place, decode);
         file_.release(found->offset, found->bytes);
         return image;
       },

@@ -21,11 +21,13 @@ class TarSource : public SampleSource {
  public:
   explicit TarSource(const std::string& path, const DecodeOptions& decode = {});
   std::int64_t size() const override { return static_cast<std::int64_t>(samples_.size()); }
-  Sample at(std::int64_t index) const override;
+  Sample at(std::int64_t index) const override { return read(index, decode_); }
+  Sample outline(std::int64_t index) const override { return read(index, decode_.for_sizes()); }
   std::string name() const override { return file_.path(); }
   std::string place(std::int64_t index) const override;
 
  private:
+  Sample read(std::int64_t index, const DecodeOptions& decode) const;
   struct ShardSample {
     std::string key;
     std::int64_t record = -1;  // member places; -1: none

@@ -234,6 +234,7 @@ class StageRun {
     const int64_t threads = state_.threads;
     state_ = std::move(saved);
     state_.threads = threads;
+    damaged_before_ = state_.damaged;
   }
 
   void step() {
@@ -241,39 +242,47 @@ class StageRun {
     StepTotals now;
     now.steps = 1;
     torch::Tensor loss = torch::zeros({}, torch::TensorOptions(device_).dtype(torch::kFloat64));
-    double weight = 0;
+    double weight = 0, emptied = 0;  // packs that lost every sample to damaged pictures
     std::string samples;
     for (int64_t i = 0; i < config_.accumulation; ++i) {
       ranks_.phase(fmt::format("loading data for step {}", steps_done() + 1));
-      const PackedBatch packed = loader_.next();
+      PackedBatch packed = loader_.next();
+      if (packed.num_tokens() == 0) emptied += 1;
       if (!packed.sample_ids.empty())
         samples += (i > 0 ? ", " : "") + packed.sample_ids.front() + " ...";
       now.tokens += packed.num_tokens();
       for (const int64_t slices : packed.segment_slices) now.images += slices > 0 ? 1 : 0;
       work_.add(packed.segment_lengths, packed.num_targets(), packed.grids);
       ranks_.phase(fmt::format("in step {}", steps_done() + 1));
-      loss += accumulate_gradients(packed, weight);
+      loss += accumulate_gradients(std::move(packed), weight);
     }
     const std::vector<double> sums = ranks_.sum({loss.item<double>(),
                                                  weight,
                                                  static_cast<double>(now.tokens),
-                                                 static_cast<double>(now.images)});
+                                                 static_cast<double>(now.images),
+                                                 emptied});
     weight = sums[1];
     now.tokens = static_cast<int64_t>(sums[2]);
     now.images = static_cast<int64_t>(sums[3]);
-    PV_CHECK(weight > 0,
+    const bool nothing_left = weight == 0 && sums[4] > 0;
+    PV_CHECK(weight > 0 || nothing_left,
              "stage {}: step {} has no target to learn from (samples {})",
              config_.name,
              steps_done() + 1,
              samples);
-    now.loss = sums[0] / weight;
+    const double scale = nothing_left ? 0 : 1.0 / weight;
+    now.loss = nothing_left ? 0 : sums[0] / weight;
     sharding_->reduce_gradients();
     const double learning_rate = optimizer_->learning_rate();
-    const double grad_norm = optimizer_->gradient_norm(1.0 / weight);
-    const std::string bad = reason_to_skip(config_.guard, state_.guard, now.loss, grad_norm);
+    const double grad_norm = optimizer_->gradient_norm(scale);
+    const std::string bad = nothing_left ? "no picture of it could be decoded"
+                                         : reason_to_skip(config_.guard, state_.guard, now.loss, grad_norm);
     if (bad.empty()) {
-      optimizer_->update(1.0 / weight, grad_norm);
+      optimizer_->update(scale, grad_norm);
       note_good_step(state_.guard, grad_norm);
+    } else if (nothing_left) {  // no fault of the model: the guard does not count it
+      if (ranks_.is_first()) spdlog::warn("stage {}: step {}: {}; nothing was updated", config_.name, steps_done() + 1, bad);
+      optimizer_->skip();
     } else {
       refuse_step(bad, samples);
     }
@@ -312,11 +321,14 @@ class StageRun {
 
   /// Forward and backward of one pack. Returns the summed loss; adds what it is to be divided by to
   /// `weight`.
-  torch::Tensor accumulate_gradients(const PackedBatch& packed, double& weight) {
+  torch::Tensor accumulate_gradients(PackedBatch packed, double& weight) {
     const ComputeDtype guard(compute_type());
     const UseBlockRunner runner(sharding_->runner());
     torch::Tensor loss;
-    if (is_contrastive()) {
+    if (is_contrastive() && packed.num_tokens() == 0) {  // the vision side runs as on other ranks
+      const Batch blank = to_batch(with_blank_picture(packed, model_.config), device_);
+      loss = 0 * model_.model->vision_features(blank.patches, blank.grids).sum();
+    } else if (is_contrastive()) {
       const ContrastiveBatch batch = to_contrastive_batch(packed, device_);
       weight += static_cast<double>(batch.num_images());
       const torch::Tensor features = model_.model->vision_features(batch.patches, batch.grids);
@@ -327,8 +339,9 @@ class StageRun {
                                       batch.same_text);
     } else {
       for (const float target : packed.loss_weights) weight += target;
-      loss = model_.model->loss_sum(to_batch(needs_blank_picture(packed) ? with_blank_picture(packed, model_.config) : packed,
-                                             device_));
+      if (packed.num_tokens() == 0) packed = with_blank_text({});
+      if (needs_blank_picture(packed)) packed = with_blank_picture(std::move(packed), model_.config);
+      loss = model_.model->loss_sum(to_batch(packed, device_));
     }
     // A text-only pack has no graph when only the vision side learns.
     if (loss.requires_grad()) loss.backward();
@@ -365,6 +378,8 @@ class StageRun {
                     {"tokens_per_s", static_cast<double>(window.tokens) / window.seconds},
                     {"images_per_s", static_cast<double>(window.images) / window.seconds},
                     {"mfu", mfu_},
+                    {"fill", static_cast<double>(window.tokens) /
+                                 static_cast<double>(window.steps * state_.packs_per_step * config_.data.batch_tokens)},
                     {"seconds", state_.total.seconds}});
     }
     state_.window = {};
@@ -381,11 +396,11 @@ class StageRun {
 
   void save_state() {
     ranks_.phase(fmt::format("saving the state of step {}", steps_done()));
+    note_skipped();
     TrainingState state = state_;
     state.ranks = ranks_.size();
     if (log_) state.metrics_bytes = log_->sync();
     state.loader = loader_.state();
-    state.skipped = skipped();
     store_.save(state, written(sharding_->parts()), written(optimizer_->moments()));
   }
 
@@ -398,20 +413,30 @@ class StageRun {
     return own;
   }
 
-  /// Those listed before an interruption, then those of this process.
-  std::vector<std::vector<std::string>> skipped() const {
-    std::vector<std::vector<std::string>> result = state_.skipped;
-    std::set<std::vector<std::string>> known(result.begin(), result.end());
-    for (const SkippedSample& sample : loader_.skipped()) {
-      std::vector<std::string> entry = {sample.source, sample.place, sample.reason};
-      if (result.size() < kMaxListedSkipped && known.insert(entry).second)
-        result.push_back(std::move(entry));
+  /// Brings count and list of what was left out up to date. All ranks refuse the same samples; a damaged picture is seen by
+  /// the rank alone that decodes it, so these are gathered. Collective.
+  void note_skipped() {
+    std::set<std::vector<std::string>> known(state_.skipped.begin(), state_.skipped.end());
+    const auto list = [&](std::vector<std::string> entry) {
+      if (state_.skipped.size() < kMaxListedSkipped && known.insert(entry).second) state_.skipped.push_back(std::move(entry));
+    };
+    for (const SkippedSample& sample : loader_.skipped()) list({sample.source, sample.place, sample.reason});
+    state_.damaged = damaged_before_ + static_cast<int64_t>(ranks_.sum({static_cast<double>(loader_.num_damaged())}).front());
+    if (state_.damaged == damaged_before_) return;
+    Json own = Json::array();
+    for (const SkippedSample& sample : loader_.damaged()) own.push_back({sample.source, sample.place, sample.reason});
+    for (const std::string& text : ranks_.gather_texts(own.dump(-1, ' ', false, Json::error_handler_t::replace))) {
+      for (const Json& entry : parse_json(text, "damaged pictures of a rank")) list(entry.get<std::vector<std::string>>());
     }
-    return result;
   }
 
   StageResult finish() {
     const StepTotals& total = state_.total;
+    PV_CHECK(state_.guard.good_steps + state_.guard.bad_steps > 0,
+             "stage {}: no picture of any step could be decoded; {} samples were left out, the first one: {}",
+             config_.name,
+             state_.damaged,
+             fmt::join(state_.skipped.front(), ": "));
     StageResult result;
     result.name = config_.name;
     result.steps = total.steps;
@@ -421,8 +446,10 @@ class StageRun {
     result.final_loss = state_.last.loss / static_cast<double>(std::max<int64_t>(1, state_.last.steps));
     result.tokens_per_s = static_cast<double>(total.tokens) / total.seconds;
     result.images_per_s = static_cast<double>(total.images) / total.seconds;
-    result.samples = loader_.num_samples();
-    result.skipped = loader_.num_skipped();
+    const LoaderState data = loader_.state();
+    result.samples = data.num_samples - state_.damaged;
+    result.skipped = data.num_skipped + state_.damaged;
+    result.split = data.num_split;
     result.checkpoint = folder_ + "/checkpoint";
     result.packs_per_step = state_.packs_per_step;
     result.bad_steps = state_.guard.bad_steps;
@@ -475,7 +502,7 @@ class StageRun {
 
   void write_skipped() const {
     std::string lines;
-    for (const std::vector<std::string>& entry : skipped()) {
+    for (const std::vector<std::string>& entry : state_.skipped) {
       const Json line = {{"file", entry[0]}, {"place", entry[1]}, {"reason", entry[2]}};
       lines += line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
     }
@@ -501,6 +528,7 @@ class StageRun {
   std::optional<Optimizer> optimizer_;
   std::optional<StageLog> log_;  // rank 0 alone
   TrainingState state_;
+  int64_t damaged_before_ = 0;  // by the processes that were interrupted
   PackShape work_;  // of this rank, since the last line of metrics
   double work_seconds_ = 0;
   double peak_ = 0;  // operations a second of one rank

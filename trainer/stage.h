@@ -35,7 +35,7 @@ struct StageResult {
   double seconds = 0;
   double first_loss = 0, final_loss = 0;  // means of the first and last tenth of the steps
   double tokens_per_s = 0, images_per_s = 0;
-  int64_t samples = 0, skipped = 0;
+  int64_t samples = 0, skipped = 0, split = 0;
   std::vector<ComponentRow> components;
   std::string checkpoint;                 // folder
   int64_t packs_per_step = 0;             // of all ranks; 0: not recorded
@@ -51,6 +51,7 @@ struct StageResult {
     field("images_per_s", images_per_s, "pictures");
     field("samples", samples, "packed");
     field("skipped", skipped, "samples left out");
+    field("split", split, "long texts that became several samples");
     field("components", components, "freeze table", required());
     field("checkpoint", checkpoint, "folder", required());
     field("packs_per_step", packs_per_step, "of all ranks together; 0: not recorded");
@@ -62,8 +63,9 @@ struct StageResult {
 
 /// Runs one stage in `folder`:
 ///   config.json        effective config
-///   metrics.jsonl      {"step", "loss", "learning_rate", "grad_norm", "tokens_per_s", "images_per_s", "mfu", "seconds"}; a step that
-///                      the guard refused has a line {"step", "skipped": reason}
+///   metrics.jsonl      {"step", "loss", "learning_rate", "grad_norm", "tokens_per_s", "images_per_s", "mfu", "fill", "seconds"}; fill is
+///                      the share of the packs' room that tokens take. A step that the guard refused, or of which no picture
+///                      could be decoded, has a line {"step", "skipped": reason}
 ///   events.out.tfevents.pocketvlm   the same curves for TensorBoard
 ///   state/             resumable: weights, optimizer moments, loader position, random states (StateStore)
 ///   checkpoint/        the finished model (model/checkpoint.h)
@@ -73,7 +75,7 @@ struct StageResult {
 /// same number of threads and ranks; another number is warned about).
 /// Leaves `model` trained, in evaluation mode, on the CPU.
 /// Throws Error when frozen tensors changed, when more steps in a row than the guard allows have no finite loss and gradients,
-/// when no data is usable, or when the folder holds results of another configuration.
+/// when no data is usable (or no picture of any step could be decoded), or when the folder holds results of another configuration.
 ///   after_step   called after every optimizer step with the number of steps done
 ///   ranks        the job's; all of them call this with the same arguments, and rank 0 writes. Null: this process is alone
 StageResult run_stage(const StageConfig& config,

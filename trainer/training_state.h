@@ -46,6 +46,7 @@ struct TrainingState {
   LoaderState loader;
   GuardState guard;
   std::vector<std::vector<std::string>> skipped;     // source, place, reason
+  int64_t damaged = 0;                               // samples that a rank dropped while decoding; not in `loader`
   std::map<std::string, std::string> frozen_hashes;  // by parameter, when the stage began
 
   void visit_fields(auto&& field) {
@@ -60,6 +61,7 @@ struct TrainingState {
     field("loader", loader, "position in the data");
     field("guard", guard, "what is normal, and how many steps were skipped");
     field("skipped", skipped, "samples left out: source, place, reason");
+    field("damaged", damaged, "samples whose pictures could not be decoded, on all ranks");
     field("frozen_hashes", frozen_hashes, "of frozen parameters when the stage began");
   }
 };

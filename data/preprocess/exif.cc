@@ -102,6 +102,9 @@ int exif_orientation(FileBytes file) {
 Image upright(Image image, int orientation) {
   if (orientation <= 1 || orientation > 8) return image;
   const bool swaps_sides = orientation >= 5;
+  if (!image.has_pixels()) {
+    return swaps_sides ? Image::outline(image.height, image.width) : image;
+  }
   Image turned(swaps_sides ? image.height : image.width, swaps_sides ? image.width : image.height);
   const int right = image.width - 1;
   const int bottom = image.height - 1;

@@ -8,7 +8,8 @@
 #include "data/preprocess/image.h"
 
 /// One decoder per file format, behind decode_image. Each takes the whole file, refuses by
-/// check_image_size before it takes memory for pixels, and throws Error starting with `where`.
+/// check_image_size before it takes memory for pixels, and throws Error starting with `where`. With
+/// options.size_only it stops there and returns an outline.
 namespace pocketvlm {
 
 using FileBytes = std::span<const std::byte>;

@@ -111,6 +111,7 @@ Image decode_gif(FileBytes file, const std::string& where, const DecodeOptions& 
   const int height = std::max(gif->SHeight, frame.Top + frame.Height);
   check_image_size(width, height, where, options);
   PV_CHECK(frame.Width > 0 && frame.Height > 0, "{}: the first GIF frame is empty", where);
+  if (options.size_only) return Image::outline(width, height);
 
   std::uint8_t table[256][3];
   fill_table(frame.ColorMap != nullptr ? frame.ColorMap : gif->SColorMap, table);

@@ -151,7 +151,10 @@ Image decode_jpeg(FileBytes file, const std::string& where, const DecodeOptions&
            where,
            info.num_components);
 
-  Image image(static_cast<int>(info.image_width), static_cast<int>(info.image_height));
+  const int width = static_cast<int>(info.image_width), height = static_cast<int>(info.image_height);
+  if (options.size_only) return Image::outline(width, height);
+
+  Image image(width, height);
   std::vector<std::uint8_t> cmyk(is_cmyk ? static_cast<std::size_t>(image.width) * 4 : 0);
   const bool is_whole = guarded(reader.errors, [&] {
     info.out_color_space = is_cmyk ? JCS_CMYK : JCS_RGB;

@@ -8,7 +8,8 @@
 namespace pocketvlm {
 
 /// process_image and append_patches in one pass over the pixels, without the slices between: what training reads. Appends
-/// the rows of all slices to `patches` and (rows, columns) of each to `grids`; the same floats to the last bit.
+/// the rows of all slices to `patches` and (rows, columns) of each to `grids`; the same floats to the last bit. An outline has
+/// grids alone.
 SlicePlan append_image(const Image& image,
                        const ImageConfig& config,
                        std::vector<float>& patches,

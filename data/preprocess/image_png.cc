@@ -173,6 +173,7 @@ Image decode_png(FileBytes file, const std::string& where, const DecodeOptions& 
   const std::int64_t width = png_get_image_width(reader.png, reader.info);
   const std::int64_t height = png_get_image_height(reader.png, reader.info);
   check_image_size(width, height, where, options);
+  if (options.size_only) return Image::outline(static_cast<int>(width), static_cast<int>(height));
 
   const int color_type = png_get_color_type(reader.png, reader.info);
   const bool is_palette = color_type == PNG_COLOR_TYPE_PALETTE;

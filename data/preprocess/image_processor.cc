@@ -151,15 +151,23 @@ SlicePlan append_image(const Image& image,
                        std::vector<float>& patches,
                        std::vector<std::array<int, 2>>& grids) {
   const SlicePlan plan = plan_image(image.width, image.height, config);
-  const Levels levels = make_levels(config);
   const int side = static_cast<int>(config.patch_size);
+  const auto add_grid = [&](PixelSize size) {
+    check_patches(size, side);
+    grids.push_back({size.height / side, size.width / side});
+  };
+  if (!image.has_pixels()) {
+    add_grid(plan.overview);
+    for (int tile = 1; tile < plan.num_slices(); ++tile) add_grid(plan.tile());
+    return plan;
+  }
+  const Levels levels = make_levels(config);
   std::vector<float> patch(3 * static_cast<std::size_t>(side) * side);
   std::size_t pixels = static_cast<std::size_t>(plan.overview.width) * plan.overview.height;
   if (plan.grid) pixels += static_cast<std::size_t>(plan.refine.width) * plan.refine.height;
   patches.reserve(patches.size() + 3 * pixels);
   visit_slices(image, config, plan, [&](const Image& picture, int left, int top, PixelSize size) {
-    check_patches(size, side);
-    grids.push_back({size.height / side, size.width / side});
+    add_grid(size);
     for (int y = 0; y < size.height; y += side) {
       for (int x = 0; x < size.width; x += side) {
         float* red = patch.data();

@@ -100,6 +100,7 @@ Image decode_webp(FileBytes file, const std::string& where, const DecodeOptions&
   if (riff_size > file.size()) damaged(where, "the file ends early");
 
   if (features.has_animation == 0) {
+    if (options.size_only) return Image::outline(features.width, features.height);
     Image image(features.width, features.height);
     decode_into(file, 0, 0, image, where);
     return image;
@@ -114,6 +115,7 @@ Image decode_webp(FileBytes file, const std::string& where, const DecodeOptions&
       frame->x + frame->width > features.width || frame->y + frame->height > features.height) {
     damaged(where, "the first frame does not fit the canvas");
   }
+  if (options.size_only) return Image::outline(features.width, features.height);
   Image image(features.width, features.height);  // black where the frame does not reach
   decode_into(frame->payload, frame->x, frame->y, image, where);
   return image;

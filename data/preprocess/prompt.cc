@@ -372,6 +372,7 @@ std::vector<std::int32_t> labels_of(const EncodedChat& chat) {
     // The last token of all predicts nothing.
     if (place >= 0 && static_cast<std::size_t>(place) + 1 < labels.size()) labels[static_cast<std::size_t>(place)] = label;
   }
+  if (!labels.empty()) labels.back() = chat.next_id;
   return labels;
 }
 

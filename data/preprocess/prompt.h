@@ -20,7 +20,8 @@ struct Turn {
   std::string content;
 };
 
-/// What a person sees as a conversation: the input of templates, on trainer and phone alike.
+/// What a person sees as a conversation: the input of templates, on trainer and phone alike. Images may be outlines: the
+/// tokens of an image depend on its size alone.
 struct Chat {
   std::vector<Turn> turns;
   std::vector<Image> images;
@@ -55,23 +56,24 @@ struct PromptConfig {
   }
 };
 
+/// No loss at this place.
+inline constexpr std::int32_t kNotATarget = -100;
+
 /// Token ids of one chat with everything the model needs beside them.
 struct EncodedChat {
   std::vector<std::int32_t> ids;                // the filler id at visual places
   std::vector<std::uint8_t> is_target;          // 1: this token is to be learned (assistant text and its end token)
   std::vector<std::int32_t> visual_positions;   // places in ids, slice after slice
   std::vector<std::array<int, 2>> grids;        // (rows, columns) in patches of each slice
-  std::vector<float> patches;                   // [sum of rows * columns, 3 * patch * patch]
+  std::vector<float> patches;                   // [sum of rows * columns, 3 * patch * patch]; outlines have none
 
   struct ReplacedLabel {
     std::int32_t place;  // in ids
     std::int32_t label;
   };
   std::vector<ReplacedLabel> replaced_labels;   // labels that are not the id that follows (compat "released")
+  std::int32_t next_id = kNotATarget;           // what the last token is to predict, where a text goes on in another sample
 };
-
-/// No loss at this place.
-inline constexpr std::int32_t kNotATarget = -100;
 
 /// What each place is to predict: the id that follows it where that is learned, else kNotATarget.
 std::vector<std::int32_t> labels_of(const EncodedChat& chat);

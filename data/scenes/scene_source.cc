@@ -169,7 +169,7 @@ Image SceneSource::draw(const Scene& scene) const {
   return image;
 }
 
-Sample SceneSource::at(std::int64_t index) const {
+Sample SceneSource::sample(std::int64_t index, bool drawn) const {
   const State::Choice choice = state_->choose(index);
   const Scene scene = state_->compose(index, choice);
   const SceneFacts facts = facts_of(scene);
@@ -183,7 +183,7 @@ Sample SceneSource::at(std::int64_t index) const {
     if (state_->config.outlines) {
       sample.chat.turns.front().content = state_->outline(facts) + "\n" + sample.chat.turns.front().content;
     } else {
-      sample.chat.images.push_back(draw(scene));
+      sample.chat.images.push_back(drawn ? draw(scene) : Image::outline(scene.width, scene.height));
     }
   }
   sample.truth = state_->truth(scene, facts);

@@ -37,7 +37,8 @@ class SceneSource : public SampleSource {
   ~SceneSource() override;
 
   std::int64_t size() const override { return kEndless; }
-  Sample at(std::int64_t index) const override;
+  Sample at(std::int64_t index) const override { return sample(index, true); }
+  Sample outline(std::int64_t index) const override { return sample(index, false); }
   std::string name() const override { return "scenes"; }
 
   Scene scene(std::int64_t index) const;
@@ -49,6 +50,8 @@ class SceneSource : public SampleSource {
   Sample with_task(std::int64_t index, const std::string& task, const std::string& language) const;
 
  private:
+  Sample sample(std::int64_t index, bool drawn) const;
+
   struct State;
   std::unique_ptr<State> state_;
 };

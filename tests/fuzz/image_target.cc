@@ -11,7 +11,9 @@ void read_hostile(std::span<const std::byte> bytes) {
   DecodeOptions options;
   options.max_megapixels = 1;
   options.apply_exif = true;
+  const Image outline = decode_image(bytes, "fuzz", options.for_sizes());
   const Image image = decode_image(bytes, "fuzz", options);
+  if (image.width != outline.width || image.height != outline.height) __builtin_trap();
   if (image.rgb.size() != static_cast<std::size_t>(image.width) * image.height * 3) __builtin_trap();
 }
 

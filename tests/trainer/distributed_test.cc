@@ -109,6 +109,41 @@ TEST_P(EverySharding, TrainsLikeOneProcess) {
   }
 }
 
+TEST_P(EverySharding, DamagedPicturesAreSeenByOneRankAndCountedByAll) {
+  const std::string mode = GetParam();
+  Json job = {{"task", "train"}, {"steps", 6}, {"checkpoint_every", 2}};
+  job["pictures"] = test::third_damaged_pictures(folder_of("pictures-" + mode)).path;
+  const auto train = [&](int ranks, const std::string& sharding, const std::string& name) {
+    job["sharding"] = sharding;
+    job["folder"] = folder_of(name);
+    job["accumulation"] = 4 / ranks;
+    succeed(ranks, job);
+    return job["folder"].get<std::string>();
+  };
+  const auto listed = [](const std::string& folder) {
+    std::multiset<std::string> result;
+    for (const Json& line : test::read_lines(folder + "/skipped.jsonl")) result.insert(line.dump());
+    return result;
+  };
+  const std::string one = train(1, "replicated", "damaged-one-" + mode);
+  const Json expected = read_json(one + "/result.json");
+  // 24 packs: were each damaged sample beside a good one, there were more samples beyond the first of a pack.
+  const auto packed = expected["samples"].get<int64_t>(), damaged = expected["skipped"].get<int64_t>();
+  EXPECT_GT(damaged, packed + damaged - 24) << "no pack lost all its samples";
+  EXPECT_GT(damaged, 2);
+  EXPECT_GT(listed(one).size(), 2U);
+  const auto weights = test::copy_weights(load_model(one + "/checkpoint"));
+  for (const int ranks : {2, 4}) {
+    const std::string many = train(ranks, mode, fmt::format("damaged-{}-of-{}", mode, ranks));
+    const Json result = read_json(many + "/result.json");
+    EXPECT_EQ(result["skipped"], expected["skipped"]);
+    EXPECT_EQ(result["samples"], expected["samples"]);
+    EXPECT_EQ(listed(many), listed(one));
+    const auto trained = test::copy_weights(load_model(many + "/checkpoint"));
+    for (const auto& [name, weight] : weights) EXPECT_LT(relative(trained.at(name), weight), 1e-6) << name;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Modes,
                          EverySharding,
                          testing::Values("replicated", "optimizer", "full"),

@@ -1,6 +1,7 @@
 /// One rank of a job that distributed_test starts with mpirun. The one argument is a JSON object:
 ///   task         "train" (a tiny stage in `folder`) or "gradients" (of its first step, written to `folder` as a state)
 ///   tokenizer    file; folder; sharding; accumulation; steps; checkpoint_every; recompute; trainable; orthogonalized; timeout_s
+///   pictures     a file of conversations, instead of scenes
 ///   fault        "" | "kill" | "freeze" | "slow" | "throw": what happens to `fault_rank` after `fault_step`
 #include <signal.h>
 #include <unistd.h>
@@ -39,6 +40,13 @@ StageConfig stage(const Json& job) {
   texts.scenes.tasks = {{"text", 1.0}};
   texts.weight = 2.0;
   config.data.sources.push_back(texts);
+  if (job.contains("pictures")) {
+    config.data.sources[0] = SourceConfig{};
+    config.data.sources[0].kind = "conversations";
+    config.data.sources[0].path = job["pictures"].get<std::string>();
+    config.data.sources[1].weight = 0.2;
+    config.data.batch_tokens = config.data.max_tokens = 44;  // one picture a pack
+  }
   config.optimizer.eps = 1e-4;  // Adam would turn the rounding of near-zero gradients into whole steps
   config.log_every = 1;
   config.seed = 3;

@@ -202,6 +202,8 @@ TEST(Stage, FourAccumulatedPacksEqualOneOfAllTheirSamples) {
                 loss.item<double>() / weight,
                 1e-6 * loss.item<double>() / weight);
     EXPECT_NEAR(line["grad_norm"].get<double>(), grad_norm, 1e-5 * grad_norm);
+    EXPECT_DOUBLE_EQ(line["fill"].get<double>(),
+                     static_cast<double>(pack.num_tokens()) / (4.0 * static_cast<double>(data.batch_tokens)));
   }
   const auto expected = test::copy_weights(whole);
   for (const auto& [name, weight] : test::copy_weights(accumulated)) {

@@ -132,6 +132,27 @@ StageConfig tiny_stage(const std::string& name) {
   return config;
 }
 
+SourceConfig third_damaged_pictures(const std::string& folder, bool all) {
+  make_folders(folder);
+  Image picture(56, 56);
+  for (std::size_t i = 0; i < picture.rgb.size(); ++i) picture.rgb[i] = static_cast<uint8_t>(i * 37 + i / 97);
+  const std::string png = encode_png(picture), answer = "a dog and a cat";
+  write_file_atomic(folder + "/good.png", png);
+  write_file_atomic(folder + "/cut.png", png.substr(0, png.size() / 2));
+  std::string lines;
+  for (int i = 0; i < 60; ++i) {
+    Json record = {{"id", std::to_string(i)}, {"image", all || i % 3 == 1 ? "cut.png" : "good.png"}};
+    record["conversations"].push_back({{"from", "human"}, {"value", "<image>\nwhat is in the picture?"}});
+    record["conversations"].push_back({{"from", "gpt"}, {"value", answer.substr(0, static_cast<std::size_t>(3 + i % 12))}});
+    lines += record.dump() + "\n";
+  }
+  write_file_atomic(folder + "/data.jsonl", lines);
+  SourceConfig source;
+  source.kind = "conversations";
+  source.path = folder + "/data.jsonl";
+  return source;
+}
+
 StageConfig tiny_contrastive_stage(const std::string& name) {
   StageConfig config = tiny_stage(name);
   config.objective = "contrastive";

@@ -25,6 +25,10 @@ StageConfig tiny_stage(const std::string& name);
 /// The same for the contrastive objective.
 StageConfig tiny_contrastive_stage(const std::string& name);
 
+/// Writes 60 conversations about pictures, every third of which (all: every one) has a good header and lacks half its
+/// pixels; gives the source.
+SourceConfig third_damaged_pictures(const std::string& folder, bool all = false);
+
 /// Copies of all parameters by name.
 std::map<std::string, torch::Tensor> copy_weights(const LoadedModel& model);
 bool same_bits(const torch::Tensor& a, const torch::Tensor& b);

@@ -110,6 +110,12 @@ TEST(ImageProcessor, MakesTheSamePatchesInOnePass) {
       ASSERT_EQ(grids.size(), processed.slices.size());
       EXPECT_EQ(grids.back()[1], processed.slices.back().width / 14);
       EXPECT_EQ(plan.grid.has_value(), processed.plan.grid.has_value());
+
+      std::vector<std::array<int, 2>> same_grids;
+      const std::size_t before = patches.size();
+      append_image(Image::outline(width, height), config, patches, same_grids);
+      EXPECT_EQ(same_grids, grids) << mode << " " << width << " x " << height;
+      EXPECT_EQ(patches.size(), before);
     }
   }
 }

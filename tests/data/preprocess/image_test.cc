@@ -56,6 +56,58 @@ TEST(Image, ExifOrientationIsAppliedOnlyWhenAsked) {
   EXPECT_EQ(files, 10);
 }
 
+void expect_outline(const Image& outline, int width, int height) {
+  EXPECT_EQ(outline.width, width);
+  EXPECT_EQ(outline.height, height);
+  EXPECT_FALSE(outline.has_pixels());
+}
+
+TEST(Image, AnOutlineHasTheSizeThatDecodingGives) {
+  for (const Json& item : image_golden()["decode"]) {
+    SCOPED_TRACE(item.dump());
+    const std::string bytes = read_file(golden_file(item["file"]));
+    expect_outline(decode(bytes, {.size_only = true}), item["width"], item["height"]);
+    const DecodeOptions exif{.apply_exif = true};
+    const Image upright = decode(bytes, exif);
+    EXPECT_TRUE(upright.has_pixels());
+    expect_outline(decode(bytes, exif.for_sizes()), upright.width, upright.height);
+  }
+}
+
+TEST(Image, AnOutlineIsRefusedForWhatTheHeaderShowsAndNeverForMore) {
+  Random random({43});
+  const DecodeOptions options{.max_megapixels = 1};
+  int refused = 0, hidden = 0;
+  const auto compare = [&](std::string_view bytes) {
+    const std::string whole = refusal(bytes, options), header = refusal(bytes, options.for_sizes());
+    if (whole.empty()) {
+      const Image image = decode(bytes, options);
+      ASSERT_EQ(header, "");
+      expect_outline(decode(bytes, options.for_sizes()), image.width, image.height);
+    } else if (!header.empty()) {
+      EXPECT_EQ(header, whole);
+      ++refused;
+    } else {
+      ++hidden;
+    }
+  };
+  for (const Json& item : image_golden()["decode"]) {
+    SCOPED_TRACE(item.dump());
+    const std::string whole = read_file(golden_file(item["file"]));
+    for (std::size_t size = 0; size < whole.size(); size += 1 + whole.size() / 40) compare(whole.substr(0, size));
+    for (int round = 0; round < 40; ++round) {
+      std::string bytes = whole;
+      for (int flips = 0; flips < 3; ++flips) {
+        bytes[static_cast<std::size_t>(random.below(static_cast<std::int64_t>(bytes.size())))] =
+            static_cast<char>(random.below(256));
+      }
+      compare(bytes);
+    }
+  }
+  EXPECT_GT(refused, 500);
+  EXPECT_GT(hidden, 500);
+}
+
 TEST(Image, EveryTruncatedFileIsAnErrorNeverGreyFill) {
   for (const Json& item : image_golden()["decode"]) {
     const std::string name = item["file"];

@@ -397,6 +397,30 @@ TEST_F(Prompt, GivesPlacesGridsAndPatchesOfEverySlice) {
   }
 }
 
+TEST_F(Prompt, TheTokensOfAnImageDependOnItsSizeAlone) {
+  Random random({8});
+  for (const char* chat_template : {"chatml", "minicpm", "plain"}) {
+    for (const std::string& layout : kLayouts) {
+      for (int i = 0; i < 10; ++i) {
+        Chat chat = {{{"user", "a<image>b<image>"}, {"assistant", "he"}}, {}}, outlines = chat;
+        for (int image = 0; image < 2; ++image) {
+          const int width = static_cast<int>(random.between(5, 120)), height = static_cast<int>(random.between(5, 120));
+          chat.images.push_back(plain_image(width, height));
+          outlines.images.push_back(Image::outline(width, height));
+        }
+        const EncodedChat whole = encode(prompt_config(chat_template, layout, 3), chat);
+        const EncodedChat measured = encode(prompt_config(chat_template, layout, 3), outlines);
+        EXPECT_EQ(measured.ids, whole.ids);
+        EXPECT_EQ(measured.is_target, whole.is_target);
+        EXPECT_EQ(measured.visual_positions, whole.visual_positions);
+        EXPECT_EQ(measured.grids, whole.grids);
+        EXPECT_TRUE(measured.patches.empty());
+        EXPECT_FALSE(whole.patches.empty());
+      }
+    }
+  }
+}
+
 std::string random_content(Random& random, bool may_mark) {
   static const std::vector<std::string> kParts = {"he",
                                                   "user",

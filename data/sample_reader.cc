@@ -1,0 +1,80 @@
+#include "data/sample_reader.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "data/conversation_record.h"
+#include "data/preprocess/image_patches.h"
+
+namespace pocketvlm {
+
+namespace {
+
+bool is_document(const Sample& sample) {
+  const auto& turns = sample.chat.turns;
+  return turns.size() == 1 && turns.front().role == "assistant" && sample.chat.images.empty();
+}
+
+}  // namespace
+
+EncodedSample encode_sample(const Sample& sample, const PromptEncoder& encoder) {
+  EncodedSample encoded;
+  encoded.id = sample.id;
+  encoded.task = sample.task;
+  encoded.chat = is_document(sample) ? encoder.encode_text(sample.chat.turns.front().content)
+                                     : encoder.encode(sample.chat, false);
+  return encoded;
+}
+
+void SampleReader::note_damage(SampleOutcome& outcome, const std::function<void()>& action) const {
+  try {
+    action();
+  } catch (const DamagedSample& e) {
+    outcome.skipped = SkippedSample{e.file(), e.place(), e.reason() + ": " + e.detail()};
+  } catch (const Error& e) {
+    const SampleSource& source = *sources_[static_cast<std::size_t>(outcome.place.source)];
+    outcome.skipped = SkippedSample{source.name(), source.place(outcome.place.index), e.what()};
+  }
+  if (outcome.skipped) outcome.sample = {};
+}
+
+SampleOutcome SampleReader::measure(std::int64_t position, MixturePlace place) const {
+  const SampleSource& source = *sources_[static_cast<std::size_t>(place.source)];
+  SampleOutcome outcome{position, place, 0, {}, std::nullopt};
+  note_damage(outcome, [&] {
+    const Sample sample = source.outline(place.index);
+    check_has_answer(sample, {source.name(), source.place(place.index)});
+    outcome.sample = encode_sample(sample, encoder_);
+    const std::int64_t tokens = outcome.sample.num_tokens();
+    PV_CHECK(tokens <= config_.max_tokens || (config_.long_text == "split" && is_document(sample)),
+             "too long: {} tokens exceed max_tokens = {}",
+             tokens,
+             config_.max_tokens);
+    // The first token of a segment has nothing before it that could predict it.
+    const auto& is_target = outcome.sample.chat.is_target;
+    PV_CHECK(is_target.size() > 1 &&
+                 std::find(is_target.begin() + 1, is_target.end(), 1) != is_target.end(),
+             "no answer: no token of the sample is to be learned");
+  });
+  return outcome;
+}
+
+SampleOutcome SampleReader::read(SampleOutcome outcome) const {
+  if (outcome.sample.chat.grids.empty()) return outcome;
+  const SampleSource& source = *sources_[static_cast<std::size_t>(outcome.place.source)];
+  note_damage(outcome, [&] {
+    const Sample sample = source.at(outcome.place.index);
+    EncodedChat& chat = outcome.sample.chat;
+    std::vector<std::array<int, 2>> grids;
+    for (const Image& image : sample.chat.images) {
+      append_image(image, encoder_.image(), chat.patches, grids);
+    }
+    if (grids != chat.grids) {
+      const SamplePlace where{source.name(), source.place(outcome.place.index)};
+      where.damaged("changed image", "the decoded picture has not the size that its header gave");
+    }
+  });
+  return outcome;
+}
+
+}  // namespace pocketvlm
