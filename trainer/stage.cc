@@ -21,6 +21,7 @@
 #include "trainer/peak_speed.h"
 #include "trainer/stage_log.h"
 #include "trainer/state_store.h"
+#include "trainer/state_writer.h"
 #include "trainer/thread_count.h"
 #include "trainer/training_state.h"
 #include "trainer/training_work.h"
@@ -39,7 +40,7 @@ std::string component_of(const std::string& name) { return name.substr(0, name.f
 Json deciding_fields(const StageConfig& config) {
   Json json = config_to_json(config);
   for (const char* key : {"threads", "distributed"}) json.erase(key);  // change last bits only; the saved state warns
-  for (const char* key : {"checkpoint_every", "recompute_blocks", "peak_tflops"}) json.erase(key);
+  for (const char* key : {"checkpoint_every", "checkpoint_in_background", "recompute_blocks", "peak_tflops"}) json.erase(key);
   json["data"].erase("workers");
   return json;
 }
@@ -101,6 +102,7 @@ class StageRun {
         after_step_(after_step),
         ranks_(ranks),
         store_(folder + "/state", &ranks),
+        states_(folder + "/state", &ranks),
         device_(device_of(config, ranks)),
         encoder_(*model.tokenizer,
                  stage_prompt(config.input, model.config.prompt),
@@ -117,6 +119,7 @@ class StageRun {
     while (steps_done() < config_.steps) {
       step();
       if (progress) progress->update(steps_done(), note());
+      if (all_written_) states_.complete();
       const bool due = config_.checkpoint_every > 0 && steps_done() % config_.checkpoint_every == 0;
       if (due || steps_done() == config_.steps) save_state();
       if (after_step_) after_step_(steps_done());
@@ -257,10 +260,12 @@ class StageRun {
     const std::vector<double> sums = ranks_.sum({loss.item<double>(),
                                                  weight,
                                                  static_cast<double>(now.tokens),
-                                                 static_cast<double>(now.images)});
+                                                 static_cast<double>(now.images),
+                                                 states_.written() ? 1.0 : 0.0});
     weight = sums[1];
     now.tokens = static_cast<int64_t>(sums[2]);
     now.images = static_cast<int64_t>(sums[3]);
+    all_written_ = static_cast<int>(sums[4]) == ranks_.size();
     PV_CHECK(weight > 0,
              "stage {}: step {} has no target to learn from (samples {})",
              config_.name,
@@ -291,6 +296,7 @@ class StageRun {
     std::string samples;
     for (const std::string& of_rank : ranks_.gather_texts(own_samples)) samples += (samples.empty() ? "" : ", ") + of_rank;
     const bool stop = note_bad_step(config_.guard, state_.guard);
+    if (stop) states_.finish();
     const std::string text = fmt::format(
         "stage {}: step {}: {} (samples {}); nothing was updated", config_.name, steps_done() + 1, reason, samples);
     PV_CHECK(!stop,
@@ -383,10 +389,17 @@ class StageRun {
     ranks_.phase(fmt::format("saving the state of step {}", steps_done()));
     TrainingState state = state_;
     state.ranks = ranks_.size();
-    if (log_) state.metrics_bytes = log_->sync();
+    if (log_) state.metrics_bytes = log_->bytes();
     state.loader = loader_.state();
     state.skipped = skipped();
-    store_.save(state, written(sharding_->parts()), written(optimizer_->moments()));
+    const StateSlices slices = {written(sharding_->parts()), written(optimizer_->moments())};
+    const std::string log = log_ ? log_->path() : std::string();
+    // After the last step there is nothing left to do beside.
+    if (config_.checkpoint_in_background && steps_done() < config_.steps) {
+      states_.begin(state, slices, log);
+    } else {
+      states_.save(state, slices, log);
+    }
   }
 
   /// Of slices that every rank has, those that this one writes.
@@ -489,6 +502,8 @@ class StageRun {
   const std::function<void(int64_t)>& after_step_;
   Communicator& ranks_;
   StateStore store_;
+  StateWriter states_;
+  bool all_written_ = false;  // by all ranks, of the state in progress
   torch::Device device_;
   PromptEncoder encoder_;
   PackedLoader loader_;

@@ -82,6 +82,7 @@ struct StageConfig {
   bool recompute_blocks = false;
   GuardConfig guard;
   int64_t checkpoint_every = 100;         // optimizer steps
+  bool checkpoint_in_background = true;
   int64_t log_every = 10;
   int64_t threads = 0;                    // 0: all cores
   std::string device = "cpu";
@@ -111,6 +112,9 @@ struct StageConfig {
           "the same bits");
     field("guard", guard, "steps that must not be taken");
     field("checkpoint_every", checkpoint_every, "optimizer steps between resumable states; 0: only at the end", at_least(0));
+    field("checkpoint_in_background", checkpoint_in_background,
+          "true: a step waits only while what its rank writes is copied in memory (12 bytes a trained number under AdamW, until they are "
+          "written), and the state counts some steps later; false: it waits until the state is on disk");
     field("log_every", log_every, "optimizer steps between metric lines", at_least(1));
     field("threads", threads, "0: all cores", in_range(0, 1024));
     field("device", device, "cpu or cuda", one_of({"cpu", "cuda"}));

@@ -165,6 +165,7 @@ TEST(Ranks, ContinueAStateOnAnotherNumberOfRanks) {
                 {"folder", folder_of(name)},
                 {"steps", 8},
                 {"checkpoint_every", 3},
+                {"in_background", false},  // so that the state of step 3 is there at step 5, however slow the disk
                 {"accumulation", accumulation},
                 {"sharding", mode}};
   };
@@ -209,6 +210,24 @@ TEST(Ranks, KilledTogetherEndWithTheSameBits) {
   succeed(2, job("killed"));
   EXPECT_EQ(read_file(folder_of("at-once") + "/checkpoint/model.safetensors"),
             read_file(folder_of("killed") + "/checkpoint/model.safetensors"));
+}
+
+TEST(Ranks, AllTellOfAStateThatOneOfThemCannotWrite) {
+  const std::string folder = folder_of("full-disk");
+  const Outcome outcome = run_ranks(3,
+                                    {{"task", "train"},
+                                     {"folder", folder},
+                                     {"steps", 1000000},
+                                     {"checkpoint_every", 4},
+                                     {"fault", "full-disk"},
+                                     {"fault_rank", 1},
+                                     {"fault_step", 6}});
+  EXPECT_EQ(outcome.status, 1) << outcome.output;
+  EXPECT_NE(outcome.output.find("step-000000008/rank-00001-of-00003.safetensors: writing failed"), std::string::npos)
+      << outcome.output;
+  EXPECT_NE(outcome.output.find("rank 0: "), std::string::npos) << outcome.output;
+  EXPECT_TRUE(std::filesystem::exists(folder + "/state/step-000000004/complete.json"));
+  EXPECT_FALSE(std::filesystem::exists(folder + "/state/step-000000008/complete.json"));
 }
 
 struct Fault {
