@@ -17,6 +17,7 @@
 #include "trainer/blank_picture.h"
 #include "trainer/contrastive.h"
 #include "trainer/distributed/sharding.h"
+#include "trainer/ema.h"
 #include "trainer/optimizer.h"
 #include "trainer/peak_speed.h"
 #include "trainer/stage_log.h"
@@ -171,6 +172,7 @@ class StageRun {
     for (const auto& [name, weight] : weights_) tensors_.emplace_back(name, weight.sizes().vec());
     sharding_.emplace(config_.distributed, config_.recompute_blocks, *model_.model, weights_, ranks_);
     optimizer_.emplace(config_.optimizer, sharding_->parts(), config_.steps, sharding_->exchange());
+    if (config_.ema_decay > 0) ema_.emplace(config_.ema_decay, sharding_->parts());
   }
 
   /// Draws inside the model (dropout) differ from rank to rank, as the data do.
@@ -230,6 +232,7 @@ class StageRun {
     const int64_t step = saved.total.steps;
     store_.restore_weights(step, sharding_->parts(), tensors_);
     store_.restore_moments(step, optimizer_->moments());
+    if (ema_) store_.restore_averages(step, ema_->averages());
     optimizer_->set_steps_done(step);
     sharding_->spread_weights();
     if (!store_.restore_random_state(step)) seed_random_draws(step);
@@ -278,6 +281,7 @@ class StageRun {
     const std::string bad = reason_to_skip(config_.guard, state_.guard, now.loss, grad_norm);
     if (bad.empty()) {
       optimizer_->update(1.0 / weight, grad_norm);
+      if (ema_) ema_->update();
       note_good_step(state_.guard, grad_norm);
     } else {
       refuse_step(bad, samples);
@@ -392,7 +396,9 @@ class StageRun {
     if (log_) state.metrics_bytes = log_->bytes();
     state.loader = loader_.state();
     state.skipped = skipped();
-    const StateSlices slices = {written(sharding_->parts()), written(optimizer_->moments())};
+    const StateSlices slices = {written(sharding_->parts()),
+                                written(optimizer_->moments()),
+                                ema_ ? written(ema_->averages()) : std::vector<TensorSlice>()};
     const std::string log = log_ ? log_->path() : std::string();
     // After the last step there is nothing left to do beside.
     if (config_.checkpoint_in_background && steps_done() < config_.steps) {
@@ -441,6 +447,7 @@ class StageRun {
     result.bad_steps = state_.guard.bad_steps;
 
     optimizer_.reset();
+    const NamedTensors averages = whole_averages();
     sharding_->restore_model();
     sharding_.reset();
     model_.model->eval();
@@ -448,6 +455,9 @@ class StageRun {
     result.components = component_table();
     if (config_.lora && ranks_.is_first()) {
       save_adapter(*model_.model, model_.config, *config_.lora, config_.init_from, folder_ + "/adapter");
+    }
+    if (config_.ema_decay > 0 && ranks_.is_first()) {
+      save_averaged_model(model_, averages, config_.lora ? &*config_.lora : nullptr, tokenizer_path_, folder_ + "/checkpoint-ema");
     }
     merge_lora(*model_.model);
     if (ranks_.is_first()) {
@@ -457,6 +467,19 @@ class StageRun {
       std::filesystem::remove_all(state_folder());
     }
     ranks_.barrier();
+    return result;
+  }
+
+  /// Rank 0 gets the averages, on the CPU; the others get nothing. Collective.
+  NamedTensors whole_averages() {
+    NamedTensors result;
+    if (!ema_) return result;
+    std::vector<torch::Tensor> values;
+    for (const TensorSlice& average : ema_->averages()) values.push_back(average.values);
+    sharding_->put_together(values, [&](const std::string& name, const torch::Tensor& whole) {
+      if (ranks_.is_first()) result.emplace_back(name, whole.to(torch::kCPU, whole.scalar_type(), false, /*copy=*/true));
+    });
+    ema_.reset();
     return result;
   }
 
@@ -514,6 +537,7 @@ class StageRun {
   StateStore::Tensors tensors_;  // their names and shapes
   std::optional<Sharding> sharding_;
   std::optional<Optimizer> optimizer_;
+  std::optional<Ema> ema_;
   std::optional<StageLog> log_;  // rank 0 alone
   TrainingState state_;
   PackShape work_;  // of this rank, since the last line of metrics

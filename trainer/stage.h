@@ -67,6 +67,7 @@ struct StageResult {
 ///   events.out.tfevents.pocketvlm   the same curves for TensorBoard
 ///   state/             resumable: weights, optimizer moments, loader position, random states (StateStore)
 ///   checkpoint/        the finished model (model/checkpoint.h)
+///   checkpoint-ema/    the same with averages of what learned, under ema_decay (trainer/ema.h)
 ///   result.json        StageResult; its presence means the stage is done
 ///   skipped.jsonl      samples left out, with file, place, reason
 /// A finished stage is not run again: its checkpoint is loaded. An interrupted one continues and ends with the same bits (with the

@@ -80,6 +80,7 @@ struct StageConfig {
   std::string compute_dtype = "bf16";
   DistributedConfig distributed;
   bool recompute_blocks = false;
+  double ema_decay = 0;
   GuardConfig guard;
   int64_t checkpoint_every = 100;         // optimizer steps
   bool checkpoint_in_background = true;
@@ -110,6 +111,10 @@ struct StageConfig {
     field("recompute_blocks", recompute_blocks,
           "keep only the input of each transformer block and run the block again in backward: less memory, a third more work, "
           "the same bits");
+    field("ema_decay", ema_decay,
+          "after each good step, averages of what learns become this part of themselves plus the rest of the weights (float32, 4 bytes "
+          "a trained number, divided among ranks like the moments); the stage writes checkpoint-ema/ beside checkpoint/; 0: no averages",
+          in_range(0, 0.9999999));
     field("guard", guard, "steps that must not be taken");
     field("checkpoint_every", checkpoint_every, "optimizer steps between resumable states; 0: only at the end", at_least(0));
     field("checkpoint_in_background", checkpoint_in_background,

@@ -158,6 +158,10 @@ void StateStore::restore_moments(int64_t step, const std::vector<TensorSlice>& m
   restore(step, kMoments, moments);
 }
 
+void StateStore::restore_averages(int64_t step, const std::vector<TensorSlice>& averages) const {
+  restore(step, kAverages, averages);
+}
+
 NamedTensors StateStore::whole_tensors(int64_t step, const std::string& prefix) const {
   const std::string folder = step_folder(folder_, step);
   const SavedRuns saved(folder, read_manifest(folder).shards, prefix);

@@ -26,6 +26,7 @@ class StateStore {
   using Tensors = std::vector<std::pair<std::string, std::vector<int64_t>>>;
   void restore_weights(int64_t step, const std::vector<TensorSlice>& weights, const Tensors& tensors) const;
   void restore_moments(int64_t step, const std::vector<TensorSlice>& moments) const;
+  void restore_averages(int64_t step, const std::vector<TensorSlice>& averages) const;
   NamedTensors whole_weights(int64_t step) const;
   NamedTensors whole_moments(int64_t step) const;
   /// Returns false when no rank like this one had written the state.

@@ -142,6 +142,7 @@ void StateWriter::start(const TrainingState& state,
   ShardTensors tensors(launch == std::launch::async);
   tensors.add(state_files::kWeights, slices.weights);
   tensors.add(state_files::kMoments, slices.moments);
+  tensors.add(state_files::kAverages, slices.averages);
   tensors.add(state_files::kRandomState, random_state());
   write_ = std::async(launch, [folder, log, tensors = std::move(tensors), name = state_files::shard_name(rank_, size_)] {
     return write_shard(folder, name, tensors, log);

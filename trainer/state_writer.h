@@ -13,7 +13,7 @@ namespace pocketvlm {
 
 /// The tensors of a state: of everything that learns, what this rank is to write.
 struct StateSlices {
-  std::vector<TensorSlice> weights, moments;
+  std::vector<TensorSlice> weights, moments, averages;
 };
 
 /// Writes resumable states (state_files.h), and keeps the last two of them.

@@ -26,7 +26,7 @@ void save_training_state(const std::string& folder,
                          const TrainingState& state,
                          const NamedTensors& weights,
                          const NamedTensors& moments) {
-  StateWriter(folder).save(state, {whole_tensors(weights), whole_tensors(moments)});
+  StateWriter(folder).save(state, {whole_tensors(weights), whole_tensors(moments), {}});
 }
 
 std::optional<SavedTraining> load_training_state(const std::string& folder) {

@@ -150,6 +150,28 @@ TEST(Sharding, OrthogonalizesDividedMatricesAsWholeOnes) {
   }
 }
 
+TEST_P(EverySharding, AveragesLikeOneProcess) {
+  const std::string mode = GetParam();
+  const auto train = [&](int ranks, const std::string& sharding, const std::string& name) {
+    succeed(ranks,
+            {{"task", "train"},
+             {"folder", folder_of(name)},
+             {"steps", 5},
+             {"accumulation", 2 / ranks},
+             {"ema_decay", 0.7},
+             {"sharding", sharding}});
+    return folder_of(name);
+  };
+  const std::string one = train(1, "replicated", "ema-one-" + mode);
+  const auto expected = test::copy_weights(load_model(one + "/checkpoint-ema"));
+  const auto last = test::copy_weights(load_model(one + "/checkpoint"));
+  const auto averages = test::copy_weights(load_model(train(2, mode, "ema-two-" + mode) + "/checkpoint-ema"));
+  for (const auto& [name, average] : expected) {
+    EXPECT_LT(relative(averages.at(name), average), 1e-6) << name;
+    EXPECT_GT((average - last.at(name)).norm().item<double>(), 0) << name;
+  }
+}
+
 TEST(Recomputing, GivesTheSameBits) {
   const auto train = [&](bool recompute) {
     const std::string folder = folder_of(recompute ? "recompute" : "keep");

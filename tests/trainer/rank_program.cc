@@ -1,6 +1,6 @@
 /// One rank of a job that distributed_test starts with mpirun. The one argument is a JSON object:
 ///   task         "train" (a tiny stage in `folder`) or "gradients" (of its first step, written to `folder` as a state)
-///   tokenizer    file; folder; sharding; accumulation; steps; checkpoint_every; in_background; recompute; trainable; orthogonalized; timeout_s
+///   tokenizer    file; folder; sharding; accumulation; steps; checkpoint_every; in_background; ema_decay; recompute; trainable; orthogonalized; timeout_s
 ///   fault        "" | "kill" | "freeze" | "slow" | "throw" | "full-disk": what happens to `fault_rank` after `fault_step`
 #include <signal.h>
 #include <sys/resource.h>
@@ -48,6 +48,7 @@ StageConfig stage(const Json& job) {
   config.checkpoint_every = job.value("checkpoint_every", 0);
   config.checkpoint_in_background = job.value("in_background", true);
   config.recompute_blocks = job.value("recompute", false);
+  config.ema_decay = job.value("ema_decay", 0.0);
   config.distributed.sharding = job.value("sharding", "replicated");
   config.distributed.timeout_s = job.value("timeout_s", 60.0);
   config.trainable = job.value("trainable", std::vector<std::string>{"*"});
@@ -111,7 +112,7 @@ void gradients(const Json& job, Communicator& ranks) {
   }
   TrainingState state;
   state.total.steps = 1;
-  StateWriter(job["folder"].get<std::string>(), &ranks).save(state, {slices, {}});
+  StateWriter(job["folder"].get<std::string>(), &ranks).save(state, {slices, {}, {}});
 }
 
 }  // namespace

@@ -91,7 +91,7 @@ TEST(StateStore, PutsRunsOfNumbersTogether) {
   for (const auto& [begin, count] : {std::pair<int64_t, int64_t>{7, 5}, {0, 7}}) {
     pieces.push_back({"a", whole.view({-1}).narrow(0, begin, count), {3, 4}, begin});
   }
-  StateWriter(folder).save(state_of(1), {pieces, {}});
+  StateWriter(folder).save(state_of(1), {pieces, {}, {}});
   torch::Tensor read = torch::zeros({3, 4}), run = torch::zeros({6});
   store.restore_weights(1, {whole_tensor("a", read), {"a", run, {3, 4}, 4}}, {{"a", {3, 4}}});
   EXPECT_TRUE(torch::equal(read, whole));
@@ -138,7 +138,7 @@ TEST(StateStore, NamesAFolderThatCannotBeWritten) {
   EXPECT_NE(error.find("cannot be created"), std::string::npos) << error;
 }
 
-StateSlices slices_of(const torch::Tensor& tensor) { return {{whole_tensor("a", tensor)}, {}}; }
+StateSlices slices_of(const torch::Tensor& tensor) { return {{whole_tensor("a", tensor)}, {}, {}}; }
 
 void wait_until_written(const StateWriter& writer) {
   for (int i = 0; i < 1000 && !writer.written(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
