@@ -1,6 +1,7 @@
 #include "trainer/stage.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/record_function.h>
 #include <torch/utils.h>
 
 #include <chrono>
@@ -23,6 +24,7 @@
 #include "trainer/stage_log.h"
 #include "trainer/state_store.h"
 #include "trainer/state_writer.h"
+#include "trainer/step_trace.h"
 #include "trainer/thread_count.h"
 #include "trainer/training_state.h"
 #include "trainer/training_work.h"
@@ -41,7 +43,7 @@ std::string component_of(const std::string& name) { return name.substr(0, name.f
 Json deciding_fields(const StageConfig& config) {
   Json json = config_to_json(config);
   for (const char* key : {"threads", "distributed"}) json.erase(key);  // change last bits only; the saved state warns
-  for (const char* key : {"checkpoint_every", "checkpoint_in_background", "recompute_blocks", "peak_tflops"}) json.erase(key);
+  for (const char* key : {"checkpoint_every", "checkpoint_in_background", "recompute_blocks", "peak_tflops", "trace"}) json.erase(key);
   json["data"].erase("workers");
   return json;
 }
@@ -117,8 +119,11 @@ class StageRun {
     peak_ = config_.peak_tflops > 0 ? config_.peak_tflops * 1e12 : measured_peak(device_, compute_type());
     std::optional<Progress> progress;
     if (ranks_.is_first()) progress.emplace(config_.name, config_.steps, steps_done());
+    StepTrace trace(ranks_.is_first() ? config_.trace : std::nullopt, folder_ + "/trace.json");
     while (steps_done() < config_.steps) {
+      trace.before_step(steps_done() + 1);
       step();
+      trace.after_step(steps_done());
       if (progress) progress->update(steps_done(), note());
       if (all_written_) states_.complete();
       const bool due = config_.checkpoint_every > 0 && steps_done() % config_.checkpoint_every == 0;
@@ -251,7 +256,7 @@ class StageRun {
     std::string samples;
     for (int64_t i = 0; i < config_.accumulation; ++i) {
       ranks_.phase(fmt::format("loading data for step {}", steps_done() + 1));
-      const PackedBatch packed = loader_.next();
+      const PackedBatch packed = next_pack();
       if (!packed.sample_ids.empty())
         samples += (i > 0 ? ", " : "") + packed.sample_ids.front() + " ...";
       now.tokens += packed.num_tokens();
@@ -275,24 +280,36 @@ class StageRun {
              steps_done() + 1,
              samples);
     now.loss = sums[0] / weight;
-    sharding_->reduce_gradients();
+    {
+      RECORD_USER_SCOPE("reduce");
+      sharding_->reduce_gradients();
+    }
     const double learning_rate = optimizer_->learning_rate();
     const double grad_norm = optimizer_->gradient_norm(1.0 / weight);
     const std::string bad = reason_to_skip(config_.guard, state_.guard, now.loss, grad_norm);
     if (bad.empty()) {
+      RECORD_USER_SCOPE("update");
       optimizer_->update(1.0 / weight, grad_norm);
       if (ema_) ema_->update();
       note_good_step(state_.guard, grad_norm);
     } else {
       refuse_step(bad, samples);
     }
-    sharding_->spread_weights();
+    {
+      RECORD_USER_SCOPE("spread");
+      sharding_->spread_weights();
+    }
     now.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     if (bad.empty()) {
       record(now, learning_rate, grad_norm);
     } else {
       record_refused(now, bad);
     }
+  }
+
+  PackedBatch next_pack() {
+    RECORD_USER_SCOPE("loading");
+    return loader_.next();
   }
 
   /// All ranks come here together: loss and norm are sums over all of them.
@@ -325,24 +342,30 @@ class StageRun {
   torch::Tensor accumulate_gradients(const PackedBatch& packed, double& weight) {
     const ComputeDtype guard(compute_type());
     const UseBlockRunner runner(sharding_->runner());
-    torch::Tensor loss;
+    const torch::Tensor loss = forward(packed, weight);
+    // A text-only pack has no graph when only the vision side learns.
+    if (loss.requires_grad()) {
+      RECORD_USER_SCOPE("backward");
+      loss.backward();
+    }
+    return loss.detach();
+  }
+
+  torch::Tensor forward(const PackedBatch& packed, double& weight) {
+    RECORD_USER_SCOPE("forward");
     if (is_contrastive()) {
       const ContrastiveBatch batch = to_contrastive_batch(packed, device_);
       weight += static_cast<double>(batch.num_images());
       const torch::Tensor features = model_.model->vision_features(batch.patches, batch.grids);
-      loss = sigmoid_contrastive_loss(heads_->image_features(features, batch.patches_per_image),
+      return sigmoid_contrastive_loss(heads_->image_features(features, batch.patches_per_image),
                                       heads_->text_features(batch.text_ids, batch.text_offsets),
                                       heads_->log_temperature,
                                       heads_->bias,
                                       batch.same_text);
-    } else {
-      for (const float target : packed.loss_weights) weight += target;
-      loss = model_.model->loss_sum(to_batch(needs_blank_picture(packed) ? with_blank_picture(packed, model_.config) : packed,
-                                             device_));
     }
-    // A text-only pack has no graph when only the vision side learns.
-    if (loss.requires_grad()) loss.backward();
-    return loss.detach();
+    for (const float target : packed.loss_weights) weight += target;
+    return model_.model->loss_sum(
+        to_batch(needs_blank_picture(packed) ? with_blank_picture(packed, model_.config) : packed, device_));
   }
 
   /// When blocks are gathered from all ranks, all must run the same ones: a pack of text beside packs with pictures.

@@ -65,6 +65,7 @@ struct StageResult {
 ///   metrics.jsonl      {"step", "loss", "learning_rate", "grad_norm", "tokens_per_s", "images_per_s", "mfu", "seconds"}; a step that
 ///                      the guard refused has a line {"step", "skipped": reason}
 ///   events.out.tfevents.pocketvlm   the same curves for TensorBoard
+///   trace.json         the steps of config.trace, as rank 0 saw them (trainer/step_trace.h)
 ///   state/             resumable: weights, optimizer moments, loader position, random states (StateStore)
 ///   checkpoint/        the finished model (model/checkpoint.h)
 ///   checkpoint-ema/    the same with averages of what learned, under ema_decay (trainer/ema.h)

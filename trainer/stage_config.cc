@@ -86,6 +86,12 @@ void StageConfig::validate(const std::string& path) const {
       path,
       optimizer.warmup_steps,
       steps);
+  PV_CHECK(!trace || trace->last_step() <= steps,
+           "{}.trace: steps {} to {} are to be recorded, but the stage has {}; lower first_step",
+           path,
+           trace->first_step,
+           trace->last_step(),
+           steps);
   if (objective == "contrastive") {
     validate_contrastive(*this, path);
   } else {

@@ -10,6 +10,7 @@
 #include "model/lora_config.h"
 #include "trainer/distributed/distributed_config.h"
 #include "trainer/step_guard.h"
+#include "trainer/step_trace_config.h"
 
 /// A stage as data; LibTorch-free, so that mistakes are answered at once.
 namespace pocketvlm {
@@ -85,6 +86,7 @@ struct StageConfig {
   int64_t checkpoint_every = 100;         // optimizer steps
   bool checkpoint_in_background = true;
   int64_t log_every = 10;
+  std::optional<StepTraceConfig> trace;
   int64_t threads = 0;                    // 0: all cores
   std::string device = "cpu";
   double peak_tflops = 0;
@@ -121,6 +123,9 @@ struct StageConfig {
           "true: a step waits only while what its rank writes is copied in memory (12 bytes a trained number under AdamW, until they are "
           "written), and the state counts some steps later; false: it waits until the state is on disk");
     field("log_every", log_every, "optimizer steps between metric lines", at_least(1));
+    field("trace", trace,
+          "steps whose operations rank 0 records with LibTorch's profiler in trace.json, for ui.perfetto.dev; they take longer, the numbers "
+          "stay; null: none");
     field("threads", threads, "0: all cores", in_range(0, 1024));
     field("device", device, "cpu or cuda", one_of({"cpu", "cuda"}));
     field("peak_tflops", peak_tflops,

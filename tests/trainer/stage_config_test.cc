@@ -47,6 +47,8 @@ TEST(StageConfig, AnswersMistakesWithPathAndCure) {
       {stage(kPictures, R"("objective": "contrastive")"), "trainable[0]: \"*\" has no effect"},
       {stage(kText, R"("objective": "contrastive", "trainable": ["vision_encoder.*"])"),
        "sources[0]: text without pictures"},
+      {stage(kPictures, R"("trace": {"first_step": 100, "steps": 2})"), "steps 100 to 101 are to be recorded, but the stage has 100"},
+      {stage(kPictures, R"("trace": {"first_step": 0})"), "stage.json.trace.first_step: 0 is out of range"},
       {stage(kText, ""), "trainable[0]: \"*\" would train parts that see no data"},
       {stage(kPictures, R"("compute_dtype": "fp16")"), "bf16, f32"},
       {stage(kPictures, R"("input": {"image_mode": "slice"})"), "did you mean \"slices\""},
