@@ -19,6 +19,7 @@
 #include "trainer/contrastive.h"
 #include "trainer/distributed/sharding.h"
 #include "trainer/ema.h"
+#include "trainer/feature_cache.h"
 #include "trainer/optimizer.h"
 #include "trainer/peak_speed.h"
 #include "trainer/stage_log.h"
@@ -45,6 +46,7 @@ Json deciding_fields(const StageConfig& config) {
   for (const char* key : {"threads", "distributed"}) json.erase(key);  // change last bits only; the saved state warns
   for (const char* key : {"checkpoint_every", "checkpoint_in_background", "recompute_blocks", "peak_tflops", "trace"}) json.erase(key);
   json["data"].erase("workers");
+  json["feature_cache"] = config.feature_cache.megabytes > 0;  // a cache changes last bits, its size none
   return json;
 }
 
@@ -177,7 +179,19 @@ class StageRun {
     for (const auto& [name, weight] : weights_) tensors_.emplace_back(name, weight.sizes().vec());
     sharding_.emplace(config_.distributed, config_.recompute_blocks, *model_.model, weights_, ranks_);
     optimizer_.emplace(config_.optimizer, sharding_->parts(), config_.steps, sharding_->exchange());
+    if (config_.feature_cache.megabytes > 0) add_feature_cache();
     if (config_.ema_decay > 0) ema_.emplace(config_.ema_decay, sharding_->parts());
+  }
+
+  void add_feature_cache() {
+    for (const auto& [name, weight] : weights_) {
+      PV_CHECK(component_of(name) != "vision_encoder",
+               "stage {}: feature_cache: {} learns, so features do not stay what they were; remove feature_cache, or leave the vision "
+               "encoder out of trainable and lora.targets",
+               config_.name,
+               name);
+    }
+    features_.emplace(model_.model, config_.feature_cache.megabytes << 20);
   }
 
   /// Draws inside the model (dropout) differ from rank to rank, as the data do.
@@ -364,8 +378,9 @@ class StageRun {
                                       batch.same_text);
     }
     for (const float target : packed.loss_weights) weight += target;
-    return model_.model->loss_sum(
-        to_batch(needs_blank_picture(packed) ? with_blank_picture(packed, model_.config) : packed, device_));
+    const Batch batch = to_batch(needs_blank_picture(packed) ? with_blank_picture(packed, model_.config) : packed, device_);
+    if (!features_ || !batch.patches.defined()) return model_.model->loss_sum(batch);
+    return model_.model->loss_sum(batch, features_->features(batch.patches, batch.grids));
   }
 
   /// When blocks are gathered from all ranks, all must run the same ones: a pack of text beside packs with pictures.
@@ -469,6 +484,10 @@ class StageRun {
     result.packs_per_step = state_.packs_per_step;
     result.bad_steps = state_.guard.bad_steps;
 
+    if (features_) {
+      spdlog::info("{}: {} of {} picture slices had their features cached", config_.name, features_->num_found(), features_->num_seen());
+    }
+    features_.reset();
     optimizer_.reset();
     const NamedTensors averages = whole_averages();
     sharding_->restore_model();
@@ -561,6 +580,7 @@ class StageRun {
   std::optional<Sharding> sharding_;
   std::optional<Optimizer> optimizer_;
   std::optional<Ema> ema_;
+  std::optional<FeatureCache> features_;  // of a frozen vision encoder
   std::optional<StageLog> log_;  // rank 0 alone
   TrainingState state_;
   PackShape work_;  // of this rank, since the last line of metrics

@@ -9,6 +9,7 @@
 #include "data/packed_loader.h"
 #include "model/lora_config.h"
 #include "trainer/distributed/distributed_config.h"
+#include "trainer/feature_cache_config.h"
 #include "trainer/step_guard.h"
 #include "trainer/step_trace_config.h"
 
@@ -81,6 +82,7 @@ struct StageConfig {
   std::string compute_dtype = "bf16";
   DistributedConfig distributed;
   bool recompute_blocks = false;
+  FeatureCacheConfig feature_cache;
   double ema_decay = 0;
   GuardConfig guard;
   int64_t checkpoint_every = 100;         // optimizer steps
@@ -113,6 +115,7 @@ struct StageConfig {
     field("recompute_blocks", recompute_blocks,
           "keep only the input of each transformer block and run the block again in backward: less memory, a third more work, "
           "the same bits");
+    field("feature_cache", feature_cache, "of a frozen vision encoder: pictures seen again are not encoded again");
     field("ema_decay", ema_decay,
           "after each good step, averages of what learns become this part of themselves plus the rest of the weights (float32, 4 bytes "
           "a trained number, divided among ranks like the moments); the stage writes checkpoint-ema/ beside checkpoint/; 0: no averages",
