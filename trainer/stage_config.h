@@ -123,8 +123,8 @@ struct StageConfig {
     field("guard", guard, "steps that must not be taken");
     field("checkpoint_every", checkpoint_every, "optimizer steps between resumable states; 0: only at the end", at_least(0));
     field("checkpoint_in_background", checkpoint_in_background,
-          "true: a step waits only while what its rank writes is copied in memory (12 bytes a trained number under AdamW, until they are "
-          "written), and the state counts some steps later; false: it waits until the state is on disk");
+          "true: a step waits only while what its rank writes is copied in memory (12 bytes a trained number under AdamW, kept for the "
+          "states after), and the state counts some steps later; false: it waits until the state is on disk");
     field("log_every", log_every, "optimizer steps between metric lines", at_least(1));
     field("trace", trace,
           "steps whose operations rank 0 records with LibTorch's profiler in trace.json, for ui.perfetto.dev; they take longer, the numbers "

@@ -2,9 +2,11 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -36,21 +38,20 @@ torch::Tensor random_state() {
   return generator.get_state();
 }
 
-/// What a file is made of. A tensor is brought to the host when its turn comes and let go when the next one's has.
+/// Asks for pages of 2 MiB, where the system has them: touching new memory then costs far fewer faults.
+void use_large_pages(const torch::Tensor& memory) {
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto address = reinterpret_cast<std::uintptr_t>(memory.mutable_data_ptr());
+  const std::uintptr_t begin = (address + page - 1) / page * page, end = (address + memory.nbytes()) / page * page;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+}
+
+/// What a file is made of. Without copies a tensor is brought to the host when its turn comes and let go when the next one's has.
 class ShardTensors {
  public:
-  explicit ShardTensors(bool copied) : copied_(copied) {}
-
   void add(const std::string& name, const torch::Tensor& tensor) {
-    const bool is_float = tensor.scalar_type() == torch::kFloat32;
-    TORCH_INTERNAL_ASSERT(is_float || tensor.scalar_type() == torch::kUInt8);
-    torch::Tensor held = tensor.detach();
-    if (copied_) held = held.is_cpu() ? held.clone(at::MemoryFormat::Contiguous) : held.cpu().contiguous();
-    tensors_.push_back({name, is_float ? "F32" : "U8", held.sizes().vec(), [held, current = current_]() mutable {
-                          *current = held.cpu().contiguous();
-                          held.reset();
-                          return std::span(static_cast<const std::byte*>(current->const_data_ptr()), current->nbytes());
-                        }});
+    TORCH_INTERNAL_ASSERT(tensor.scalar_type() == torch::kFloat32 || tensor.scalar_type() == torch::kUInt8);
+    tensors_.emplace_back(name, tensor.detach());
   }
 
   /// "weights/<name>@<begin>": whole tensors keep their shape in the file, runs are rows.
@@ -58,17 +59,47 @@ class ShardTensors {
     for (const TensorSlice& slice : slices) add(fmt::format("{}{}@{}", prefix, slice.name, slice.begin), slice.values);
   }
 
-  const std::vector<TensorToWrite>& all() const { return tensors_; }
+  /// Replaces the tensors by copies in `memory`, which grows when it is too small.
+  void copy_into(torch::Tensor& memory) {
+    constexpr int64_t kAlignment = 64;
+    const auto room = [](const torch::Tensor& tensor) {
+      return (static_cast<int64_t>(tensor.nbytes()) + kAlignment - 1) / kAlignment * kAlignment;
+    };
+    int64_t bytes = 0;
+    for (const auto& [name, tensor] : tensors_) bytes += room(tensor);
+    if (!memory.defined() || memory.numel() < bytes) {
+      memory.reset();  // first, so that never both are there
+      memory = torch::empty({bytes}, torch::kUInt8);
+      use_large_pages(memory);
+    }
+    int64_t begin = 0;
+    for (auto& [name, tensor] : tensors_) {
+      const torch::Tensor place = memory.narrow(0, begin, static_cast<int64_t>(tensor.nbytes()));
+      begin += room(tensor);
+      tensor = place.view(tensor.scalar_type()).view(tensor.sizes()).copy_(tensor);
+    }
+  }
+
+  std::vector<TensorToWrite> to_write() const {
+    std::vector<TensorToWrite> result;
+    const auto current = std::make_shared<torch::Tensor>();
+    for (const auto& [name, tensor] : tensors_) {
+      const char* dtype = tensor.scalar_type() == torch::kFloat32 ? "F32" : "U8";
+      result.push_back({name, dtype, tensor.sizes().vec(), [tensor = tensor, current] {
+                          *current = tensor.cpu().contiguous();
+                          return std::span(static_cast<const std::byte*>(current->const_data_ptr()), current->nbytes());
+                        }});
+    }
+    return result;
+  }
 
  private:
-  bool copied_;
-  std::shared_ptr<torch::Tensor> current_ = std::make_shared<torch::Tensor>();
-  std::vector<TensorToWrite> tensors_;
+  std::vector<std::pair<std::string, torch::Tensor>> tensors_;
 };
 
 Shard write_shard(const std::string& folder, const std::string& name, const ShardTensors& tensors, const std::string& log) {
   const std::string path = folder + "/" + name;
-  write_safetensors(path, tensors.all());
+  write_safetensors(path, tensors.to_write());
   sync_file(path);
   if (!log.empty()) sync_file(log);
   const MappedFile written(path);
@@ -139,11 +170,17 @@ void StateWriter::start(const TrainingState& state,
   }));
   state_ = state;
   launch_ = launch;
-  ShardTensors tensors(launch == std::launch::async);
+  ShardTensors tensors;
   tensors.add(state_files::kWeights, slices.weights);
   tensors.add(state_files::kMoments, slices.moments);
   tensors.add(state_files::kAverages, slices.averages);
   tensors.add(state_files::kRandomState, random_state());
+  if (launch == std::launch::async) {
+    const torch::NoGradGuard no_grad;
+    tensors.copy_into(memory_);
+  } else {
+    memory_.reset();
+  }
   write_ = std::async(launch, [folder, log, tensors = std::move(tensors), name = state_files::shard_name(rank_, size_)] {
     return write_shard(folder, name, tensors, log);
   });

@@ -19,8 +19,8 @@ struct StateSlices {
 /// Writes resumable states (state_files.h), and keeps the last two of them.
 ///
 /// In the background a state takes three steps, so that training waits for the first alone:
-///   begin      copies the slices into host memory (as many bytes more, each freed as it is written); a thread of this rank
-///              writes, syncs and hashes its file
+///   begin      copies the slices into host memory, which is kept for the states after (fresh pages cost several times what
+///              copying does); a thread of this rank writes, syncs and hashes its file
 ///   complete   once all ranks have written: rank 0, again in a thread, lists the files in complete.json
 ///   finish     waits until the state counts
 /// These three and `save` are collective; threads never talk to other ranks. What failed on one rank, be it in a thread, is
@@ -35,7 +35,7 @@ class StateWriter {
   StateWriter(const StateWriter&) = delete;
   StateWriter& operator=(const StateWriter&) = delete;
 
-  /// Returns when the state counts; takes no copy. `log`: a file that the state names a length of, empty for none; it is on disk
+  /// Returns when the state counts; takes no copy, and gives back the memory of those before. `log`: a file that the state names a length of, empty for none; it is on disk
   /// before the state counts.
   void save(const TrainingState& state, const StateSlices& slices, const std::string& log = {});
 
@@ -56,6 +56,7 @@ class StateWriter {
   int rank_, size_;
   std::launch launch_ = std::launch::async;  // of the state that was begun last
   TrainingState state_;
+  torch::Tensor memory_;  // bytes; of the copies in the background
   std::future<state_files::Shard> write_;
   bool completing_ = false;       // the same on all ranks
   std::future<void> completion_;  // rank 0 alone

@@ -153,6 +153,15 @@ TEST(StateWriter, SavesTheNumbersOfTheMomentItBegan) {
   weight.fill_(4.0);
   writer.finish();
   EXPECT_TRUE(torch::equal(load_training_state(folder)->weights[0].second, torch::full({1 << 20}, 3.0)));
+  // A larger state, in pieces that do not fill whole cache lines, and a smaller one after it in the same memory.
+  const torch::Tensor large = torch::randn({3, 700001}), small = torch::randn({7});
+  writer.begin(state_of(2), {{whole_tensor("a", large)}, {whole_tensor("m", small)}, {}});
+  writer.finish();
+  EXPECT_TRUE(torch::equal(load_training_state(folder)->weights[0].second, large));
+  EXPECT_TRUE(torch::equal(load_training_state(folder)->moments[0].second, small));
+  writer.begin(state_of(3), slices_of(small));
+  writer.finish();
+  EXPECT_TRUE(torch::equal(load_training_state(folder)->weights[0].second, small));
 }
 
 TEST(StateWriter, LetsAStateCountOnlyWhenItIsCompleted) {
