@@ -20,8 +20,10 @@
 #include "trainer/distributed/sharding.h"
 #include "trainer/ema.h"
 #include "trainer/feature_cache.h"
+#include "trainer/freeze_table.h"
 #include "trainer/optimizer.h"
 #include "trainer/peak_speed.h"
+#include "trainer/same_config.h"
 #include "trainer/stage_log.h"
 #include "trainer/state_store.h"
 #include "trainer/state_writer.h"
@@ -37,45 +39,6 @@ constexpr const char* kContrastivePrefix = "contrastive.";
 constexpr std::size_t kMaxListedSkipped = 1000;
 
 using Clock = std::chrono::steady_clock;
-
-std::string component_of(const std::string& name) { return name.substr(0, name.find('.')); }
-
-/// The configuration without what cannot change the result.
-Json deciding_fields(const StageConfig& config) {
-  Json json = config_to_json(config);
-  for (const char* key : {"threads", "distributed"}) json.erase(key);  // change last bits only; the saved state warns
-  for (const char* key : {"checkpoint_every", "checkpoint_in_background", "recompute_blocks", "peak_tflops", "trace"}) json.erase(key);
-  json["data"].erase("workers");
-  json["feature_cache"] = config.feature_cache.megabytes > 0;  // a cache changes last bits, its size none
-  return json;
-}
-
-/// `packs_then`: packs of all ranks in an optimizer step of the run that wrote the folder; 0: unknown.
-void check_same_config(const StageConfig& config, const std::string& folder, int64_t packs_then, int ranks) {
-  const std::string path = folder + "/config.json";
-  Json now = deciding_fields(config);
-  Json then = deciding_fields(read_config<StageConfig>(read_json(path), path));
-  if (packs_then > 0) {
-    PV_CHECK(config.accumulation * ranks == packs_then,
-             "{}: was begun with {} packs an optimizer step; {} on {} ranks are {}. Set accumulation so that "
-             "accumulation times ranks is {}, or choose another folder",
-             folder,
-             packs_then,
-             config.accumulation,
-             ranks,
-             config.accumulation * ranks,
-             packs_then);
-    now.erase("accumulation");
-    then.erase("accumulation");
-  }
-  const Json changes = Json::diff(then, now);
-  if (changes.empty()) return;
-  fail(
-      "{}: holds results of another configuration (\"{}\" differs); delete the folder, or choose "
-      "another one",
-      folder,
-      changes[0]["path"].get<std::string>().substr(1));
-}
 
 torch::Device device_of(const StageConfig& config, const Communicator& ranks) {
   if (config.device == "cpu") return torch::kCPU;
@@ -161,7 +124,7 @@ class StageRun {
     check_same_weights();
     const std::vector<std::string> trainable = set_trainable(*model_.model, learning_patterns());
     trainable_.insert(trainable.begin(), trainable.end());
-    state_.frozen_hashes = hash_frozen();
+    state_.frozen_hashes = frozen_hashes(*model_.model, trainable_);
     state_.threads = at::get_num_threads();
     model_.model->to(device_);
     model_.model->train();
@@ -210,15 +173,6 @@ class StageRun {
                config_.name,
                r);
     }
-  }
-
-  std::map<std::string, std::string> hash_frozen() const {
-    std::map<std::string, std::string> hashes;
-    for (const auto& item : model_.model->named_parameters()) {
-      if (trainable_.count(item.key()) == 0)
-        hashes[item.key()] = weights_hash(*model_.model, {item.key()});
-    }
-    return hashes;
   }
 
   void continue_or_begin() {
@@ -494,7 +448,7 @@ class StageRun {
     sharding_.reset();
     model_.model->eval();
     model_.model->to(torch::kCPU);
-    result.components = component_table();
+    result.components = freeze_table(*model_.model, trainable_, state_.frozen_hashes, config_.name);
     if (config_.lora && ranks_.is_first()) {
       save_adapter(*model_.model, model_.config, *config_.lora, config_.init_from, folder_ + "/adapter");
     }
@@ -523,32 +477,6 @@ class StageRun {
     });
     ema_.reset();
     return result;
-  }
-
-  std::vector<ComponentRow> component_table() const {
-    const std::map<std::string, std::string> hashes = hash_frozen();
-    for (const auto& [name, hash] : hashes) {
-      PV_CHECK(
-          state_.frozen_hashes.at(name) == hash,
-          "stage {}: the frozen tensor {} changed during the stage; its checkpoint is not written",
-          config_.name,
-          name);
-    }
-    std::vector<ComponentRow> rows;
-    for (const auto& item : model_.model->named_parameters()) {
-      const std::string component = component_of(item.key());
-      if (rows.empty() || rows.back().component != component) {
-        rows.emplace_back();
-        rows.back().component = component;
-      }
-      ComponentRow& row = rows.back();
-      row.tensors += 1;
-      row.parameters += item.value().numel();
-      if (trainable_.count(item.key()) == 0) continue;
-      row.trainable_tensors += 1;
-      row.trainable_parameters += item.value().numel();
-    }
-    return rows;
   }
 
   void write_skipped() const {
