@@ -8,9 +8,9 @@ namespace pocketvlm {
 
 torch::Tensor encode_strips(VisionEncoder& encoder,
                             const torch::Tensor& patches,
-                            const std::vector<std::array<int64_t, 2>>& grids) {
+                            const std::vector<std::array<int64_t, 2>>& grids,
+                            int64_t longest) {
   std::vector<int64_t> lengths;
-  int64_t longest = 0;
   for (const auto& grid : grids) {
     lengths.push_back(grid[0] * grid[1]);
     longest = std::max(longest, lengths.back());

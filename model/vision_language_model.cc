@@ -36,9 +36,9 @@ void VisionLanguageModelImpl::build() {
 }
 
 torch::Tensor VisionLanguageModelImpl::vision_features(const torch::Tensor& patches,
-                                                       const std::vector<std::array<int64_t, 2>>& grids) {
-  const bool strips = config_.vision.strip_quirk && config_.compat == "released";
-  return strips ? encode_strips(vision_encoder, patches, grids) : vision_encoder->forward(patches, grids);
+                                                       const std::vector<std::array<int64_t, 2>>& grids,
+                                                       int64_t longest) {
+  return pads_slices() ? encode_strips(vision_encoder, patches, grids, longest) : vision_encoder->forward(patches, grids);
 }
 
 torch::Tensor VisionLanguageModelImpl::encode_images(const torch::Tensor& patches,
@@ -73,10 +73,17 @@ torch::Tensor VisionLanguageModelImpl::hidden_states(const Batch& batch, const t
 }
 
 torch::Tensor VisionLanguageModelImpl::loss_sum(const Batch& batch) {
+  return loss_sum_of(batch, batch.patches.defined() ? encode_images(batch.patches, batch.grids) : torch::Tensor());
+}
+
+torch::Tensor VisionLanguageModelImpl::loss_sum(const Batch& batch, const torch::Tensor& features) {
+  return loss_sum_of(batch, features.defined() ? projector->forward(features, batch.grids) : torch::Tensor());
+}
+
+torch::Tensor VisionLanguageModelImpl::loss_sum_of(const Batch& batch, const torch::Tensor& visual) {
   // Rows without weight cost nothing: SFT pays for answers only.
   const torch::Tensor rows =
       (batch.labels >= 0).logical_and(batch.loss_weights != 0).nonzero().squeeze(1);
-  const torch::Tensor visual = batch.patches.defined() ? encode_images(batch.patches, batch.grids) : torch::Tensor();
   const torch::Tensor hidden =
       language->forward(embed(batch, visual), batch.position_ids, batch.segment_lengths, rows);
   const torch::Tensor log_probs =

@@ -20,8 +20,14 @@ class VisionLanguageModelImpl : public torch::nn::Module {
   /// Without weights: every parameter is a placeholder (model/layers.h) until load_weights gives it its values.
   explicit VisionLanguageModelImpl(const ModelConfig& config);
 
-  /// [patches, vision_hidden], what the projector reads; honours the config's `compat`.
-  torch::Tensor vision_features(const torch::Tensor& patches, const std::vector<std::array<int64_t, 2>>& grids);
+  /// [patches, vision_hidden], what the projector reads; honours the config's `compat`. longest: see encode_strips; only where slices
+  /// are padded.
+  torch::Tensor vision_features(const torch::Tensor& patches,
+                                const std::vector<std::array<int64_t, 2>>& grids,
+                                int64_t longest = 0);
+
+  /// Whether features of a slice depend on the longest slice beside it (encode_strips).
+  bool pads_slices() const { return config_.vision.strip_quirk && config_.compat == "released"; }
 
   /// [slices * queries, hidden]; runs the encoder without a graph when none of its parameters needs gradients.
   torch::Tensor encode_images(const torch::Tensor& patches, const std::vector<std::array<int64_t, 2>>& grids);
@@ -35,6 +41,8 @@ class VisionLanguageModelImpl : public torch::nn::Module {
 
   /// Weighted sum of -log p over all targets, float32 scalar; divide by the global target weight outside.
   torch::Tensor loss_sum(const Batch& batch);
+  /// The same with vision_features() of the batch's slices that are known already (undefined without images).
+  torch::Tensor loss_sum(const Batch& batch, const torch::Tensor& features);
 
   /// Log-probs of the targets, whose states `hidden` [targets, hidden] holds: those of target_rows(batch). [targets] float32.
   torch::Tensor target_log_probs(const Batch& batch, const torch::Tensor& hidden);
@@ -49,6 +57,7 @@ class VisionLanguageModelImpl : public torch::nn::Module {
 
  private:
   void build();
+  torch::Tensor loss_sum_of(const Batch& batch, const torch::Tensor& visual);
 
   ModelConfig config_;
 };

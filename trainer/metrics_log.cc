@@ -1,7 +1,5 @@
 #include "trainer/metrics_log.h"
 
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -32,10 +30,6 @@ void MetricsLog::append(const Json& line) {
            std::strerror(errno));
 }
 
-std::int64_t MetricsLog::sync() {
-  PV_CHECK(
-      ::fsync(::fileno(file_.get())) == 0, "{}: writing failed: {}", path_, std::strerror(errno));
-  return static_cast<std::int64_t>(std::filesystem::file_size(path_));
-}
+std::int64_t MetricsLog::bytes() const { return static_cast<std::int64_t>(std::filesystem::file_size(path_)); }
 
 }  // namespace pocketvlm

@@ -17,8 +17,9 @@ class MetricsLog {
   MetricsLog(const std::string& path, std::int64_t bytes);
 
   void append(const Json& line);
-  /// Length of the file with everything on disk.
-  std::int64_t sync();
+  const std::string& path() const { return path_; }
+  /// Length of the file. What of it is on disk already is up to the system.
+  std::int64_t bytes() const;
 
  private:
   struct Close {

@@ -1,6 +1,7 @@
 #include "trainer/stage.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/record_function.h>
 #include <torch/utils.h>
 
 #include <chrono>
@@ -17,10 +18,16 @@
 #include "trainer/blank_picture.h"
 #include "trainer/contrastive.h"
 #include "trainer/distributed/sharding.h"
+#include "trainer/ema.h"
+#include "trainer/feature_cache.h"
+#include "trainer/freeze_table.h"
 #include "trainer/optimizer.h"
 #include "trainer/peak_speed.h"
+#include "trainer/same_config.h"
 #include "trainer/stage_log.h"
 #include "trainer/state_store.h"
+#include "trainer/state_writer.h"
+#include "trainer/step_trace.h"
 #include "trainer/thread_count.h"
 #include "trainer/training_state.h"
 #include "trainer/training_work.h"
@@ -32,44 +39,6 @@ constexpr const char* kContrastivePrefix = "contrastive.";
 constexpr std::size_t kMaxListedSkipped = 1000;
 
 using Clock = std::chrono::steady_clock;
-
-std::string component_of(const std::string& name) { return name.substr(0, name.find('.')); }
-
-/// The configuration without what cannot change the result.
-Json deciding_fields(const StageConfig& config) {
-  Json json = config_to_json(config);
-  for (const char* key : {"threads", "distributed"}) json.erase(key);  // change last bits only; the saved state warns
-  for (const char* key : {"checkpoint_every", "recompute_blocks", "peak_tflops"}) json.erase(key);
-  json["data"].erase("workers");
-  return json;
-}
-
-/// `packs_then`: packs of all ranks in an optimizer step of the run that wrote the folder; 0: unknown.
-void check_same_config(const StageConfig& config, const std::string& folder, int64_t packs_then, int ranks) {
-  const std::string path = folder + "/config.json";
-  Json now = deciding_fields(config);
-  Json then = deciding_fields(read_config<StageConfig>(read_json(path), path));
-  if (packs_then > 0) {
-    PV_CHECK(config.accumulation * ranks == packs_then,
-             "{}: was begun with {} packs an optimizer step; {} on {} ranks are {}. Set accumulation so that "
-             "accumulation times ranks is {}, or choose another folder",
-             folder,
-             packs_then,
-             config.accumulation,
-             ranks,
-             config.accumulation * ranks,
-             packs_then);
-    now.erase("accumulation");
-    then.erase("accumulation");
-  }
-  const Json changes = Json::diff(then, now);
-  if (changes.empty()) return;
-  fail(
-      "{}: holds results of another configuration (\"{}\" differs); delete the folder, or choose "
-      "another one",
-      folder,
-      changes[0]["path"].get<std::string>().substr(1));
-}
 
 torch::Device device_of(const StageConfig& config, const Communicator& ranks) {
   if (config.device == "cpu") return torch::kCPU;
@@ -101,6 +70,7 @@ class StageRun {
         after_step_(after_step),
         ranks_(ranks),
         store_(folder + "/state", &ranks),
+        states_(folder + "/state", &ranks),
         device_(device_of(config, ranks)),
         encoder_(*model.tokenizer,
                  stage_prompt(config.input, model.config.prompt),
@@ -114,9 +84,13 @@ class StageRun {
     peak_ = config_.peak_tflops > 0 ? config_.peak_tflops * 1e12 : measured_peak(device_, compute_type());
     std::optional<Progress> progress;
     if (ranks_.is_first()) progress.emplace(config_.name, config_.steps, steps_done());
+    StepTrace trace(ranks_.is_first() ? config_.trace : std::nullopt, folder_ + "/trace.json");
     while (steps_done() < config_.steps) {
+      trace.before_step(steps_done() + 1);
       step();
+      trace.after_step(steps_done());
       if (progress) progress->update(steps_done(), note());
+      if (all_written_) states_.complete();
       const bool due = config_.checkpoint_every > 0 && steps_done() % config_.checkpoint_every == 0;
       if (due || steps_done() == config_.steps) save_state();
       if (after_step_) after_step_(steps_done());
@@ -150,7 +124,7 @@ class StageRun {
     check_same_weights();
     const std::vector<std::string> trainable = set_trainable(*model_.model, learning_patterns());
     trainable_.insert(trainable.begin(), trainable.end());
-    state_.frozen_hashes = hash_frozen();
+    state_.frozen_hashes = frozen_hashes(*model_.model, trainable_);
     state_.threads = at::get_num_threads();
     model_.model->to(device_);
     model_.model->train();
@@ -168,6 +142,19 @@ class StageRun {
     for (const auto& [name, weight] : weights_) tensors_.emplace_back(name, weight.sizes().vec());
     sharding_.emplace(config_.distributed, config_.recompute_blocks, *model_.model, weights_, ranks_);
     optimizer_.emplace(config_.optimizer, sharding_->parts(), config_.steps, sharding_->exchange());
+    if (config_.feature_cache.megabytes > 0) add_feature_cache();
+    if (config_.ema_decay > 0) ema_.emplace(config_.ema_decay, sharding_->parts());
+  }
+
+  void add_feature_cache() {
+    for (const auto& [name, weight] : weights_) {
+      PV_CHECK(component_of(name) != "vision_encoder",
+               "stage {}: feature_cache: {} learns, so features do not stay what they were; remove feature_cache, or leave the vision "
+               "encoder out of trainable and lora.targets",
+               config_.name,
+               name);
+    }
+    features_.emplace(model_.model, config_.feature_cache.megabytes << 20);
   }
 
   /// Draws inside the model (dropout) differ from rank to rank, as the data do.
@@ -186,15 +173,6 @@ class StageRun {
                config_.name,
                r);
     }
-  }
-
-  std::map<std::string, std::string> hash_frozen() const {
-    std::map<std::string, std::string> hashes;
-    for (const auto& item : model_.model->named_parameters()) {
-      if (trainable_.count(item.key()) == 0)
-        hashes[item.key()] = weights_hash(*model_.model, {item.key()});
-    }
-    return hashes;
   }
 
   void continue_or_begin() {
@@ -227,6 +205,7 @@ class StageRun {
     const int64_t step = saved.total.steps;
     store_.restore_weights(step, sharding_->parts(), tensors_);
     store_.restore_moments(step, optimizer_->moments());
+    if (ema_) store_.restore_averages(step, ema_->averages());
     optimizer_->set_steps_done(step);
     sharding_->spread_weights();
     if (!store_.restore_random_state(step)) seed_random_draws(step);
@@ -246,7 +225,7 @@ class StageRun {
     std::string samples;
     for (int64_t i = 0; i < config_.accumulation; ++i) {
       ranks_.phase(fmt::format("loading data for step {}", steps_done() + 1));
-      PackedBatch packed = loader_.next();
+      PackedBatch packed = next_pack();
       if (packed.num_tokens() == 0) emptied += 1;
       if (!packed.sample_ids.empty())
         samples += (i > 0 ? ", " : "") + packed.sample_ids.front() + " ...";
@@ -260,11 +239,13 @@ class StageRun {
                                                  weight,
                                                  static_cast<double>(now.tokens),
                                                  static_cast<double>(now.images),
-                                                 emptied});
+                                                 emptied,
+                                                 states_.written() ? 1.0 : 0.0});
     weight = sums[1];
     now.tokens = static_cast<int64_t>(sums[2]);
     now.images = static_cast<int64_t>(sums[3]);
     const bool nothing_left = weight == 0 && sums[4] > 0;
+    all_written_ = static_cast<int>(sums[5]) == ranks_.size();
     PV_CHECK(weight > 0 || nothing_left,
              "stage {}: step {} has no target to learn from (samples {})",
              config_.name,
@@ -272,13 +253,18 @@ class StageRun {
              samples);
     const double scale = nothing_left ? 0 : 1.0 / weight;
     now.loss = nothing_left ? 0 : sums[0] / weight;
-    sharding_->reduce_gradients();
+    {
+      RECORD_USER_SCOPE("reduce");
+      sharding_->reduce_gradients();
+    }
     const double learning_rate = optimizer_->learning_rate();
     const double grad_norm = optimizer_->gradient_norm(scale);
     const std::string bad = nothing_left ? "no picture of it could be decoded"
                                          : reason_to_skip(config_.guard, state_.guard, now.loss, grad_norm);
     if (bad.empty()) {
+      RECORD_USER_SCOPE("update");
       optimizer_->update(scale, grad_norm);
+      if (ema_) ema_->update();
       note_good_step(state_.guard, grad_norm);
     } else if (nothing_left) {  // no fault of the model: the guard does not count it
       if (ranks_.is_first()) spdlog::warn("stage {}: step {}: {}; nothing was updated", config_.name, steps_done() + 1, bad);
@@ -286,7 +272,10 @@ class StageRun {
     } else {
       refuse_step(bad, samples);
     }
-    sharding_->spread_weights();
+    {
+      RECORD_USER_SCOPE("spread");
+      sharding_->spread_weights();
+    }
     now.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     if (bad.empty()) {
       record(now, learning_rate, grad_norm);
@@ -295,11 +284,17 @@ class StageRun {
     }
   }
 
+  PackedBatch next_pack() {
+    RECORD_USER_SCOPE("loading");
+    return loader_.next();
+  }
+
   /// All ranks come here together: loss and norm are sums over all of them.
   void refuse_step(const std::string& reason, const std::string& own_samples) {
     std::string samples;
     for (const std::string& of_rank : ranks_.gather_texts(own_samples)) samples += (samples.empty() ? "" : ", ") + of_rank;
     const bool stop = note_bad_step(config_.guard, state_.guard);
+    if (stop) states_.finish();
     const std::string text = fmt::format(
         "stage {}: step {}: {} (samples {}); nothing was updated", config_.name, steps_done() + 1, reason, samples);
     PV_CHECK(!stop,
@@ -324,28 +319,37 @@ class StageRun {
   torch::Tensor accumulate_gradients(PackedBatch packed, double& weight) {
     const ComputeDtype guard(compute_type());
     const UseBlockRunner runner(sharding_->runner());
-    torch::Tensor loss;
+    const torch::Tensor loss = forward(std::move(packed), weight);
+    // A text-only pack has no graph when only the vision side learns.
+    if (loss.requires_grad()) {
+      RECORD_USER_SCOPE("backward");
+      loss.backward();
+    }
+    return loss.detach();
+  }
+
+  torch::Tensor forward(PackedBatch packed, double& weight) {
+    RECORD_USER_SCOPE("forward");
     if (is_contrastive() && packed.num_tokens() == 0) {  // the vision side runs as on other ranks
       const Batch blank = to_batch(with_blank_picture(packed, model_.config), device_);
-      loss = 0 * model_.model->vision_features(blank.patches, blank.grids).sum();
-    } else if (is_contrastive()) {
+      return 0 * model_.model->vision_features(blank.patches, blank.grids).sum();
+    }
+    if (is_contrastive()) {
       const ContrastiveBatch batch = to_contrastive_batch(packed, device_);
       weight += static_cast<double>(batch.num_images());
       const torch::Tensor features = model_.model->vision_features(batch.patches, batch.grids);
-      loss = sigmoid_contrastive_loss(heads_->image_features(features, batch.patches_per_image),
+      return sigmoid_contrastive_loss(heads_->image_features(features, batch.patches_per_image),
                                       heads_->text_features(batch.text_ids, batch.text_offsets),
                                       heads_->log_temperature,
                                       heads_->bias,
                                       batch.same_text);
-    } else {
-      for (const float target : packed.loss_weights) weight += target;
-      if (packed.num_tokens() == 0) packed = with_blank_text({});
-      if (needs_blank_picture(packed)) packed = with_blank_picture(std::move(packed), model_.config);
-      loss = model_.model->loss_sum(to_batch(packed, device_));
     }
-    // A text-only pack has no graph when only the vision side learns.
-    if (loss.requires_grad()) loss.backward();
-    return loss.detach();
+    for (const float target : packed.loss_weights) weight += target;
+    if (packed.num_tokens() == 0) packed = with_blank_text({});
+    if (needs_blank_picture(packed)) packed = with_blank_picture(std::move(packed), model_.config);
+    const Batch batch = to_batch(packed, device_);
+    if (!features_ || !batch.patches.defined()) return model_.model->loss_sum(batch);
+    return model_.model->loss_sum(batch, features_->features(batch.patches, batch.grids));
   }
 
   /// When blocks are gathered from all ranks, all must run the same ones: a pack of text beside packs with pictures.
@@ -399,9 +403,18 @@ class StageRun {
     note_skipped();
     TrainingState state = state_;
     state.ranks = ranks_.size();
-    if (log_) state.metrics_bytes = log_->sync();
+    if (log_) state.metrics_bytes = log_->bytes();
     state.loader = loader_.state();
-    store_.save(state, written(sharding_->parts()), written(optimizer_->moments()));
+    const StateSlices slices = {written(sharding_->parts()),
+                                written(optimizer_->moments()),
+                                ema_ ? written(ema_->averages()) : std::vector<TensorSlice>()};
+    const std::string log = log_ ? log_->path() : std::string();
+    // After the last step there is nothing left to do beside.
+    if (config_.checkpoint_in_background && steps_done() < config_.steps) {
+      states_.begin(state, slices, log);
+    } else {
+      states_.save(state, slices, log);
+    }
   }
 
   /// Of slices that every rank has, those that this one writes.
@@ -454,14 +467,22 @@ class StageRun {
     result.packs_per_step = state_.packs_per_step;
     result.bad_steps = state_.guard.bad_steps;
 
+    if (features_) {
+      spdlog::info("{}: {} of {} picture slices had their features cached", config_.name, features_->num_found(), features_->num_seen());
+    }
+    features_.reset();
     optimizer_.reset();
+    const NamedTensors averages = whole_averages();
     sharding_->restore_model();
     sharding_.reset();
     model_.model->eval();
     model_.model->to(torch::kCPU);
-    result.components = component_table();
+    result.components = freeze_table(*model_.model, trainable_, state_.frozen_hashes, config_.name);
     if (config_.lora && ranks_.is_first()) {
       save_adapter(*model_.model, model_.config, *config_.lora, config_.init_from, folder_ + "/adapter");
+    }
+    if (config_.ema_decay > 0 && ranks_.is_first()) {
+      save_averaged_model(model_, averages, config_.lora ? &*config_.lora : nullptr, tokenizer_path_, folder_ + "/checkpoint-ema");
     }
     merge_lora(*model_.model);
     if (ranks_.is_first()) {
@@ -474,30 +495,17 @@ class StageRun {
     return result;
   }
 
-  std::vector<ComponentRow> component_table() const {
-    const std::map<std::string, std::string> hashes = hash_frozen();
-    for (const auto& [name, hash] : hashes) {
-      PV_CHECK(
-          state_.frozen_hashes.at(name) == hash,
-          "stage {}: the frozen tensor {} changed during the stage; its checkpoint is not written",
-          config_.name,
-          name);
-    }
-    std::vector<ComponentRow> rows;
-    for (const auto& item : model_.model->named_parameters()) {
-      const std::string component = component_of(item.key());
-      if (rows.empty() || rows.back().component != component) {
-        rows.emplace_back();
-        rows.back().component = component;
-      }
-      ComponentRow& row = rows.back();
-      row.tensors += 1;
-      row.parameters += item.value().numel();
-      if (trainable_.count(item.key()) == 0) continue;
-      row.trainable_tensors += 1;
-      row.trainable_parameters += item.value().numel();
-    }
-    return rows;
+  /// Rank 0 gets the averages, on the CPU; the others get nothing. Collective.
+  NamedTensors whole_averages() {
+    NamedTensors result;
+    if (!ema_) return result;
+    std::vector<torch::Tensor> values;
+    for (const TensorSlice& average : ema_->averages()) values.push_back(average.values);
+    sharding_->put_together(values, [&](const std::string& name, const torch::Tensor& whole) {
+      if (ranks_.is_first()) result.emplace_back(name, whole.to(torch::kCPU, whole.scalar_type(), false, /*copy=*/true));
+    });
+    ema_.reset();
+    return result;
   }
 
   void write_skipped() const {
@@ -516,6 +524,8 @@ class StageRun {
   const std::function<void(int64_t)>& after_step_;
   Communicator& ranks_;
   StateStore store_;
+  StateWriter states_;
+  bool all_written_ = false;  // by all ranks, of the state in progress
   torch::Device device_;
   PromptEncoder encoder_;
   PackedLoader loader_;
@@ -526,6 +536,8 @@ class StageRun {
   StateStore::Tensors tensors_;  // their names and shapes
   std::optional<Sharding> sharding_;
   std::optional<Optimizer> optimizer_;
+  std::optional<Ema> ema_;
+  std::optional<FeatureCache> features_;  // of a frozen vision encoder
   std::optional<StageLog> log_;  // rank 0 alone
   TrainingState state_;
   int64_t damaged_before_ = 0;  // by the processes that were interrupted

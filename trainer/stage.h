@@ -67,8 +67,10 @@ struct StageResult {
 ///                      the share of the packs' room that tokens take. A step that the guard refused, or of which no picture
 ///                      could be decoded, has a line {"step", "skipped": reason}
 ///   events.out.tfevents.pocketvlm   the same curves for TensorBoard
+///   trace.json         the steps of config.trace, as rank 0 saw them (trainer/step_trace.h)
 ///   state/             resumable: weights, optimizer moments, loader position, random states (StateStore)
 ///   checkpoint/        the finished model (model/checkpoint.h)
+///   checkpoint-ema/    the same with averages of what learned, under ema_decay (trainer/ema.h)
 ///   result.json        StageResult; its presence means the stage is done
 ///   skipped.jsonl      samples left out, with file, place, reason
 /// A finished stage is not run again: its checkpoint is loaded. An interrupted one continues and ends with the same bits (with the

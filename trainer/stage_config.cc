@@ -86,6 +86,19 @@ void StageConfig::validate(const std::string& path) const {
       path,
       optimizer.warmup_steps,
       steps);
+  PV_CHECK(feature_cache.megabytes == 0 || objective == "language",
+           "{}.feature_cache: no effect on the contrastive objective, which trains the vision encoder; remove it",
+           path);
+  PV_CHECK(feature_cache.megabytes == 0 || distributed.sharding != "full",
+           "{}.feature_cache: ranks under full sharding must run the same blocks, and what is cached differs; set "
+           "distributed.sharding to \"optimizer\" or \"replicated\"",
+           path);
+  PV_CHECK(!trace || trace->last_step() <= steps,
+           "{}.trace: steps {} to {} are to be recorded, but the stage has {}; lower first_step",
+           path,
+           trace->first_step,
+           trace->last_step(),
+           steps);
   if (objective == "contrastive") {
     validate_contrastive(*this, path);
   } else {

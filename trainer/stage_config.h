@@ -9,7 +9,9 @@
 #include "data/packed_loader.h"
 #include "model/lora_config.h"
 #include "trainer/distributed/distributed_config.h"
+#include "trainer/feature_cache_config.h"
 #include "trainer/step_guard.h"
+#include "trainer/step_trace_config.h"
 
 /// A stage as data; LibTorch-free, so that mistakes are answered at once.
 namespace pocketvlm {
@@ -80,9 +82,13 @@ struct StageConfig {
   std::string compute_dtype = "bf16";
   DistributedConfig distributed;
   bool recompute_blocks = false;
+  FeatureCacheConfig feature_cache;
+  double ema_decay = 0;
   GuardConfig guard;
   int64_t checkpoint_every = 100;         // optimizer steps
+  bool checkpoint_in_background = true;
   int64_t log_every = 10;
+  std::optional<StepTraceConfig> trace;
   int64_t threads = 0;                    // 0: all cores
   std::string device = "cpu";
   double peak_tflops = 0;
@@ -109,9 +115,20 @@ struct StageConfig {
     field("recompute_blocks", recompute_blocks,
           "keep only the input of each transformer block and run the block again in backward: less memory, a third more work, "
           "the same bits");
+    field("feature_cache", feature_cache, "of a frozen vision encoder: pictures seen again are not encoded again");
+    field("ema_decay", ema_decay,
+          "after each good step, averages of what learns become this part of themselves plus the rest of the weights (float32, 4 bytes "
+          "a trained number, divided among ranks like the moments); the stage writes checkpoint-ema/ beside checkpoint/; 0: no averages",
+          in_range(0, 0.9999999));
     field("guard", guard, "steps that must not be taken");
     field("checkpoint_every", checkpoint_every, "optimizer steps between resumable states; 0: only at the end", at_least(0));
+    field("checkpoint_in_background", checkpoint_in_background,
+          "true: a step waits only while what its rank writes is copied in memory (12 bytes a trained number under AdamW, kept for the "
+          "states after), and the state counts some steps later; false: it waits until the state is on disk");
     field("log_every", log_every, "optimizer steps between metric lines", at_least(1));
+    field("trace", trace,
+          "steps whose operations rank 0 records with LibTorch's profiler in trace.json, for ui.perfetto.dev; they take longer, the numbers "
+          "stay; null: none");
     field("threads", threads, "0: all cores", in_range(0, 1024));
     field("device", device, "cpu or cuda", one_of({"cpu", "cuda"}));
     field("peak_tflops", peak_tflops,

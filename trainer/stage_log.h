@@ -15,7 +15,8 @@ class StageLog {
   /// Opens <folder>/metrics.jsonl cut to `bytes`.
   StageLog(const std::string& folder, std::int64_t bytes);
   void append(const Json& line);
-  std::int64_t sync() { return metrics_.sync(); }
+  std::int64_t bytes() const { return metrics_.bytes(); }
+  const std::string& path() const { return metrics_.path(); }  // of metrics.jsonl
 
  private:
   void add_event(const Json& line, double wall_time);

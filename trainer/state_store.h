@@ -10,21 +10,12 @@
 
 namespace pocketvlm {
 
-/// The resumable states of a run, the last two of them:
-///   <folder>/step-<n>/rank-<r>-of-<ranks>.safetensors   what rank r wrote: "weights/<name>@<first number>", moments alike, and
-///                                                       the state of its random generator
-///   <folder>/step-<n>/complete.json                     TrainingState, and size and hash of every file; written last
-/// A state without complete.json is not there. All numbers are addressed by name and place, so a state can be read by any
-/// number of ranks under any sharding. With several ranks every method is collective.
+/// Reads resumable states (state_files.h) that StateWriter wrote. All numbers are addressed by name and place, so a state can be
+/// read by any number of ranks under any sharding. With several ranks every method is collective.
 class StateStore {
  public:
   /// `ranks` may be null: one process.
   explicit StateStore(std::string folder, Communicator* ranks = nullptr);
-
-  /// Writes the slices that this rank is to write. Throws Error when that fails; the states before stay as they are.
-  void save(const TrainingState& state,
-            const std::vector<TensorSlice>& weights,
-            const std::vector<TensorSlice>& moments) const;
 
   /// The newest state whose files are all undamaged; a damaged one is named in a warning and left behind. Nothing when there
   /// is none; throws Error when there are only damaged ones.
@@ -35,14 +26,13 @@ class StateStore {
   using Tensors = std::vector<std::pair<std::string, std::vector<int64_t>>>;
   void restore_weights(int64_t step, const std::vector<TensorSlice>& weights, const Tensors& tensors) const;
   void restore_moments(int64_t step, const std::vector<TensorSlice>& moments) const;
+  void restore_averages(int64_t step, const std::vector<TensorSlice>& averages) const;
   NamedTensors whole_weights(int64_t step) const;
   NamedTensors whole_moments(int64_t step) const;
   /// Returns false when no rank like this one had written the state.
   bool restore_random_state(int64_t step) const;
 
  private:
-  std::string step_folder(int64_t step) const;
-  std::vector<int64_t> complete_steps() const;
   std::string damage(int64_t step) const;
   NamedTensors whole_tensors(int64_t step, const std::string& prefix) const;
   void restore(int64_t step, const std::string& prefix, const std::vector<TensorSlice>& slices) const;

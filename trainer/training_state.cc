@@ -1,6 +1,7 @@
 #include "trainer/training_state.h"
 
 #include "trainer/state_store.h"
+#include "trainer/state_writer.h"
 
 namespace pocketvlm {
 namespace {
@@ -25,7 +26,7 @@ void save_training_state(const std::string& folder,
                          const TrainingState& state,
                          const NamedTensors& weights,
                          const NamedTensors& moments) {
-  StateStore(folder).save(state, whole_tensors(weights), whole_tensors(moments));
+  StateWriter(folder).save(state, {whole_tensors(weights), whole_tensors(moments), {}});
 }
 
 std::optional<SavedTraining> load_training_state(const std::string& folder) {

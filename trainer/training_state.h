@@ -72,7 +72,7 @@ struct SavedTraining {
   NamedTensors moments;  // Optimizer::state()
 };
 
-/// Writes a resumable state of one process, whole, and with it the state of LibTorch's random generator (StateStore).
+/// Writes a resumable state of one process, whole, and with it the state of LibTorch's random generator (StateWriter).
 void save_training_state(const std::string& folder,
                          const TrainingState& state,
                          const NamedTensors& weights,

@@ -185,6 +185,28 @@ TEST(Sharding, OrthogonalizesDividedMatricesAsWholeOnes) {
   }
 }
 
+TEST_P(EverySharding, AveragesLikeOneProcess) {
+  const std::string mode = GetParam();
+  const auto train = [&](int ranks, const std::string& sharding, const std::string& name) {
+    succeed(ranks,
+            {{"task", "train"},
+             {"folder", folder_of(name)},
+             {"steps", 5},
+             {"accumulation", 2 / ranks},
+             {"ema_decay", 0.7},
+             {"sharding", sharding}});
+    return folder_of(name);
+  };
+  const std::string one = train(1, "replicated", "ema-one-" + mode);
+  const auto expected = test::copy_weights(load_model(one + "/checkpoint-ema"));
+  const auto last = test::copy_weights(load_model(one + "/checkpoint"));
+  const auto averages = test::copy_weights(load_model(train(2, mode, "ema-two-" + mode) + "/checkpoint-ema"));
+  for (const auto& [name, average] : expected) {
+    EXPECT_LT(relative(averages.at(name), average), 1e-6) << name;
+    EXPECT_GT((average - last.at(name)).norm().item<double>(), 0) << name;
+  }
+}
+
 TEST(Recomputing, GivesTheSameBits) {
   const auto train = [&](bool recompute) {
     const std::string folder = folder_of(recompute ? "recompute" : "keep");
@@ -200,6 +222,7 @@ TEST(Ranks, ContinueAStateOnAnotherNumberOfRanks) {
                 {"folder", folder_of(name)},
                 {"steps", 8},
                 {"checkpoint_every", 3},
+                {"in_background", false},  // so that the state of step 3 is there at step 5, however slow the disk
                 {"accumulation", accumulation},
                 {"sharding", mode}};
   };
@@ -244,6 +267,24 @@ TEST(Ranks, KilledTogetherEndWithTheSameBits) {
   succeed(2, job("killed"));
   EXPECT_EQ(read_file(folder_of("at-once") + "/checkpoint/model.safetensors"),
             read_file(folder_of("killed") + "/checkpoint/model.safetensors"));
+}
+
+TEST(Ranks, AllTellOfAStateThatOneOfThemCannotWrite) {
+  const std::string folder = folder_of("full-disk");
+  const Outcome outcome = run_ranks(3,
+                                    {{"task", "train"},
+                                     {"folder", folder},
+                                     {"steps", 1000000},
+                                     {"checkpoint_every", 4},
+                                     {"fault", "full-disk"},
+                                     {"fault_rank", 1},
+                                     {"fault_step", 6}});
+  EXPECT_EQ(outcome.status, 1) << outcome.output;
+  EXPECT_NE(outcome.output.find("step-000000008/rank-00001-of-00003.safetensors: writing failed"), std::string::npos)
+      << outcome.output;
+  EXPECT_NE(outcome.output.find("rank 0: "), std::string::npos) << outcome.output;
+  EXPECT_TRUE(std::filesystem::exists(folder + "/state/step-000000004/complete.json"));
+  EXPECT_FALSE(std::filesystem::exists(folder + "/state/step-000000008/complete.json"));
 }
 
 struct Fault {

@@ -56,7 +56,7 @@ TEST(StageLog, MakesTheEventsAgainWhenAStageContinues) {
   {
     StageLog log(folder, 0);
     log.append({{"step", 1}, {"loss", 2.0}, {"seconds", 1.0}});
-    kept = log.sync();
+    kept = log.bytes();
     log.append({{"step", 2}, {"loss", 1.0}, {"seconds", 2.0}});
   }
   StageLog log(folder, kept);

@@ -1,9 +1,10 @@
 /// One rank of a job that distributed_test starts with mpirun. The one argument is a JSON object:
 ///   task         "train" (a tiny stage in `folder`) or "gradients" (of its first step, written to `folder` as a state)
-///   tokenizer    file; folder; sharding; accumulation; steps; checkpoint_every; recompute; trainable; orthogonalized; timeout_s
+///   tokenizer    file; folder; sharding; accumulation; steps; checkpoint_every; in_background; ema_decay; recompute; trainable; orthogonalized; timeout_s
 ///   pictures     a file of conversations, instead of scenes
-///   fault        "" | "kill" | "freeze" | "slow" | "throw": what happens to `fault_rank` after `fault_step`
+///   fault        "" | "kill" | "freeze" | "slow" | "throw" | "full-disk": what happens to `fault_rank` after `fault_step`
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -15,7 +16,7 @@
 #include "trainer/blank_picture.h"
 #include "trainer/distributed/sharding.h"
 #include "trainer/stage.h"
-#include "trainer/state_store.h"
+#include "trainer/state_writer.h"
 
 namespace pocketvlm {
 namespace {
@@ -53,7 +54,9 @@ StageConfig stage(const Json& job) {
   config.accumulation = job.value("accumulation", 1);
   config.steps = job.value("steps", 4);
   config.checkpoint_every = job.value("checkpoint_every", 0);
+  config.checkpoint_in_background = job.value("in_background", true);
   config.recompute_blocks = job.value("recompute", false);
+  config.ema_decay = job.value("ema_decay", 0.0);
   config.distributed.sharding = job.value("sharding", "replicated");
   config.distributed.timeout_s = job.value("timeout_s", 60.0);
   config.trainable = job.value("trainable", std::vector<std::string>{"*"});
@@ -66,6 +69,11 @@ void suffer(const std::string& fault) {
   if (fault == "freeze") ::raise(SIGSTOP);
   if (fault == "slow") std::this_thread::sleep_for(std::chrono::seconds(60));
   if (fault == "throw") fail("this rank has had enough");
+  if (fault == "full-disk") {  // a limit on file size refuses writes as a full disk does
+    ::signal(SIGXFSZ, SIG_IGN);
+    const rlimit small = {6000, RLIM_INFINITY};
+    ::setrlimit(RLIMIT_FSIZE, &small);
+  }
 }
 
 void train(const Json& job, Communicator& ranks) {
@@ -112,7 +120,7 @@ void gradients(const Json& job, Communicator& ranks) {
   }
   TrainingState state;
   state.total.steps = 1;
-  StateStore(job["folder"].get<std::string>(), &ranks).save(state, slices, {});
+  StateWriter(job["folder"].get<std::string>(), &ranks).save(state, {slices, {}, {}});
 }
 
 }  // namespace

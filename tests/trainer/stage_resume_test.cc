@@ -72,6 +72,22 @@ TEST_P(Interruption, ByKillEndsWithTheSameBits) {
             read_file(whole + "/checkpoint/model.safetensors"));
 }
 
+TEST(WaitingForStates, EndsWithTheSameBitsAsSavingBesideTheSteps) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  StageConfig config = interrupted_stage("language");
+  config.checkpoint_in_background = false;
+  const std::string killed = test::test_folder() + "/killed-waiting", whole = test::test_folder() + "/whole-beside";
+  EXPECT_EXIT(run_until_killed(config, killed, 9), testing::KilledBySignal(SIGKILL), "");
+  // Nothing is left to chance here: the state of step 5 was waited for.
+  EXPECT_TRUE(std::filesystem::exists(killed + "/state/step-000000005/complete.json"));
+  config.checkpoint_in_background = true;  // changes no number, so the stage may go on with it
+  LoadedModel resumed = test::tiny_model(1), model = test::tiny_model(1);
+  run_stage(config, resumed, test::tiny_tokenizer_path(), killed);
+  run_stage(config, model, test::tiny_tokenizer_path(), whole);
+  EXPECT_EQ(read_file(killed + "/checkpoint/model.safetensors"), read_file(whole + "/checkpoint/model.safetensors"));
+  EXPECT_EQ(decided_metrics(killed), decided_metrics(whole));
+}
+
 INSTANTIATE_TEST_SUITE_P(Of,
                          Interruption,
                          testing::Values("language", "contrastive"),

@@ -250,6 +250,19 @@ PartsExchange Sharding::exchange() {
   return exchange;
 }
 
+void Sharding::put_together(const std::vector<Tensor>& values,
+                            const std::function<void(const std::string&, const Tensor&)>& use) {
+  const torch::NoGradGuard no_grad;
+  TORCH_INTERNAL_ASSERT(values.size() == parts_.size());
+  for (const auto& row : rows_) {
+    if (mode_ == "replicated") {
+      for (std::size_t i = 0; i < row->num_parts; ++i) use(row->bucket.items()[i].name, values[row->first_part + i]);
+    } else {
+      gather_row(*row, values, [&](std::size_t i, const Tensor& whole) { use(row->bucket.items()[i].name, whole); });
+    }
+  }
+}
+
 void Sharding::restore_model() {
   const torch::NoGradGuard no_grad;
   for (const auto& unit : units_) {

@@ -51,6 +51,10 @@ class Sharding {
   void spread_weights();
   /// What the optimizer needs from the other ranks.
   PartsExchange exchange();
+  /// Puts whole tensors together from what every rank holds of them: values[i] belongs to parts()[i]. Every rank's `use` gets each
+  /// tensor that learns, for as long as the call lasts. Collective.
+  void put_together(const std::vector<torch::Tensor>& values,
+                    const std::function<void(const std::string& name, const torch::Tensor& whole)>& use);
   /// Ends the sharding: the model's parameters hold all their numbers again.
   void restore_model();
 
