@@ -250,6 +250,12 @@ PartsExchange Sharding::exchange() {
   return exchange;
 }
 
+void Sharding::with_whole_model(const std::function<void()>& use) {
+  for (const auto& unit : units_) unit->gather();
+  use();
+  for (const auto& unit : units_) unit->release();
+}
+
 void Sharding::restore_model() {
   const torch::NoGradGuard no_grad;
   for (const auto& unit : units_) {

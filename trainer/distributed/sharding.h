@@ -51,6 +51,8 @@ class Sharding {
   void spread_weights();
   /// What the optimizer needs from the other ranks.
   PartsExchange exchange();
+  /// Calls `use` while the model's parameters hold all their numbers. Collective.
+  void with_whole_model(const std::function<void()>& use);
   /// Ends the sharding: the model's parameters hold all their numbers again.
   void restore_model();
 
