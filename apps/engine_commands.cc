@@ -3,9 +3,12 @@
 #include <ATen/Parallel.h>
 #include <torch/types.h>
 
+#include <fmt/ranges.h>
+
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <set>
 
 #include "apps/bench.h"
 #include "apps/import_gguf.h"
@@ -111,13 +114,14 @@ void init(const CommandLine& line) {
   fmt::print("{}: {} random parameters\n", line.out, parameters);
 }
 
-void eval(const CommandLine& line) {
+void eval(const CommandLine& line, Communicator& ranks) {
   use_threads(line.threads);
   LoadedModel model = load_model(line.checkpoint);
   const std::vector<EvalItem> items = eval_items(line.data);
   EvaluationConfig settings;
   if (!line.instruction.empty()) settings.prompt = line.instruction;
-  const Json figures = evaluate(model, items, vocabulary_of_items(items), settings).to_json();
+  const Json figures = evaluate(model, items, vocabulary_of_items(items), settings, &ranks).to_json();
+  if (!ranks.is_first()) return;
   if (line.json) return print_json(figures);
   fmt::print("{}\n", figures.dump(2));
 }
@@ -202,17 +206,20 @@ void merge(const CommandLine& line) {
 }  // namespace
 
 void run_engine_command(const CommandLine& line, Communicator& ranks) {
-  PV_CHECK(ranks.size() == 1 || line.command == "train",
-           "`pocketvlm {}` is the work of one process, and {} were started; of the commands, `train` uses several",
+  static const std::set<std::string> shared = {
+      "train", "eval", "rlaif", "rlaif sample", "rlaif split", "rlaif judge", "rlaif pairs", "rlaif train", "rlaif eval"};
+  PV_CHECK(ranks.size() == 1 || shared.count(line.command) != 0,
+           "`pocketvlm {}` is the work of one process, and {} were started; several work on: {}",
            line.command,
-           ranks.size());
+           ranks.size(),
+           fmt::join(shared, ", "));
   if (line.command == "run") recipe(line);
   else if (line.command == "train") train(line, ranks);
   else if (line.command == "bench") bench(line);
-  else if (line.command.starts_with("rlaif")) rlaif(line);
+  else if (line.command.starts_with("rlaif")) rlaif(line, ranks);
   else if (line.command == "generate") generate(line);
   else if (line.command == "init") init(line);
-  else if (line.command == "eval") eval(line);
+  else if (line.command == "eval") eval(line, ranks);
   else if (line.command == "export") export_checkpoint(line);
   else if (line.command == "inspect forward") inspect_forward(line);
   else if (line.command == "import") import_gguf(line);

@@ -291,9 +291,10 @@ class ChatServer::State {
   // when nobody listens any more. Returns the finish reason.
   std::string generate(Work& work,
                        const std::function<bool(const std::string&)>& on_text,
-                       ChatTimings& timings) {
+                       ChatTimings& timings,
+                       std::vector<TokenLogProbs>* log_probs = nullptr) {
     StopTexts stop(work.request.stop);
-    const ChatAnswer answer =
+    ChatAnswer answer =
         session_.answer(work.prompt, work.request.sampling, [&](std::string_view piece) {
           const std::string certain = stop.add(piece);
           const bool heard = certain.empty() || on_text(certain);
@@ -301,6 +302,7 @@ class ChatServer::State {
         });
     const std::string rest = stop.finish();
     if (!rest.empty()) on_text(rest);
+    if (log_probs != nullptr) *log_probs = std::move(answer.log_probs);
     timings = answer.timings;
     timings.image_ms = work.image_ms;
     return answer.stopped || stop.found() ? "stop" : "length";
@@ -309,15 +311,20 @@ class ChatServer::State {
   void answer_whole(Work& work, httplib::Response& response) {
     std::string text;
     ChatTimings timings;
+    std::vector<TokenLogProbs> log_probs;
     const std::string reason = generate(
         work,
         [&](const std::string& piece) {
           text += piece;
           return true;
         },
-        timings);
+        timings,
+        &log_probs);
     if (stopping_) throw_stopping();
-    answer_json(response, 200, completion_json(work.facts, text, reason, timings));
+    const Json told = work.request.sampling.top_logprobs
+                          ? logprobs_json(log_probs, text, session_.encoder().tokenizer())
+                          : Json(nullptr);
+    answer_json(response, 200, completion_json(work.facts, text, reason, timings, told));
   }
 
   void answer_stream(Work& work, httplib::DataSink& sink) {

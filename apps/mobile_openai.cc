@@ -9,11 +9,14 @@
 #include "apps/mobile_output.h"
 #include "base/config.h"
 #include "base/error.h"
+#include "data/preprocess/token_text.h"
+#include "data/preprocess/utf8.h"
 
 namespace pocketvlm {
 namespace {
 
 constexpr std::string_view kImageMark = "<image>";
+constexpr double kLeastLogProb = -9999.0;  // OpenAI's word for "not at all likely"; JSON has no infinity
 
 struct ImageUrl {
   std::string url;
@@ -59,7 +62,7 @@ struct RequestFields {
   std::optional<std::string> model;
   std::vector<Message> messages;
   std::optional<double> temperature, top_p, min_p, repetition_penalty;
-  std::optional<std::int64_t> top_k, seed, max_tokens, max_completion_tokens, n;
+  std::optional<std::int64_t> top_k, seed, max_tokens, max_completion_tokens, n, top_logprobs;
   std::optional<bool> stream, logprobs, store;
   std::optional<StreamOptions> stream_options;
   std::optional<double> frequency_penalty, presence_penalty;
@@ -81,7 +84,8 @@ struct RequestFields {
     field("max_completion_tokens", max_completion_tokens, "the same", in_range(1, 1 << 20));
     field("stop", stop, "a text or up to 4 that end the answer");
     field("n", n, "answers; only 1", in_range(1, 1));
-    field("logprobs", logprobs, "only false");
+    field("logprobs", logprobs, "log-probabilities of the answer's tokens; not of a stream");
+    field("top_logprobs", top_logprobs, "and of so many of the likeliest at each place", in_range(0, 20));
     field("frequency_penalty", frequency_penalty, "only 0: use repetition_penalty", in_range(0, 0));
     field("presence_penalty", presence_penalty, "only 0: use repetition_penalty", in_range(0, 0));
     field("user", user, "has no effect on answers");
@@ -226,11 +230,14 @@ Json usage_json(const ChatTimings& timings) {
 
 CompletionRequest read_completion_request(const std::string& body, const MobileSampling& defaults) {
   const auto fields = read_config<RequestFields>(parse_json(body, "request"), "request");
-  PV_CHECK(!fields.logprobs.value_or(false),
-           "request.logprobs: not offered by this server; leave it out");
+  const bool log_probs = fields.logprobs.value_or(false);
+  PV_CHECK(!fields.top_logprobs || log_probs, "request.top_logprobs: has no effect without \"logprobs\": true");
+  PV_CHECK(!log_probs || !fields.stream.value_or(false),
+           "request.logprobs: not offered for streams; leave out one of \"logprobs\" and \"stream\"");
   CompletionRequest request;
   request.model = fields.model.value_or("");
   request.sampling = sampling_of(fields, defaults);
+  if (log_probs) request.sampling.top_logprobs = fields.top_logprobs.value_or(0);
   request.seed_given = fields.seed.has_value();
   request.stop = stop_texts(fields.stop);
   request.stream = fields.stream.value_or(false);
@@ -297,9 +304,11 @@ Json error_json(const std::string& message, const std::string& type) {
 Json completion_json(const CompletionFacts& facts,
                      const std::string& text,
                      const std::string& finish_reason,
-                     const ChatTimings& timings) {
+                     const ChatTimings& timings,
+                     const Json& logprobs) {
   const Json choice = {{"index", 0},
                        {"message", {{"role", "assistant"}, {"content", text}}},
+                       {"logprobs", logprobs},
                        {"finish_reason", finish_reason}};
   return {{"id", facts.id},
           {"object", "chat.completion"},
@@ -308,6 +317,29 @@ Json completion_json(const CompletionFacts& facts,
           {"choices", Json::array({choice})},
           {"usage", usage_json(timings)},
           {"timings", timings_json(timings)}};
+}
+
+Json logprobs_json(const std::vector<TokenLogProbs>& log_probs, const std::string& text, const Tokenizer& tokenizer) {
+  Json content = Json::array();
+  std::size_t begin = 0;  // byte of the answer where the token stands
+  TokenText running(tokenizer);
+  for (const TokenLogProbs& place : log_probs) {
+    const auto entry = [&](const TokenLogProbs::Entry& token) {
+      const std::string bytes = running.of(token.id);
+      return Json{{"token", replace_invalid_utf8(bytes)},
+                  {"logprob", std::max(token.log_prob, kLeastLogProb)},
+                  {"bytes", std::vector<std::uint8_t>(bytes.begin(), bytes.end())}};
+    };
+    const std::string bytes = running.of(place.chosen.id);
+    if (begin >= text.size() && !bytes.empty()) break;
+    Json token = entry(place.chosen);
+    token["top_logprobs"] = Json::array();
+    for (const TokenLogProbs::Entry& other : place.top) token["top_logprobs"].push_back(entry(other));
+    begin += bytes.size();
+    running.add(place.chosen.id);
+    content.push_back(std::move(token));
+  }
+  return {{"content", content}, {"refusal", nullptr}};
 }
 
 Json chunk_json(const CompletionFacts& facts, const Json& delta, const Json& finish_reason) {

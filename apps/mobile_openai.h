@@ -22,7 +22,7 @@ struct CompletionRequest {
 
 /// Reads a request. What it leaves open comes from `defaults`. Throws Error naming the field;
 /// fields that would change the answer in a way this server cannot (tools, several answers,
-/// logprobs) are refused, never passed over.
+/// logprobs of a stream) are refused, never passed over.
 CompletionRequest read_completion_request(const std::string& body, const MobileSampling& defaults);
 
 /// Its messages as a chat, pictures decoded from their data: URLs. Throws Error naming the message
@@ -59,11 +59,17 @@ struct CompletionFacts {
   std::string model;
 };
 
-/// chat.completion: the whole answer.
+/// chat.completion: the whole answer. `logprobs`: of logprobs_json, or null.
 Json completion_json(const CompletionFacts& facts,
                      const std::string& text,
                      const std::string& finish_reason,
-                     const ChatTimings& timings);
+                     const ChatTimings& timings,
+                     const Json& logprobs);
+
+/// {"content": [{"token", "logprob", "bytes", "top_logprobs": [{"token", "logprob", "bytes"}, ...]}, ...], "refusal": null}: a
+/// token of the answer each, as far as it reaches into `text`, which a stop text may have cut. The bytes of all tokens are
+/// those of the answer; a token that is no whole UTF-8 has U+FFFD in "token". The token that ends an answer is not listed.
+Json logprobs_json(const std::vector<TokenLogProbs>& log_probs, const std::string& text, const Tokenizer& tokenizer);
 
 /// chat.completion.chunk: a piece of it; `delta` holds role or content.
 Json chunk_json(const CompletionFacts& facts, const Json& delta, const Json& finish_reason);

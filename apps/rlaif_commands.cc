@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "rlaif/annotated_set.h"
 #include "rlaif/best_of_n.h"
+#include "rlaif/job_ranks.h"
 #include "rlaif/loop.h"
 #include "rlaif/rlaifv_rows.h"
 #include "rlaif/round.h"
@@ -26,14 +27,15 @@ void print_json(const Json& value) {
 RlaifConfig config_of(const CommandLine& line) { return load_config<RlaifConfig>(line.file, line.overrides); }
 
 /// Results go to runs/<name>; an existing folder is continued only when asked to.
-void loop(const CommandLine& line) {
+void loop(const CommandLine& line, Communicator& ranks) {
   PV_CHECK(!line.file.empty(), "rlaif: name a loop.json, or a stage (`pocketvlm rlaif --help` lists them)");
   const RlaifConfig config = config_of(line);
   const std::string folder = "runs/" + (line.run_name.empty() ? config.name : line.run_name);
   PV_CHECK(line.resume || !fs::exists(folder),
            "{}: exists; continue it with --resume, or choose another name with --run NAME",
            folder);
-  run_rlaif(config, config.policy, config.judge, folder);
+  ranks.barrier();  // all have looked before one writes
+  run_rlaif(config, config.policy, config.judge, folder, {}, &ranks);
 }
 
 RoundInputs inputs_of(const CommandLine& line, const RlaifConfig& config) {
@@ -47,9 +49,10 @@ RoundInputs inputs_of(const CommandLine& line, const RlaifConfig& config) {
   return inputs;
 }
 
-void stage(const CommandLine& line, const std::string& name) {
+void stage(const CommandLine& line, const std::string& name, Communicator& ranks) {
   const RlaifConfig config = config_of(line);
-  const Json figures = run_stage_alone(config, inputs_of(line, config), name);
+  const Json figures = run_stage_alone(config, inputs_of(line, config), name, {}, &ranks);
+  if (!ranks.is_first()) return;
   if (line.json) return print_json(figures);
   fmt::print("{}\n", figures.dump(2));
 }
@@ -80,11 +83,13 @@ void best(const CommandLine& line) {
   if (line.json) print_json({{"prompts", ranked.size()}, {"file", path}});
 }
 
-void eval(const CommandLine& line) {
+void eval(const CommandLine& line, Communicator& ranks) {
   const RlaifConfig config = config_of(line);
   PV_CHECK(config.evaluation.has_value(), "{}.evaluation: is null; say there what to evaluate on", line.file);
   const ThreadCount threads(config.threads);
-  const Json figures = evaluate_checkpoint(*config.evaluation, line.checkpoint);
+  const WatchedRanks watched(ranks, config.distributed.timeout_s, "evaluating");
+  const Json figures = evaluate_checkpoint(*config.evaluation, line.checkpoint, &ranks);
+  if (!ranks.is_first()) return;
   if (line.json) return print_json(figures);
   fmt::print("{}\n", figures.dump(2));
 }
@@ -110,16 +115,16 @@ void import_rows(const CommandLine& line) {
 
 }  // namespace
 
-void rlaif(const CommandLine& line) {
+void rlaif(const CommandLine& line, Communicator& ranks) {
   const std::string name = line.command == "rlaif" ? "" : line.command.substr(6);
-  if (name.empty()) loop(line);
+  if (name.empty()) loop(line, ranks);
   else if (name == "best") best(line);
-  else if (name == "eval") eval(line);
+  else if (name == "eval") eval(line, ranks);
   else if (name == "view") view(line);
   else if (name == "import") import_rows(line);
   else if (name == "export") export_rows(line);
   else if (name == "score") print_json(score_annotated_set(line.file));
-  else stage(line, name);
+  else stage(line, name, ranks);
 }
 
 }  // namespace pocketvlm

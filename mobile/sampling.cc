@@ -107,4 +107,21 @@ std::int32_t sample_token(std::span<const float> logits,
   return candidates[weights.size() - 1].id;
 }
 
+TokenLogProbs token_log_probs(std::span<const float> logits, std::int32_t chosen, std::int64_t count) {
+  std::vector<Candidate> candidates;
+  for (std::size_t id = 0; id < logits.size(); ++id)
+    candidates.push_back({logits[id], static_cast<std::int32_t>(id)});
+  const auto top = candidates.begin() + std::min<std::ptrdiff_t>(count, std::ssize(candidates));
+  std::partial_sort(candidates.begin(), top, candidates.end(), better);
+  const double largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(logit - largest);
+  const double normaliser = largest + std::log(sum);
+  TokenLogProbs result;
+  result.chosen = {chosen, logits[static_cast<std::size_t>(chosen)] - normaliser};
+  for (auto candidate = candidates.begin(); candidate != top; ++candidate)
+    result.top.push_back({candidate->id, candidate->score - normaliser});
+  return result;
+}
+
 }  // namespace pocketvlm

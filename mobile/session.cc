@@ -498,6 +498,7 @@ ChatAnswer Session::generate(const EncodedChat& prompt,
     }
     answer.ids.push_back(id);
     history.push_back(id);
+    if (sampling.top_logprobs) answer.log_probs.push_back(token_log_probs(logits, id, *sampling.top_logprobs));
     if (on_token && !on_token(id)) break;
     const bool last = step + 1 == sampling.max_new_tokens;
     if (last || position() == state.cache.context()) break;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -43,6 +44,19 @@ struct MobileSampling {
   double repetition_penalty = 1.0;  // 1: off; over all tokens of prompt and answer
   std::int64_t max_new_tokens = 128;
   std::uint64_t seed = 0;
+  // log-probs of the chosen tokens are told, and of so many of the likeliest beside each; none: not asked for
+  std::optional<std::int64_t> top_logprobs = {};
+};
+
+/// What the model thought of one place of an answer: natural logarithms of probabilities over the whole vocabulary, before
+/// temperature, penalties and cuts.
+struct TokenLogProbs {
+  struct Entry {
+    std::int32_t id = 0;
+    double log_prob = 0;
+  };
+  Entry chosen;
+  std::vector<Entry> top;  // likeliest first; of equals the smaller id
 };
 
 struct ChatTimings {
@@ -61,6 +75,7 @@ struct ChatAnswer {
   std::string text;
   std::vector<std::int32_t> ids;  // without the stop token
   bool stopped = false;           // a stop id came before max_new_tokens
+  std::vector<TokenLogProbs> log_probs = {};  // one an id, where asked for
   ChatTimings timings;
 };
 
@@ -135,5 +150,8 @@ std::int32_t sample_token(std::span<const float> logits,
                           std::span<const std::int32_t> history,
                           const MobileSampling& sampling,
                           std::uint64_t step);
+
+/// Log-probs of `chosen` and of the `count` likeliest tokens.
+TokenLogProbs token_log_probs(std::span<const float> logits, std::int32_t chosen, std::int64_t count);
 
 }  // namespace pocketvlm

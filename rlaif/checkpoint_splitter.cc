@@ -1,5 +1,6 @@
 #include "rlaif/checkpoint_splitter.h"
 
+#include <optional>
 #include <utility>
 
 #include "base/progress.h"
@@ -47,41 +48,44 @@ std::vector<PromptClaims> split_answers(const RlaifConfig& config,
                                         Splitter& splitter,
                                         const std::vector<PromptAnswers>& prompts,
                                         JsonlLog& log,
-                                        const RoundObserver& observer) {
+                                        const RoundObserver& observer,
+                                        const WorkingRanks& ranks) {
   std::vector<PromptClaims> all;
   std::size_t row = 0;
-  for (const PromptAnswers& prompt : prompts) {
-    auto claims = read_claims(log, prompt, row);
-    if (!claims) break;
-    all.push_back(std::move(*claims));
-  }
+  const auto read_more = [&] {
+    while (all.size() < prompts.size()) {
+      auto claims = read_claims(log, prompts[all.size()], row);
+      if (!claims) return;
+      all.push_back(std::move(*claims));
+    }
+  };
+  read_more();
   if (row < log.rows().size()) log.keep(row);
-  Progress progress("split: prompts",
-                    static_cast<std::int64_t>(prompts.size()),
-                    static_cast<std::int64_t>(all.size()));
+  std::optional<Progress> progress;
+  if (ranks.is_first())
+    progress.emplace("split: prompts", static_cast<std::int64_t>(prompts.size()), static_cast<std::int64_t>(all.size()));
   while (all.size() < prompts.size()) {
-    const std::size_t begin = all.size();
-    const std::size_t end = std::min(prompts.size(), begin + static_cast<std::size_t>(config.batch));
+    const WorkTurn turn = turn_of(ranks, all.size(), prompts.size(), static_cast<std::size_t>(config.batch));
     std::vector<SplitTask> tasks;
-    for (std::size_t i = begin; i < end; ++i) {
+    for (std::size_t i = turn.own_begin; i < turn.own_end; ++i) {
       for (const Answer& answer : prompts[i].answers)
-        tasks.push_back({prompts[i].question, answer.text});
+        tasks.push_back({prompts[i].question, answer.text, prompts[i].language});
     }
     std::vector<SplitResult> results = splitter.split(tasks);
     auto result = results.begin();
     std::vector<Json> rows;
-    for (std::size_t i = begin; i < end; ++i) {
+    for (std::size_t i = turn.own_begin; i < turn.own_end; ++i) {
       PromptClaims claims{prompts[i].index, prompts[i].id, {}};
       for (std::size_t j = 0; j < prompts[i].answers.size(); ++j, ++result)
         claims.answers.push_back({std::move(result->claims), std::move(result->problem)});
       for (Json& line : to_rows(claims, prompts[i])) rows.push_back(std::move(line));
-      all.push_back(std::move(claims));
     }
-    log.append(rows);
-    progress.update(static_cast<std::int64_t>(end));
-    if (observer) observer("split", static_cast<std::int64_t>(end));
+    log.append(gather_rows(ranks, rows));
+    read_more();
+    if (progress) progress->update(static_cast<std::int64_t>(turn.end));
+    if (observer) observer("split", static_cast<std::int64_t>(turn.end));
   }
-  progress.finish();
+  if (progress) progress->finish();
   return all;
 }
 

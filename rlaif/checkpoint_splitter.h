@@ -26,11 +26,12 @@ class CheckpointSplitter : public Splitter {
 std::unique_ptr<Splitter> make_splitter(const RlaifConfig& config, const std::string& checkpoint);
 
 /// Claims of all answers, prompt by prompt; appended to `log` by groups of `batch` prompts, groups that are there already
-/// are not split again.
+/// are not split again. Ranks split a group each.
 std::vector<PromptClaims> split_answers(const RlaifConfig& config,
                                         Splitter& splitter,
                                         const std::vector<PromptAnswers>& prompts,
                                         JsonlLog& log,
-                                        const RoundObserver& observer = {});
+                                        const RoundObserver& observer = {},
+                                        const WorkingRanks& ranks = {});
 
 }  // namespace pocketvlm

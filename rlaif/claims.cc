@@ -10,6 +10,7 @@
 #include <set>
 
 #include "data/scenes/object_classes.h"
+#include "rlaif/language_claims.h"
 #include "rlaif/sentences.h"
 
 namespace pocketvlm {
@@ -369,6 +370,16 @@ std::optional<std::vector<Thing>> read_things(std::string_view sentence) {
   return is_list ? std::optional(things) : std::nullopt;
 }
 
+std::optional<std::vector<Claim>> claims_in_english(const std::string& sentence) {
+  const std::string lower = lower_ascii(sentence);
+  if (const auto writing = read_writing(sentence, lower)) return std::vector<Claim>{*writing};
+  const auto things = read_things(trimmed(lower, " ,:\"'()"));
+  if (!things) return std::nullopt;
+  std::vector<Claim> claims;
+  for (const Thing& thing : *things) add_thing_claims(thing, claims);
+  return claims;
+}
+
 }  // namespace
 
 std::string singular_of(const std::string& name) {
@@ -401,17 +412,28 @@ std::string singular_of(const std::string& name) {
   return cut(1, "");
 }
 
-std::vector<Claim> split_claims(std::string_view answer) {
+std::vector<Claim> split_claims(std::string_view answer, const std::string& language) {
+  const std::vector<std::string> sentences = split_sentences(answer);
+  std::vector<std::optional<std::vector<Claim>>> read;
+  const auto read_by = [&](const auto& reader) {
+    read.clear();
+    for (const std::string& sentence : sentences) read.push_back(reader(sentence));
+    return static_cast<std::size_t>(std::count_if(read.begin(), read.end(), [](const auto& claims) { return claims.has_value(); }));
+  };
+  const std::size_t in_english = language.empty() || language == "en" ? read_by(claims_in_english) : 0;
+  std::string spoken = language;
+  if (language.empty()) {
+    // English takes "a sinistra" for a thing with an article; no English sentence fits the patterns of another language.
+    const LanguageGuess guess = guess_language(sentences);
+    if (guess.understood > 0 && guess.understood >= in_english) spoken = guess.language;
+  }
+  if (!spoken.empty() && spoken != "en")
+    read_by([&](const std::string& sentence) { return claims_in(spoken, sentence); });
+
   std::vector<Claim> claims;
-  for (const std::string& sentence : split_sentences(answer)) {
-    const std::string lower = lower_ascii(sentence);
-    if (const auto writing = read_writing(sentence, lower)) {
-      claims.push_back(*writing);
-    } else if (const auto things = read_things(trimmed(lower, " ,:\"'()"))) {
-      for (const Thing& thing : *things) add_thing_claims(thing, claims);
-    } else {
-      claims.push_back({sentence, fmt::format("is it true that {}?", trimmed(lower, " ,:"))});
-    }
+  for (std::size_t i = 0; i < sentences.size(); ++i) {
+    if (read[i]) claims.insert(claims.end(), read[i]->begin(), read[i]->end());
+    else claims.push_back({sentences[i], fmt::format("is it true that {}?", trimmed(lower_ascii(sentences[i]), " ,:"))});
   }
   std::vector<Claim> distinct;
   for (Claim& claim : claims) {

@@ -24,7 +24,9 @@ struct Claim {
 /// Object claims ask "is there a cat in the picture?" and "is there a cat on the left?", the
 /// wording of the judge's training data. A claim that an answer repeats counts once. Text without
 /// letters or digits states nothing.
-std::vector<Claim> split_claims(std::string_view answer);
+/// Answers in another language of the embedded world (rlaif/language_claims.h) are divided and asked about in its own words:
+/// in `language`, a CLDR code, or, where that is empty, in the language that reads most of the sentences; of equals not English, whose rules read more freely.
+std::vector<Claim> split_claims(std::string_view answer, const std::string& language = "");
 
 /// English singular of a plural; the last word changes. Undoes plural_of
 /// (data/scenes/object_classes.h).

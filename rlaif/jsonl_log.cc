@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <utility>
 
 #include "base/error.h"
@@ -49,12 +50,21 @@ Lines read_lines(const std::string& path) {
 
 }  // namespace
 
+double number_of(const Json& value) {
+  return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>();
+}
+
 std::vector<Json> read_jsonl(const std::string& path) { return read_lines(path).rows; }
 
-JsonlLog::JsonlLog(std::string path) : path_(std::move(path)) {
+JsonlLog::JsonlLog(std::string path, const WorkingRanks& ranks) : path_(std::move(path)) {
+  if (!ranks.is_first()) {
+    for (Json& row : told_by_first(ranks, {})) rows_.push_back(std::move(row));
+    return;
+  }
   Lines lines = read_lines(path_);
   rows_ = std::move(lines.rows);
   ends_ = std::move(lines.ends);
+  if (ranks.size > 1) told_by_first(ranks, [&] { return Json(rows_); });
   file_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   PV_CHECK(file_ >= 0, "{}: cannot be opened for writing: {}", path_, std::strerror(errno));
   if ((ends_.empty() ? 0 : ends_.back()) < lines.size) keep(rows_.size());
@@ -66,6 +76,7 @@ JsonlLog::~JsonlLog() {
 
 void JsonlLog::keep(std::size_t count) {
   rows_.resize(count);
+  if (file_ < 0) return;
   ends_.resize(count);
   const std::size_t end = count == 0 ? 0 : ends_.back();
   PV_CHECK(::ftruncate(file_, static_cast<off_t>(end)) == 0 && ::fdatasync(file_) == 0,
@@ -75,6 +86,10 @@ void JsonlLog::keep(std::size_t count) {
 }
 
 void JsonlLog::append(const std::vector<Json>& rows) {
+  if (file_ < 0) {
+    rows_.insert(rows_.end(), rows.begin(), rows.end());
+    return;
+  }
   std::string bytes;
   std::size_t end = ends_.empty() ? 0 : ends_.back();
   const std::size_t begin = end;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "rlaif/working_ranks.h"
 
 namespace pocketvlm {
 
@@ -15,12 +16,12 @@ using RoundObserver = std::function<void(const std::string& stage, std::int64_t 
 
 /// An append-only file of JSON lines that outlives a kill at any byte: opening it reads the whole
 /// lines and cuts off a torn last one; every append is on the disk when it returns. One writer at a
-/// time.
+/// time: of several ranks the first, the others are told what it read and keep the rows they are given.
 class JsonlLog {
  public:
   /// Opens or creates the file. A line that is no JSON object is an Error naming file and line,
   /// unless it is the last.
-  explicit JsonlLog(std::string path);
+  explicit JsonlLog(std::string path, const WorkingRanks& ranks = {});
   ~JsonlLog();
   JsonlLog(const JsonlLog&) = delete;
   JsonlLog& operator=(const JsonlLog&) = delete;
@@ -41,6 +42,9 @@ class JsonlLog {
   std::vector<Json> rows_;
   std::vector<std::size_t> ends_;  // byte behind each row
 };
+
+/// A number of a row; where it was NaN or infinite, JSON says null.
+double number_of(const Json& value);
 
 /// The rows of a file, which is not touched. A torn last line is left out; other damage is an Error.
 std::vector<Json> read_jsonl(const std::string& path);

@@ -9,6 +9,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "model/checkpoint.h"
+#include "rlaif/job_ranks.h"
 #include "rlaif/round.h"
 #include "trainer/evaluation.h"
 
@@ -30,7 +31,7 @@ double recall_of(const Json& figures) { return figures.at("object_recall").get<d
 // What decides the loop; rounds check their own stages.
 Json deciding_fields(const RlaifConfig& config) {
   Json json = config_to_json(config);
-  for (const char* name : {"name", "policy", "threads", "rounds"}) json.erase(name);
+  for (const char* name : {"name", "policy", "threads", "rounds", "distributed"}) json.erase(name);
   json["preference"].erase("checkpoint_every");
   return json;
 }
@@ -49,35 +50,45 @@ class Loop {
        const std::string& policy,
        const std::string& judge,
        const std::string& folder,
-       const RoundObserver& observer)
-      : config_(config), first_(policy), judge_(judge), folder_(folder), observer_(observer) {
+       const RoundObserver& observer,
+       Communicator& ranks)
+      : config_(config),
+        first_(policy),
+        judge_(judge),
+        folder_(folder),
+        observer_(observer),
+        ranks_(ranks),
+        working_(working_ranks(ranks)) {
     if (!config.evaluation) return;
     check_evaluation();
   }
 
   Json run() {
-    check_same_loop();
     const std::string result_path = folder_ + "/result.json";
-    if (fs::exists(result_path) &&
-        static_cast<std::int64_t>(read_json(result_path).at("rounds").size()) >= config_.rounds) {
-      return read_json(result_path);
-    }
+    const Json before = told_by_first(working_, [&] {
+      check_same_loop();
+      return fs::exists(result_path) ? read_json(result_path) : Json();
+    });
+    if (!before.is_null() && static_cast<std::int64_t>(before.at("rounds").size()) >= config_.rounds) return before;
     std::string policy = first_;
     Json rounds = Json::array();
     for (std::int64_t round = 0; round < config_.rounds; ++round) {
-      spdlog::info("alignment: round {} of {}", round + 1, config_.rounds);
+      if (ranks_.is_first()) spdlog::info("alignment: round {} of {}", round + 1, config_.rounds);
       const Json result = run_one(round, policy);
       const Json choice = choose(round, policy);
       policy = choice.at("chosen").get<std::string>();
       rounds.push_back({{"result", result}, {"choice", choice}});
     }
-    copy_checkpoint(policy, folder_ + "/checkpoint");
     Json result = rounds.back().at("result");
     result["name"] = config_.name;
     result["checkpoint"] = folder_ + "/checkpoint";
     if (before_) result["before"] = *before_;
     result["rounds"] = std::move(rounds);
-    write_json(result_path, result);
+    if (ranks_.is_first()) {
+      copy_checkpoint(policy, folder_ + "/checkpoint");
+      write_json(result_path, result);
+    }
+    ranks_.barrier();
     return result;
   }
 
@@ -126,7 +137,7 @@ class Loop {
         observer_(round == 0 ? stage : fmt::format("{}/{}", round + 1, stage), done);
       };
     }
-    return run_round(config_, inputs, told);
+    return run_round(config_, inputs, told, "train", &ranks_);
   }
 
   std::vector<Candidate> candidates_of(std::int64_t round, const std::string& policy) const {
@@ -149,7 +160,8 @@ class Loop {
 
   // Figures are kept by the candidate's place: a line each, made again from the first missing one on.
   void measure(std::int64_t round, std::vector<Candidate>& candidates) {
-    JsonlLog log(round_folder(round) + "/evaluation.jsonl");
+    const WatchedRanks watched(ranks_, config_.distributed.timeout_s, "evaluating checkpoints");
+    JsonlLog log(round_folder(round) + "/evaluation.jsonl", working_);
     for (std::size_t i = 0; i < candidates.size(); ++i) {
       Candidate& candidate = candidates[i];
       if (i < log.rows().size() && log.rows()[i].at("checkpoint") == candidate.checkpoint) {
@@ -158,7 +170,7 @@ class Loop {
       }
       if (i < log.rows().size()) log.keep(i);
       candidate.figures = i == 0 && known_ ? *known_
-                                           : evaluate_checkpoint(*config_.evaluation, candidate.checkpoint);
+                                           : evaluate_checkpoint(*config_.evaluation, candidate.checkpoint, &ranks_);
       log.append({{{"checkpoint", candidate.checkpoint},
                    {"steps", candidate.steps},
                    {"figures", candidate.figures}}});
@@ -196,6 +208,7 @@ class Loop {
                      recall - config_.evaluation->largest_recall_loss)},
         {"figures", candidates[best].figures},
         {"candidates", table}};
+    if (!ranks_.is_first()) return choice;
     write_json(round_folder(round) + "/choice.json", choice);
     spdlog::info("alignment: round {}: chosen {} after {} steps, CHAIR_i {:.3f}, recall {:.3f}",
                  round + 1,
@@ -209,6 +222,8 @@ class Loop {
   const RlaifConfig& config_;
   std::string first_, judge_, folder_;
   const RoundObserver& observer_;
+  Communicator& ranks_;
+  WorkingRanks working_;
   std::optional<Json> before_;  // figures of the loop's first policy
   std::optional<Json> known_;   // figures of the last choice
 };
@@ -219,9 +234,11 @@ Json run_rlaif(const RlaifConfig& config,
                const std::string& policy_folder,
                const std::string& judge_folder,
                const std::string& folder,
-               const RoundObserver& observer) {
+               const RoundObserver& observer,
+               Communicator* ranks) {
+  Communicator alone{Communicator::Alone()};
   if (config.rounds > 1 || config.evaluation)
-    return Loop(config, policy_folder, judge_folder, folder, observer).run();
+    return Loop(config, policy_folder, judge_folder, folder, observer, ranks != nullptr ? *ranks : alone).run();
   PV_CHECK(config.preference.keep_every == 0,
            "preference.keep_every: kept checkpoints are chosen from by `evaluation`, which is null; "
            "set one of the two");
@@ -230,20 +247,21 @@ Json run_rlaif(const RlaifConfig& config,
   inputs.judge = judge_folder;
   inputs.splitter = config.splitter;
   inputs.folder = folder;
-  return run_round(config, inputs, observer);
+  return run_round(config, inputs, observer, "train", ranks);
 }
 
-Json evaluate_checkpoint(const LoopEvaluationConfig& config, const std::string& checkpoint) {
+Json evaluate_checkpoint(const LoopEvaluationConfig& config, const std::string& checkpoint, Communicator* ranks) {
   LoadedModel model = load_model(checkpoint);
   if (!config.folder.empty()) {
     const std::vector<EvalItem> items = eval_items(config.folder);
-    return evaluate(model, items, vocabulary_of_items(items), config.settings).to_json();
+    return evaluate(model, items, vocabulary_of_items(items), config.settings, ranks).to_json();
   }
   const SceneSource source(config.source.scenes, config.source.seed);
   return evaluate(model,
                   eval_items(source, config.count),
                   scene_vocabulary(config.source.scenes),
-                  config.settings)
+                  config.settings,
+                  ranks)
       .to_json();
 }
 

@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "rlaif/jsonl_log.h"
 #include "rlaif/rlaif_config.h"
+#include "trainer/distributed/communicator.h"
 
 namespace pocketvlm {
 
@@ -22,14 +23,18 @@ namespace pocketvlm {
 ///              after each stretch; in round 2 "2/sample" and so on
 /// A finished loop is not run again; an interrupted one continues and ends with the same files and weights, bit for bit. A
 /// folder that holds results of other settings or other models is an Error.
+/// `ranks`: as for run_round; evaluation, too, is divided over them.
 Json run_rlaif(const RlaifConfig& config,
                const std::string& policy_folder,
                const std::string& judge_folder,
                const std::string& folder,
-               const RoundObserver& observer = {});
+               const RoundObserver& observer = {},
+               Communicator* ranks = nullptr);
 
 /// Figures of one checkpoint under the loop's evaluation settings: what `evaluate` says.
-Json evaluate_checkpoint(const LoopEvaluationConfig& config, const std::string& checkpoint);
+Json evaluate_checkpoint(const LoopEvaluationConfig& config,
+                         const std::string& checkpoint,
+                         Communicator* ranks = nullptr);
 
 /// A candidate and its figures; the first is what the round began with.
 struct Candidate {

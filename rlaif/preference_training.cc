@@ -2,7 +2,9 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <torch/utils.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -17,10 +19,14 @@
 #include "base/progress.h"
 #include "base/random.h"
 #include "model/adapter.h"
+#include "rlaif/job_ranks.h"
 #include "rlaif/jsonl_log.h"
 #include "rlaif/preference_loss.h"
 #include "rlaif/reference.h"
+#include "trainer/distributed/sharding.h"
 #include "trainer/optimizer.h"
+#include "trainer/state_store.h"
+#include "trainer/state_writer.h"
 #include "trainer/training_state.h"
 
 namespace pocketvlm {
@@ -45,7 +51,8 @@ class PreferenceRun {
                 const std::string& device,
                 const std::string& folder,
                 const RoundObserver& observer,
-                const PreferenceOptions& options)
+                const PreferenceOptions& options,
+                Communicator& ranks)
       : config_(config),
         policy_(policy),
         pairs_(pairs),
@@ -55,9 +62,14 @@ class PreferenceRun {
         folder_(folder),
         observer_(observer),
         options_(options),
-        metrics_(folder + "/metrics.jsonl") {}
+        ranks_(ranks),
+        working_(working_ranks(ranks)),
+        store_(folder + "/state", &ranks),
+        states_(folder + "/state", &ranks),
+        metrics_(folder + "/metrics.jsonl", working_) {}
 
   PreferenceResult run() {
+    const WatchedRanks watched(ranks_, options_.distributed.timeout_s, "computing reference log-probs");
     // Before the model changes: with low-rank updates the reference is the model without them.
     references_ = references_of(pairs_, "reference.jsonl");
     for (std::size_t i = 0; i < pairs_.size(); ++i) {
@@ -69,10 +81,12 @@ class PreferenceRun {
     result_.pairs = static_cast<std::int64_t>(usable_.size());
     if (config_.uses("kto")) mismatch_pairs();
     prepare_model();
-    if (usable_.empty())
-      spdlog::warn("{}: no pairs to learn from; the policy is left as it is", folder_);
-    else
+    if (!usable_.empty()) {
+      ranks_.phase("preparing preference training");
       train();
+    } else if (ranks_.is_first()) {
+      spdlog::warn("{}: no pairs to learn from; the policy is left as it is", folder_);
+    }
     return finish();
   }
 
@@ -81,8 +95,8 @@ class PreferenceRun {
                                        const std::string& file) {
     LoadedModel& reference = options_.reference != nullptr ? *options_.reference : policy_;
     reference.model->to(device_);
-    JsonlLog log(folder_ + "/" + file);
-    return reference_log_probs(config_, reference, pairs, picture_, device_, log, observer_);
+    JsonlLog log(folder_ + "/" + file, working_);
+    return reference_log_probs(config_, reference, pairs, picture_, device_, log, observer_, working_);
   }
 
   // KTO's KL term is the log-ratio of answers that do not belong to their prompt: each prompt gets those of the next
@@ -136,36 +150,62 @@ class PreferenceRun {
   }
 
   PackLogProbs policy_log_probs(const PairPack& pack) {
+    const UseBlockRunner runner(sharding_->runner());
     const ComputeDtype guard(config_.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
     return pack_log_probs(policy_.model, pack, config_, device_);
   }
 
   void train() {
     const std::int64_t steps = config_.epochs * steps_an_epoch();
-    optimizer_.emplace(config_.optimizer, weights_, steps);
+    // Draws inside the model (dropout) differ from rank to rank, as the pairs do.
+    if (ranks_.rank() > 0) torch::manual_seed(mix_keys({seed_, static_cast<std::uint64_t>(ranks_.rank())}));
+    for (const auto& [name, weight] : weights_) tensors_.emplace_back(name, weight.sizes().vec());
+    sharding_.emplace(options_.distributed, false, *policy_.model, weights_, ranks_);
+    optimizer_.emplace(config_.optimizer, sharding_->parts(), steps, sharding_->exchange());
     continue_or_begin();
     policy_.model->train();
-    Progress progress("preferences: steps", steps, steps_done());
+    std::optional<Progress> progress;
+    if (ranks_.is_first()) progress.emplace("preferences: steps", steps, steps_done());
     std::future<StepPacks> next = prepare_step(steps_done(), steps);
     while (steps_done() < steps) {
+      ranks_.phase(fmt::format("in preference step {}", steps_done() + 1));
       const StepPacks packs = next.get();
       next = prepare_step(steps_done() + 1, steps);
       const auto now = step(packs);
-      progress.update(
-          steps_done(),
-          fmt::format("loss {:.4f}  margin {:.3f}", now.at("loss"), now.at("rewards/margins")));
+      if (progress) {
+        progress->update(
+            steps_done(),
+            fmt::format("loss {:.4f}  margin {:.3f}", now.at("loss"), now.at("rewards/margins")));
+      }
       keep_candidate(steps);
       const bool due = config_.checkpoint_every > 0 && steps_done() % config_.checkpoint_every == 0;
-      if (due || steps_done() == steps)
-        save_training_state(state_folder(), state_, weights_, optimizer_->state());
+      if (due || steps_done() == steps) save_state();
       if (observer_) observer_("preference", steps_done());
     }
-    progress.finish();
+    if (progress) progress->finish();
+    optimizer_.reset();
+    sharding_->restore_model();
+    sharding_.reset();
     policy_.model->eval();
     result_.steps = steps;
     result_.seconds = state_.total.seconds;
     result_.first = metrics_of(metrics_.rows().front());
     result_.last = metrics_of(metrics_.rows().back());
+  }
+
+  void save_state() {
+    ranks_.phase(fmt::format("saving the state of preference step {}", steps_done()));
+    TrainingState state = state_;
+    state.ranks = ranks_.size();
+    // Of slices that every rank has, those that this one writes.
+    const auto written = [this](std::vector<TensorSlice> slices) {
+      std::vector<TensorSlice> own;
+      for (std::size_t i = 0; i < slices.size(); ++i) {
+        if (sharding_->writes(i)) own.push_back(std::move(slices[i]));
+      }
+      return own;
+    };
+    states_.save(state, {written(sharding_->parts()), written(optimizer_->moments()), {}});
   }
 
   std::int64_t steps_done() const { return state_.total.steps; }
@@ -175,31 +215,35 @@ class PreferenceRun {
     if (config_.keep_every == 0 || steps_done() == steps || steps_done() % config_.keep_every != 0)
       return;
     const std::string candidate = fmt::format("{}/candidates/step-{:06}", folder_, steps_done());
-    if (config_.lora) {
-      save_adapter(*policy_.model, policy_.config, *config_.lora, options_.policy, candidate + "-adapter");
-      merge_adapter(options_.policy, candidate + "-adapter", candidate);
-      std::filesystem::remove_all(candidate + "-adapter");
-    } else {
-      save_model(policy_.model, options_.tokenizer_path, candidate);
-    }
+    sharding_->with_whole_model([&] {
+      if (!ranks_.is_first()) return;
+      if (config_.lora) {
+        save_adapter(*policy_.model, policy_.config, *config_.lora, options_.policy, candidate + "-adapter");
+        merge_adapter(options_.policy, candidate + "-adapter", candidate);
+        std::filesystem::remove_all(candidate + "-adapter");
+      } else {
+        save_model(policy_.model, options_.tokenizer_path, candidate);
+      }
+    });
   }
 
   void continue_or_begin() {
-    if (auto saved = load_training_state(state_folder())) {
-      PV_CHECK(saved->state.frozen_hashes == state_.frozen_hashes,
+    if (std::optional<TrainingState> saved = store_.find()) {
+      PV_CHECK(saved->frozen_hashes == state_.frozen_hashes,
                "{}: was begun with other frozen weights; delete the folder to start again",
                folder_);
-      if (saved->state.threads != state_.threads) {
+      if ((saved->threads != state_.threads || saved->ranks != ranks_.size()) && ranks_.is_first()) {
         spdlog::warn(
-            "{}: begun with {} threads, continues with {}: the last bits of the result will differ "
-            "from those of an "
-            "uninterrupted run",
+            "{}: begun with {} ranks of {} threads, continues with {} of {}: the last bits of the result will differ from "
+            "those of an uninterrupted run",
             folder_,
-            saved->state.threads,
+            saved->ranks,
+            saved->threads,
+            ranks_.size(),
             state_.threads);
       }
-      restore(*saved);
-      spdlog::info("{}: continues after step {}", folder_, steps_done());
+      restore(std::move(*saved));
+      if (ranks_.is_first()) spdlog::info("{}: continues after step {}", folder_, steps_done());
     }
     PV_CHECK(static_cast<std::int64_t>(metrics_.rows().size()) >= steps_done(),
              "{}: has fewer lines than the {} steps done; delete {} to train again",
@@ -209,45 +253,52 @@ class PreferenceRun {
     metrics_.keep(static_cast<std::size_t>(steps_done()));
   }
 
-  void restore(SavedTraining& saved) {
-    const at::NoGradGuard no_grad;
-    const std::map<std::string, torch::Tensor> tensors(saved.weights.begin(), saved.weights.end());
-    for (auto& [name, weight] : weights_) {
-      const auto found = tensors.find(name);
-      PV_CHECK(tensors.size() == weights_.size() && found != tensors.end() &&
-                   found->second.sizes() == weight.sizes(),
-               "{}: state of another model: {} is missing or has another shape; delete the folder "
-               "to start again",
-               state_folder(),
-               name);
-      weight.copy_(found->second);
-    }
-    optimizer_->restore(saved.moments, saved.state.total.steps);
+  void restore(TrainingState saved) {
+    const std::int64_t step = saved.total.steps;
+    store_.restore_weights(step, sharding_->parts(), tensors_);
+    store_.restore_moments(step, optimizer_->moments());
+    optimizer_->set_steps_done(step);
+    sharding_->spread_weights();
+    if (!store_.restore_random_state(step))
+      torch::manual_seed(mix_keys({seed_, static_cast<std::uint64_t>(ranks_.rank()), static_cast<std::uint64_t>(step)}));
     const std::int64_t threads = state_.threads;
-    state_ = std::move(saved.state);
+    state_ = std::move(saved);
     state_.threads = threads;
   }
 
-  // The packs of a step, and those that estimate its KL term.
+  // This rank's packs of a step, and those that estimate its KL term.
   struct StepPacks {
     std::vector<PairPack> pairs, mismatched;
+    bool idle = false;  // `pairs` is the step's first, which belongs to another rank: it counts for nothing
   };
 
   // Drawing, slicing and tokenizing run beside the step before.
   std::future<StepPacks> prepare_step(std::int64_t step, std::int64_t steps) const {
     if (step >= steps) return {};
     return std::async(std::launch::async, [this, step] {
-      const std::vector<std::size_t> indices = pairs_of_step(step);
+      const std::vector<std::size_t> all = pairs_of_step(step);
+      std::vector<std::size_t> indices = own_part(all);
       StepPacks packs;
-      packs.pairs = make_packs(pairs_, indices, picture_, *policy_.encoder, config_);
+      packs.idle = indices.empty();
       std::vector<std::size_t> fitting;
       for (const std::size_t index : indices) {
         if (!mismatched_.empty() && mismatched_references_[index].dropped.empty())
           fitting.push_back(index);
       }
+      if (packs.idle) indices = {all.front()};
+      packs.pairs = make_packs(pairs_, indices, picture_, *policy_.encoder, config_);
       packs.mismatched = make_packs(mismatched_, fitting, picture_, *policy_.encoder, config_);
       return packs;
     });
+  }
+
+  // Of a step's pairs a stretch for each rank, equal up to one pair.
+  std::vector<std::size_t> own_part(const std::vector<std::size_t>& all) const {
+    const auto border = [&](int rank) {
+      return all.begin() + static_cast<std::ptrdiff_t>(all.size() * static_cast<std::size_t>(rank) /
+                                                       static_cast<std::size_t>(ranks_.size()));
+    };
+    return {border(ranks_.rank()), border(ranks_.rank() + 1)};
   }
 
   std::vector<std::size_t> pairs_of_step(std::int64_t step) const {
@@ -286,45 +337,85 @@ class PreferenceRun {
     return log_probs;
   }
 
+  // How many forwards this rank has to take part in: where blocks are gathered from all ranks, as many as the one with the
+  // most packs.
+  std::size_t shared_forwards(std::size_t own) {
+    if (!sharding_->gathers_blocks()) return own;
+    for (const std::string& other : ranks_.gather_texts(std::to_string(own)))
+      own = std::max<std::size_t>(own, std::stoull(other));
+    return own;
+  }
+
   // KTO: mean log-ratio of the mismatched answers, not below 0; no gradient flows through it.
-  double kl_of(const std::vector<PairPack>& mismatched) {
+  double kl_of(const StepPacks& packs) {
+    if (mismatched_.empty()) return 0.0;
     const at::NoGradGuard no_grad;
     double sum = 0;
     double answers = 0;
-    for (const PairPack& pack : mismatched) {
-      const torch::Tensor ratios =
-          policy_log_probs(pack).sums - reference_sums(pack, mismatched_references_);
+    const std::size_t own = packs.mismatched.size();
+    const std::size_t forwards = shared_forwards(own);
+    for (std::size_t i = 0; i < forwards; ++i) {
+      const PairPack& pack = i < own ? packs.mismatched[i] : packs.pairs.front();
+      const PackLogProbs policy = policy_log_probs(pack);
+      if (i >= own) continue;
+      const torch::Tensor ratios = policy.sums - reference_sums(pack, mismatched_references_);
       sum += ratios.to(torch::kFloat64).sum().item<double>();
       answers += static_cast<double>(ratios.numel());
     }
-    return answers > 0 ? std::max(0.0, sum / answers) : 0.0;
+    const std::vector<double> sums = ranks_.sum({sum, answers});
+    return sums[1] > 0 ? std::max(0.0, sums[0] / sums[1]) : 0.0;
+  }
+
+  // Forward and backward of this rank's packs; adds what they say to `metrics`.
+  void accumulate_gradients(const StepPacks& packs,
+                            const PairLogProbs& of_step,
+                            std::map<std::string, double>& metrics,
+                            StepTotals& now) {
+    const std::size_t own = packs.pairs.size();
+    const std::size_t forwards = shared_forwards(own);
+    for (std::size_t i = 0; i < forwards; ++i) {
+      const PairPack& pack = i < own ? packs.pairs[i] : packs.pairs.front();
+      const bool counts = i < own && !packs.idle;
+      PairLogProbs log_probs = log_probs_of(pack);
+      log_probs.kl = of_step.kl;
+      log_probs.step_tokens = of_step.step_tokens;
+      log_probs.step_pairs = of_step.step_pairs;
+      const torch::Tensor losses = preference_losses(log_probs, config_);
+      (counts ? losses.sum() : losses.sum() * 0.0).backward();
+      for (const auto& [name, sum] : preference_metric_sums(log_probs, losses, config_))
+        metrics[name] += counts ? sum : 0.0;
+      if (!counts) continue;
+      now.tokens += pack.batch().num_tokens();
+      now.images += static_cast<std::int64_t>(pack.pairs.size());
+    }
+  }
+
+  // Sums of all ranks in the place of this one's.
+  void sum_over_ranks(std::map<std::string, double>& metrics, StepTotals& now) {
+    std::vector<double> values = {static_cast<double>(now.tokens), static_cast<double>(now.images)};
+    for (const auto& [name, value] : metrics) values.push_back(value);
+    values = ranks_.sum(values);
+    now.tokens = static_cast<std::int64_t>(values[0]);
+    now.images = static_cast<std::int64_t>(values[1]);
+    std::size_t next = 2;
+    for (auto& [name, value] : metrics) value = values[next++];
   }
 
   std::map<std::string, double> step(const StepPacks& packs) {
     const auto begin = Clock::now();
     std::map<std::string, double> metrics;
-    const double kl = kl_of(packs.mismatched);
-    double num_pairs = 0;
-    double chosen_tokens = 0;
-    for (const PairPack& pack : packs.pairs) {
-      num_pairs += static_cast<double>(pack.pairs.size());
-      for (const std::size_t index : pack.pairs)
-        chosen_tokens += static_cast<double>(references_[index].chosen_tokens);
-    }
+    const double kl = kl_of(packs);
+    const std::vector<std::size_t> all = pairs_of_step(steps_done());
+    const auto num_pairs = static_cast<double>(all.size());
+    PairLogProbs of_step;
+    of_step.kl = kl;
+    of_step.step_pairs = num_pairs;
+    for (const std::size_t index : all) of_step.step_tokens += static_cast<double>(references_[index].chosen_tokens);
     StepTotals now;
     now.steps = 1;
-    for (const PairPack& pack : packs.pairs) {
-      PairLogProbs log_probs = log_probs_of(pack);
-      log_probs.kl = kl;
-      log_probs.step_tokens = chosen_tokens;
-      log_probs.step_pairs = num_pairs;
-      const torch::Tensor losses = preference_losses(log_probs, config_);
-      losses.sum().backward();
-      for (const auto& [name, sum] : preference_metric_sums(log_probs, losses, config_))
-        metrics[name] += sum;
-      now.tokens += pack.batch().num_tokens();
-      now.images += static_cast<std::int64_t>(pack.pairs.size());
-    }
+    accumulate_gradients(packs, of_step, metrics, now);
+    sum_over_ranks(metrics, now);
+    sharding_->reduce_gradients();
     for (auto& [name, value] : metrics) value /= num_pairs;
     PV_CHECK(std::isfinite(metrics.at("loss")),
              "{}: the loss of step {} is {}; nothing was updated. Lower "
@@ -337,6 +428,7 @@ class PreferenceRun {
     if (config_.uses("kto")) metrics["kl"] = kl;
     metrics["learning_rate"] = optimizer_->learning_rate();
     metrics["grad_norm"] = optimizer_->step(1.0 / num_pairs);
+    sharding_->spread_weights();
     now.loss = metrics.at("loss");
     now.seconds = seconds_since(begin);
     state_.total.add(now);
@@ -377,7 +469,7 @@ class PreferenceRun {
       row.trainable_tensors += 1;
       row.trainable_parameters += item.value().numel();
     }
-    if (config_.lora) save_adapter(*policy_.model, policy_.config, *config_.lora, options_.policy, folder_ + "/adapter");
+    if (config_.lora && ranks_.is_first()) save_adapter(*policy_.model, policy_.config, *config_.lora, options_.policy, folder_ + "/adapter");
     merge_lora(*policy_.model);
     return std::move(result_);
   }
@@ -391,6 +483,10 @@ class PreferenceRun {
   std::string folder_;
   const RoundObserver& observer_;
   const PreferenceOptions& options_;
+  Communicator& ranks_;
+  WorkingRanks working_;
+  StateStore store_;
+  StateWriter states_;
   JsonlLog metrics_;
   std::set<std::string> trainable_;
   NamedTensors weights_;
@@ -398,6 +494,8 @@ class PreferenceRun {
   std::vector<PreferencePair> mismatched_;         // kto: pairs with the answers of others; else empty
   std::vector<Reference> mismatched_references_;
   std::vector<std::size_t> usable_;    // pairs that can be trained on
+  StateStore::Tensors tensors_;        // names and shapes of what learns
+  std::optional<Sharding> sharding_;
   std::optional<Optimizer> optimizer_;
   TrainingState state_;
   PreferenceResult result_;
@@ -426,12 +524,14 @@ PreferenceResult train_preferences(const PreferenceConfig& config,
                                    const std::string& folder,
                                    const RoundObserver& observer,
                                    const PreferenceOptions& options) {
-  make_folders(folder);
+  Communicator alone{Communicator::Alone()};
+  Communicator& ranks = options.ranks != nullptr ? *options.ranks : alone;
+  if (ranks.is_first()) make_folders(folder);
   PV_CHECK(config.keep_every == 0 || !options.tokenizer_path.empty(),
            "preference.keep_every: checkpoints cannot be kept without their tokenizer");
   PV_CHECK(config.keep_every == 0 || !config.lora || !options.policy.empty(),
            "preference.keep_every with lora: checkpoints cannot be merged without the policy's own folder");
-  return PreferenceRun(config, policy, pairs, picture, seed, device, folder, observer, options)
+  return PreferenceRun(config, policy, pairs, picture, seed, device, folder, observer, options, ranks)
       .run();
 }
 

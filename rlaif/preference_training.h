@@ -9,6 +9,7 @@
 #include "rlaif/jsonl_log.h"
 #include "rlaif/preference_pack.h"
 #include "rlaif/rlaif_config.h"
+#include "trainer/distributed/communicator.h"
 #include "trainer/stage.h"
 
 namespace pocketvlm {
@@ -29,6 +30,8 @@ struct PreferenceOptions {
   LoadedModel* reference = nullptr;  // null: the policy's weights at the call
   std::string tokenizer_path;        // needed by keep_every: checkpoints hold their tokenizer
   std::string policy;                // needed by keep_every with lora: the checkpoint that was loaded as policy
+  Communicator* ranks = nullptr;     // the job's; all call this with the same arguments. Null: this process is alone
+  DistributedConfig distributed;     // how they share weights and moments
 };
 
 /// Preference optimisation of `policy` in `folder`:
@@ -39,6 +42,9 @@ struct PreferenceOptions {
 ///   adapter/             lora: its updates (model/adapter.h); the policy ends with them merged
 ///   state/            resumable state (trainer/training_state.h); an interrupted call ends with
 ///   the same bits
+/// Ranks compute references of a stretch of pairs each, and of every step a part of its pairs; gradients are summed in
+/// float32 in the order of ranks and divided by the step's pairs of all of them, so that steps are the same whatever their
+/// number, up to the order of sums. Rank 0 writes; a state may be continued by another number of ranks.
 /// The order of pairs is a function of seed and epoch. Without pairs the policy is left as it is.
 /// Throws Error when the loss is not finite (before the update) and when a frozen tensor changed.
 PreferenceResult train_preferences(const PreferenceConfig& config,

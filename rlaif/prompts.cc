@@ -61,6 +61,7 @@ void Prompts::read_instructions(const std::string& path) {
     if (instruction.id.empty()) instruction.id = std::to_string(number - 1);
     instruction.question = text_of(row, {"question", "raw_question"});
     PV_CHECK(!instruction.question.empty(), "{}: has no \"question\"", where);
+    instruction.language = text_of(row, {"language"});
     const std::string picture = text_of(row, {"image_path", "image"});
     PV_CHECK(!picture.empty(), "{}: has neither \"image_path\" nor \"image\"", where);
     (picture.size() > kLongestPath ? instruction.encoded : instruction.path) = picture;
@@ -81,12 +82,13 @@ Picture Prompts::at(std::int64_t index) const {
     return {std::move(sample.id),
             std::move(sample.chat.images.front()),
             std::move(sample.truth),
-            instruction_};
+            instruction_,
+            ""};
   }
   const auto row = static_cast<std::size_t>((first_ + index) %
                                             static_cast<std::int64_t>(instructions_.size()));
   const Instruction& instruction = instructions_[row];
-  Picture picture{instruction.id, {}, instruction.truth, instruction.question};
+  Picture picture{instruction.id, {}, instruction.truth, instruction.question, instruction.language};
   if (instruction.encoded.empty()) {
     const auto folder = std::filesystem::path(instructions_path_).parent_path();
     picture.image = load_image((folder / instruction.path).string());

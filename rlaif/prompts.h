@@ -16,6 +16,7 @@ struct Picture {
   Image image;
   Json truth;  // what its source knows (Sample::truth), or null
   std::string question;
+  std::string language = {};  // of the answer, where an instruction says so; empty: it is found out
 };
 
 /// The prompts of a round, numbered from 0: pictures of a source, each asked the same `instruction`,
@@ -35,7 +36,7 @@ class Prompts {
 
  private:
   struct Instruction {
-    std::string id, question, path;
+    std::string id, question, language, path;
     std::string encoded;  // the picture itself, base64, instead of a path
     Json truth;
   };

@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -18,32 +19,35 @@ class ReferenceRun {
                LoadedModel& model,
                const std::vector<PreferencePair>& pairs,
                const PictureReader& picture,
-               torch::Device device)
+               torch::Device device,
+               const WorkingRanks& ranks)
       : config_(config),
         model_(model),
         pairs_(pairs),
         picture_(picture),
         device_(device),
+        ranks_(ranks),
         hash_(weights_hash(*model.model, {"*"})) {}
 
   // By stretches of batch_pairs; a stretch that is not whole in the file is made again whole.
   std::vector<Reference> run(JsonlLog& log, const RoundObserver& observer) {
     const auto stretch = static_cast<std::size_t>(config_.batch_pairs);
     std::vector<Reference> references = read(log, stretch);
-    Progress progress("reference: pairs",
-                      static_cast<std::int64_t>(pairs_.size()),
-                      static_cast<std::int64_t>(references.size()));
-    while (references.size() < pairs_.size()) {
-      const std::size_t begin = references.size();
-      const std::size_t end = std::min(pairs_.size(), begin + stretch);
-      std::vector<Json> rows;
-      for (Reference& reference : compute(begin, end, rows))
-        references.push_back(std::move(reference));
-      log.append(rows);
-      progress.update(static_cast<std::int64_t>(end));
-      if (observer) observer("reference", static_cast<std::int64_t>(end));
+    std::optional<Progress> progress;
+    if (ranks_.is_first()) {
+      progress.emplace("reference: pairs",
+                       static_cast<std::int64_t>(pairs_.size()),
+                       static_cast<std::int64_t>(references.size()));
     }
-    progress.finish();
+    while (references.size() < pairs_.size()) {
+      const WorkTurn turn = turn_of(ranks_, references.size(), pairs_.size(), stretch);
+      const std::vector<Json> rows = gather_rows(ranks_, compute(turn.own_begin, turn.own_end));
+      for (const Json& row : rows) references.push_back(from_row(row));
+      log.append(rows);
+      if (progress) progress->update(static_cast<std::int64_t>(turn.end));
+      if (observer) observer("reference", static_cast<std::int64_t>(turn.end));
+    }
+    if (progress) progress->finish();
     return references;
   }
 
@@ -83,7 +87,7 @@ class ReferenceRun {
     return look;
   }
 
-  std::vector<Reference> compute(std::size_t begin, std::size_t end, std::vector<Json>& rows) {
+  std::vector<Json> compute(std::size_t begin, std::size_t end) {
     std::vector<Reference> references(end - begin);
     std::vector<std::size_t> fitting;
     std::vector<std::string> keys;
@@ -107,9 +111,10 @@ class ReferenceRun {
             value[2 * row], value[2 * row + 1], count[2 * row], count[2 * row + 1], ""};
       }
     }
+    std::vector<Json> rows;
     for (std::size_t i = 0; i < references.size(); ++i)
       rows.push_back(to_row(keys[i], references[i]));
-    return references;
+    return rows;
   }
 
   static Json to_row(const std::string& key, const Reference& reference) {
@@ -119,6 +124,15 @@ class ReferenceRun {
             {"rejected_logps", reference.rejected},
             {"chosen_tokens", reference.chosen_tokens},
             {"rejected_tokens", reference.rejected_tokens}};
+  }
+
+  static Reference from_row(const Json& row) {
+    if (row.contains("dropped")) return {0, 0, 0, 0, row.at("dropped").get<std::string>()};
+    return {static_cast<float>(number_of(row.at("chosen_logps"))),
+            static_cast<float>(number_of(row.at("rejected_logps"))),
+            row.at("chosen_tokens").get<std::int64_t>(),
+            row.at("rejected_tokens").get<std::int64_t>(),
+            ""};
   }
 
   // Rows that were made from the same weights, texts and pictures; from the first other one on,
@@ -131,17 +145,7 @@ class ReferenceRun {
         const Json& row = rows[references.size()];
         const PreferencePair& pair = pairs_[references.size()];
         if (row.at("key").get<std::string>() != look_at(pair).key) break;
-        Reference reference;
-        if (row.contains("dropped")) {
-          reference.dropped = row.at("dropped").get<std::string>();
-        } else {
-          reference = {row.at("chosen_logps").get<float>(),
-                       row.at("rejected_logps").get<float>(),
-                       row.at("chosen_tokens").get<std::int64_t>(),
-                       row.at("rejected_tokens").get<std::int64_t>(),
-                       ""};
-        }
-        references.push_back(std::move(reference));
+        references.push_back(from_row(row));
       }
     } catch (const Json::exception& error) {
       fail("{}:{}: {}; delete the file to make it again",
@@ -160,6 +164,7 @@ class ReferenceRun {
   const std::vector<PreferencePair>& pairs_;
   const PictureReader& picture_;
   torch::Device device_;
+  const WorkingRanks& ranks_;
   std::string hash_;
 };
 
@@ -171,9 +176,10 @@ std::vector<Reference> reference_log_probs(const PreferenceConfig& config,
                                            const PictureReader& picture,
                                            torch::Device device,
                                            JsonlLog& log,
-                                           const RoundObserver& observer) {
+                                           const RoundObserver& observer,
+                                           const WorkingRanks& ranks) {
   reference.model->eval();
-  return ReferenceRun(config, reference, pairs, picture, device).run(log, observer);
+  return ReferenceRun(config, reference, pairs, picture, device, ranks).run(log, observer);
 }
 
 }  // namespace pocketvlm

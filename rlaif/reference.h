@@ -23,13 +23,14 @@ struct Reference {
 /// {"key", "chosen_logps", "rejected_logps", "chosen_tokens", "rejected_tokens"} or {"key",
 /// "dropped"}; the key is a hash of the reference's weights, dtype and preprocessing, the texts and
 /// the picture. Lines that are there are not computed again. A pair that cannot be encoded, or is
-/// too long for the model, is dropped with its reason, never cut.
+/// too long for the model, is dropped with its reason, never cut. Ranks compute a stretch of `batch_pairs` pairs each.
 std::vector<Reference> reference_log_probs(const PreferenceConfig& config,
                                            LoadedModel& reference,
                                            const std::vector<PreferencePair>& pairs,
                                            const PictureReader& picture,
                                            torch::Device device,
                                            JsonlLog& log,
-                                           const RoundObserver& observer = {});
+                                           const RoundObserver& observer = {},
+                                           const WorkingRanks& ranks = {});
 
 }  // namespace pocketvlm

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "data/source_config.h"
 #include "model/lora_config.h"
+#include "trainer/distributed/distributed_config.h"
 #include "trainer/evaluation_config.h"
 #include "trainer/stage_config.h"
 
@@ -298,6 +299,7 @@ struct RlaifConfig {
   std::string device = "cpu";
   uint64_t seed = 0;
   int64_t threads = 0;
+  DistributedConfig distributed;
 
   void visit_fields(auto&& field) {
     field("name", name, "folder of the results");
@@ -354,6 +356,10 @@ struct RlaifConfig {
     field("device", device, "cpu or cuda", one_of({"cpu", "cuda"}));
     field("seed", seed, "of sampling and of pair choice");
     field("threads", threads, "0: all cores", in_range(0, 1024));
+    field("distributed",
+          distributed,
+          "how the ranks of mpirun or srun share preference training; prompts, pictures and pairs are divided over them in any "
+          "case");
   }
 };
 

@@ -87,6 +87,7 @@ EncodedPrompt encode_prompt(const RlaifConfig& config,
     Picture picture = prompts.at(index);
     prompt.answers.id = picture.id;
     prompt.answers.question = picture.question;
+    prompt.answers.language = picture.language;
     prompt.answers.key = rollout_key(config, policy_hash, picture);
     prompt.answers.picture_key = picture_key(picture.image);
     Chat chat;
@@ -104,17 +105,16 @@ EncodedPrompt encode_prompt(const RlaifConfig& config,
   return prompt;
 }
 
-// The prompts [begin, end), encoded beside the generation of the group before.
+// This rank's prompts of a turn, encoded beside the generation of the turn before.
 std::future<std::vector<EncodedPrompt>> encode_group(const RlaifConfig& config,
                                                      const LoadedModel& policy,
                                                      const std::string& policy_hash,
                                                      const Prompts& prompts,
-                                                     std::int64_t begin) {
-  const std::int64_t end = std::min(prompts.size(), begin + config.batch);
-  return std::async(std::launch::async, [&config, &policy, &policy_hash, &prompts, begin, end] {
+                                                     const WorkTurn& turn) {
+  return std::async(std::launch::async, [&config, &policy, &policy_hash, &prompts, turn] {
     std::vector<EncodedPrompt> group;
-    for (std::int64_t index = begin; index < end; ++index) {
-      group.push_back(encode_prompt(config, policy, policy_hash, prompts, index));
+    for (std::size_t index = turn.own_begin; index < turn.own_end; ++index) {
+      group.push_back(encode_prompt(config, policy, policy_hash, prompts, static_cast<std::int64_t>(index)));
     }
     return group;
   });
@@ -174,27 +174,39 @@ std::vector<PromptAnswers> sample_answers(const RlaifConfig& config,
                                           const std::string& policy_hash,
                                           const Prompts& prompts,
                                           JsonlLog& log,
-                                          const RoundObserver& observer) {
+                                          const RoundObserver& observer,
+                                          const WorkingRanks& ranks) {
   std::vector<PromptAnswers> answered = read_whole_groups(config, prompts, log);
   const at::NoGradGuard no_grad;
   const ComputeDtype compute(config.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
   const CachedWeights cached;
-  auto begin = static_cast<std::int64_t>(answered.size());
-  Progress progress("rollout: prompts", prompts.size(), begin);
-  auto next = encode_group(config, policy, policy_hash, prompts, begin);
-  for (; begin < prompts.size(); begin += config.batch) {
+  const auto count = static_cast<std::size_t>(prompts.size());
+  const auto turn_from = [&](std::size_t begin) {
+    return turn_of(ranks, begin, count, static_cast<std::size_t>(config.batch));
+  };
+  std::optional<Progress> progress;
+  if (ranks.is_first())
+    progress.emplace("rollout: prompts", prompts.size(), static_cast<std::int64_t>(answered.size()));
+  WorkTurn turn = turn_from(answered.size());
+  auto next = encode_group(config, policy, policy_hash, prompts, turn);
+  while (answered.size() < count) {
     std::vector<EncodedPrompt> group = next.get();
-    next = encode_group(config, policy, policy_hash, prompts, begin + config.batch);
+    turn = turn_from(turn.end);
+    next = encode_group(config, policy, policy_hash, prompts, turn);
     std::vector<Json> rows;
-    for (PromptAnswers& prompt : answer_group(config, policy, std::move(group))) {
+    for (const PromptAnswers& prompt : answer_group(config, policy, std::move(group))) {
       for (Json& row : to_rows(prompt)) rows.push_back(std::move(row));
-      answered.push_back(std::move(prompt));
     }
-    log.append(rows);
-    progress.update(static_cast<std::int64_t>(answered.size()));
+    std::size_t row = log.rows().size();
+    log.append(gather_rows(ranks, rows));
+    while (row < log.rows().size()) {
+      const auto index = static_cast<std::int64_t>(answered.size());
+      answered.push_back(read_answers(log, index, config.rollout.samples, row).value());
+    }
+    if (progress) progress->update(static_cast<std::int64_t>(answered.size()));
     if (observer) observer("rollout", static_cast<std::int64_t>(answered.size()));
   }
-  progress.finish();
+  if (progress) progress->finish();
   const bool any = std::any_of(answered.begin(), answered.end(), [](const PromptAnswers& prompt) {
     return prompt.skipped.empty();
   });

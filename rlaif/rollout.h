@@ -20,13 +20,14 @@ std::string rollout_key(const RlaifConfig& config,
 /// `rollout.samples` answers to each prompt, all under the same decoding settings (rlaifv.md:
 /// deconfounded) unless `temperatures` says otherwise: one vision encoding and one prefill a prompt,
 /// one random stream per (seed, prompt, sample). `batch` prompts are decoded together and their rows
-/// appended to `log` together; groups that are there already are not made again. Throws Error when
-/// no prompt could be answered.
+/// appended to `log` together; groups that are there already are not made again. Ranks answer a group each. Throws Error
+/// when no prompt could be answered.
 std::vector<PromptAnswers> sample_answers(const RlaifConfig& config,
                                           LoadedModel& policy,
                                           const std::string& policy_hash,
                                           const Prompts& prompts,
                                           JsonlLog& log,
-                                          const RoundObserver& observer = {});
+                                          const RoundObserver& observer = {},
+                                          const WorkingRanks& ranks = {});
 
 }  // namespace pocketvlm

@@ -13,6 +13,7 @@
 #include "model/layers.h"
 #include "rlaif/checkpoint_judge.h"
 #include "rlaif/checkpoint_splitter.h"
+#include "rlaif/job_ranks.h"
 #include "rlaif/odd_cases.h"
 #include "rlaif/pairs.h"
 #include "rlaif/preference_training.h"
@@ -59,9 +60,8 @@ std::vector<ScoredPrompt> score_answers(const RlaifConfig& config,
                                         const std::vector<PromptAnswers>& prompts,
                                         const std::vector<PromptClaims>& claims,
                                         const std::vector<VerdictTable>& verdicts,
-                                        const std::string& path) {
+                                        std::vector<Json>& rows) {
   std::vector<ScoredPrompt> scored;
-  std::vector<Json> rows;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     if (!prompts[i].skipped.empty()) continue;
     ScoredPrompt prompt{prompts[i].id, prompts[i].index, prompts[i].question, {}};
@@ -90,7 +90,6 @@ std::vector<ScoredPrompt> score_answers(const RlaifConfig& config,
     }
     scored.push_back(std::move(prompt));
   }
-  write_jsonl(path, rows);
   return scored;
 }
 
@@ -189,11 +188,20 @@ ObjectVocabulary vocabulary(const RlaifConfig& config) { return scene_vocabulary
 
 class Round {
  public:
-  Round(const RlaifConfig& config, const RoundInputs& inputs, const RoundObserver& observer)
-      : config_(config), inputs_(inputs), folder_(inputs.folder), observer_(observer), threads_(config.threads) {
+  Round(const RlaifConfig& config, const RoundInputs& inputs, const RoundObserver& observer, Communicator& ranks)
+      : config_(config),
+        inputs_(inputs),
+        folder_(inputs.folder),
+        observer_(observer),
+        ranks_(ranks),
+        working_(working_ranks(ranks)),
+        threads_(config.threads) {
     // Every round has random streams of its own; the first keeps the config's.
     if (inputs.round > 0)
       config_.seed = mix_keys({config.seed, kRoundStream, static_cast<std::uint64_t>(inputs.round)}) >> 1;
+    if (config.device == "cuda" && ranks.size() > 1) device_ = fmt::format("cuda:{}", ranks.local_rank());
+    else device_ = config.device;
+    if (!ranks.is_first()) return;
     make_folders(folder_);
     write_round(folder_, inputs.round);
     clock_.emplace(folder_ + "/seconds.json");
@@ -208,38 +216,42 @@ class Round {
     check_inputs("sample");
     check_inputs("judge");
     check_inputs("train");
-    if (std::filesystem::exists(result_path)) return read_json(result_path);
-    if (!std::filesystem::exists(folder_ + "/config.json"))
-      write_json(folder_ + "/config.json", config_to_json(config_));
+    Json before = told_by_first(working_, [&] {
+      return std::filesystem::exists(result_path) ? read_json(result_path) : Json();
+    });
+    if (!before.is_null()) return before;
+    write_config();
     if (!config_.preference.trainable.empty()) set_trainable(*policy_->model, config_.preference.trainable);
-    clock_->lap("load");
+    lap("load");
     for (const char* stage : {"sample", "split", "judge", "pairs", "train"}) {
       stage_named(stage);
       if (last == stage) break;
     }
-    figures_["seconds"] = clock_->seconds();
+    if (clock_) figures_["seconds"] = clock_->seconds();
     if (last != "train") return figures_;
     figures_["checkpoint"] = folder_ + "/checkpoint";
-    write_json(result_path, figures_);
-    write_json(folder_ + "/odd_cases.json", odd_cases(folder_));
-    std::filesystem::remove_all(folder_ + "/state");
-    return figures_;
+    if (ranks_.is_first()) {
+      write_json(result_path, figures_);
+      write_json(folder_ + "/odd_cases.json", odd_cases(folder_));
+      std::filesystem::remove_all(folder_ + "/state");
+    }
+    return told_by_first(working_, [&] { return figures_; });
   }
 
   Json run_alone(const std::string& stage) {
-    if (!std::filesystem::exists(folder_ + "/config.json"))
-      write_json(folder_ + "/config.json", config_to_json(config_));
+    write_config();
     if (stage == "train") {
       load_policy();
       check_inputs("train");
       read_given_pairs();
     } else if (stage != "sample") {
-      answers_ = read_answers(folder_ + "/rollouts.jsonl");
+      answers_ = read_answers(folder_ + "/rollouts.jsonl", working_);
     }
-    if (stage == "judge" || stage == "pairs") claims_ = read_claims(folder_ + "/claims.jsonl", answers_);
-    if (stage == "pairs") verdicts_ = read_verdicts(folder_ + "/verdicts.jsonl", claims_);
+    if (stage == "judge" || stage == "pairs") claims_ = read_claims(folder_ + "/claims.jsonl", answers_, working_);
+    if (stage == "pairs") verdicts_ = read_verdicts(folder_ + "/verdicts.jsonl", claims_, working_);
     stage_named(stage);
-    write_json(folder_ + "/odd_cases.json", odd_cases(folder_));
+    if (ranks_.is_first()) write_json(folder_ + "/odd_cases.json", odd_cases(folder_));
+    ranks_.barrier();
     return figures_;
   }
 
@@ -253,14 +265,45 @@ class Round {
     else fail("rlaif: unknown stage \"{}\"", stage);
   }
 
+  void write_config() const {
+    if (ranks_.is_first() && !std::filesystem::exists(folder_ + "/config.json"))
+      write_json(folder_ + "/config.json", config_to_json(config_));
+  }
+
+  void lap(const std::string& stage) {
+    if (clock_) clock_->lap(stage);
+  }
+
+  // The config as it is on this rank: with its device.
+  RlaifConfig own_config() const {
+    RlaifConfig own = config_;
+    own.device = device_;
+    return own;
+  }
+
+  // Every rank reads its models itself.
+  void check_same(const char* what, const std::string& identity) {
+    const std::vector<std::string> all = ranks_.gather_texts(identity);
+    for (std::size_t rank = 1; rank < all.size(); ++rank) {
+      PV_CHECK(all[rank] == all[0],
+               "{}: rank {} has another {} than rank 0; all ranks must read the same checkpoint",
+               folder_,
+               rank,
+               what);
+    }
+  }
+
   void load_policy() {
     if (policy_) return;
     policy_ = load_model(inputs_.policy);
     policy_hash_ = weights_hash(*policy_->model, {"*"});
-    policy_->model->to(torch::Device(config_.device));
+    check_same("policy", policy_hash_);
+    policy_->model->to(torch::Device(device_));
   }
   void load_judge() {
-    if (!judge_) judge_ = make_judge(config_, inputs_.judge);
+    if (judge_) return;
+    judge_ = make_judge(own_config(), inputs_.judge);
+    check_same("judge", judge_->identity());
   }
   const Prompts& prompts() {
     if (!prompts_) prompts_.emplace(config_, inputs_.round);
@@ -268,6 +311,7 @@ class Round {
   }
 
   void check_inputs(const std::string& stage) {
+    if (!stage_inputs_) return;
     Json now;
     if (stage == "sample") {
       now = fields(config_, {"prompts", "instructions", "num_prompts", "instruction", "rollout", "batch", "compute_dtype",
@@ -287,50 +331,79 @@ class Round {
     stage_inputs_->check(stage, now);
   }
 
+  // Ranks at a stage; a server is asked by one, and takes its time, while the others wait.
+  WorkingRanks ranks_at(const std::string& role) const {
+    return is_server(role) ? working_.with_one_worker() : working_;
+  }
+  void watch(std::optional<WatchedRanks>& watched, const std::string& role, const char* phase) {
+    if (!is_server(role)) watched.emplace(ranks_, config_.distributed.timeout_s, phase);
+  }
+
   void sample() {
     load_policy();
     check_inputs("sample");
-    JsonlLog log(folder_ + "/rollouts.jsonl");
-    answers_ = sample_answers(config_, *policy_, policy_hash_, prompts(), log, observer_);
+    const WatchedRanks watched(ranks_, config_.distributed.timeout_s, "sampling answers");
+    JsonlLog log(folder_ + "/rollouts.jsonl", working_);
+    answers_ = sample_answers(config_, *policy_, policy_hash_, prompts(), log, observer_, working_);
     figures_["rollout"] = rollout_figures(answers_);
-    clock_->lap("rollout");
+    lap("rollout");
   }
 
   void split() {
-    if (!splitter_) splitter_ = make_splitter(config_, inputs_.splitter);
+    if (!splitter_) {
+      splitter_ = make_splitter(own_config(), inputs_.splitter);
+      check_same("splitter", splitter_->identity());
+    }
     check_inputs("split");
-    JsonlLog log(folder_ + "/claims.jsonl");
-    claims_ = split_answers(config_, *splitter_, answers_, log, observer_);
+    std::optional<WatchedRanks> watched;
+    watch(watched, config_.splitter, "splitting answers");
+    JsonlLog log(folder_ + "/claims.jsonl", working_);
+    claims_ = split_answers(config_, *splitter_, answers_, log, observer_, ranks_at(config_.splitter));
     if (const Json traffic = splitter_->traffic(); !traffic.is_null()) figures_["splitter_traffic"] = traffic;
-    clock_->lap("claims");
+    lap("claims");
   }
 
   void judge() {
     load_judge();
     check_inputs("judge");
+    std::optional<WatchedRanks> watched;
+    watch(watched, config_.judge, "judging claims");
     JudgeAgreement agreement;
-    JsonlLog log(folder_ + "/verdicts.jsonl");
+    JsonlLog log(folder_ + "/verdicts.jsonl", working_);
     const CachedWeights cached;  // the judge's stay as they are from picture to picture
-    verdicts_ = judge_claims(
-        config_, *judge_, claims_, answers_, prompts(), vocabulary(config_), log, agreement, observer_);
+    verdicts_ = judge_claims(config_,
+                             *judge_,
+                             claims_,
+                             answers_,
+                             prompts(),
+                             vocabulary(config_),
+                             log,
+                             agreement,
+                             observer_,
+                             ranks_at(config_.judge));
     figures_["judge"] = agreement.to_json();
     if (const Json traffic = judge_->traffic(); !traffic.is_null()) figures_["judge_traffic"] = traffic;
-    clock_->lap("judge");
+    lap("judge");
   }
 
+  // Little work: every rank does all of it.
   void pair() {
     check_inputs("pairs");
-    const std::vector<ScoredPrompt> scored =
-        score_answers(config_, answers_, claims_, verdicts_, folder_ + "/scores.jsonl");
+    std::vector<Json> scores;
+    const std::vector<ScoredPrompt> scored = score_answers(config_, answers_, claims_, verdicts_, scores);
     PairReport report;
     pairs_ = build_pairs(scored, config_.pairs, config_.seed, report);
-    std::vector<Json> rows;
-    for (const PreferencePair& pair : pairs_) rows.push_back(pair.to_json());
-    write_jsonl(folder_ + "/pairs.jsonl", rows);
-    write_json(folder_ + "/pair_report.json", report.to_json());
+    if (ranks_.is_first()) {
+      std::vector<Json> rows;
+      for (const PreferencePair& pair : pairs_) rows.push_back(pair.to_json());
+      write_jsonl(folder_ + "/scores.jsonl", scores);
+      write_jsonl(folder_ + "/pairs.jsonl", rows);
+      write_json(folder_ + "/pair_report.json", report.to_json());
+    }
     figures_["claims"] = claim_figures(claims_, scored);
     figures_["pairs"] = report.to_json();
-    clock_->lap("pairs");
+    lap("pairs");
+    if (!ranks_.is_first()) return;
     spdlog::info("{}: {} pairs of {} answers to {} pictures",
                  folder_,
                  report.pairs,
@@ -359,6 +432,8 @@ class Round {
     PreferenceOptions options;
     options.policy = inputs_.policy;
     options.tokenizer_path = inputs_.policy + "/tokenizer.model";
+    options.ranks = &ranks_;
+    options.distributed = config_.distributed;
     std::optional<LoadedModel> reference;
     if (!inputs_.reference.empty()) {
       reference = load_model(inputs_.reference);
@@ -369,22 +444,25 @@ class Round {
                                                        pairs_,
                                                        picture,
                                                        config_.seed,
-                                                       config_.device,
+                                                       device_,
                                                        folder_,
                                                        observer_,
                                                        options);
-    save_model(policy_->model, options.tokenizer_path, folder_ + "/checkpoint");
+    if (ranks_.is_first()) save_model(policy_->model, options.tokenizer_path, folder_ + "/checkpoint");
     figures_["preference"] = trained.to_json();
-    clock_->lap("preference");
+    lap("preference");
   }
 
   RlaifConfig config_;
   RoundInputs inputs_;
   std::string folder_;
   RoundObserver observer_;
+  Communicator& ranks_;
+  WorkingRanks working_;
+  std::string device_;
   ThreadCount threads_;
-  std::optional<StageClock> clock_;
-  std::optional<StageInputs> stage_inputs_;
+  std::optional<StageClock> clock_;           // of rank 0
+  std::optional<StageInputs> stage_inputs_;   // of rank 0
   std::optional<LoadedModel> policy_;
   std::string policy_hash_;
   std::unique_ptr<Judge> judge_;
@@ -403,12 +481,19 @@ class Round {
 Json run_round(const RlaifConfig& config,
                const RoundInputs& inputs,
                const RoundObserver& observer,
-               const std::string& last) {
-  return Round(config, inputs, observer).run(last);
+               const std::string& last,
+               Communicator* ranks) {
+  Communicator alone{Communicator::Alone()};
+  return Round(config, inputs, observer, ranks != nullptr ? *ranks : alone).run(last);
 }
 
-Json run_stage_alone(const RlaifConfig& config, const RoundInputs& inputs, const std::string& stage) {
-  return Round(config, inputs, {}).run_alone(stage);
+Json run_stage_alone(const RlaifConfig& config,
+                     const RoundInputs& inputs,
+                     const std::string& stage,
+                     const RoundObserver& observer,
+                     Communicator* ranks) {
+  Communicator alone{Communicator::Alone()};
+  return Round(config, inputs, observer, ranks != nullptr ? *ranks : alone).run_alone(stage);
 }
 
 }  // namespace pocketvlm

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "rlaif/jsonl_log.h"
 #include "rlaif/rlaif_config.h"
+#include "trainer/distributed/communicator.h"
 
 namespace pocketvlm {
 
@@ -34,13 +35,21 @@ struct RoundInputs {
 /// `last`: the stage to stop after ("sample", "split", "judge", "pairs", "train"); stages before it are run where they are
 /// not finished. Returns result.json (after "train"), or the figures of the stages so far.
 /// An interrupted round continues and ends with the same pairs and the same weights, bit for bit.
+/// `ranks`: the job's; all of them call this with the same arguments, share the work, and rank 0 writes. The files of every
+/// stage before training are the same bytes whatever their number, which may change when a round is continued. Null: this
+/// process is alone.
 Json run_round(const RlaifConfig& config,
                const RoundInputs& inputs,
                const RoundObserver& observer = {},
-               const std::string& last = "train");
+               const std::string& last = "train",
+               Communicator* ranks = nullptr);
 
 /// One stage alone, on the files that are in the folder already: "split" and "pairs" need no policy, "judge" the judge
 /// alone, "train" pairs alone. Throws Error naming the command that makes a missing file. Returns the stage's figures.
-Json run_stage_alone(const RlaifConfig& config, const RoundInputs& inputs, const std::string& stage);
+Json run_stage_alone(const RlaifConfig& config,
+                     const RoundInputs& inputs,
+                     const std::string& stage,
+                     const RoundObserver& observer = {},
+                     Communicator* ranks = nullptr);
 
 }  // namespace pocketvlm

@@ -59,6 +59,7 @@ std::vector<Json> to_rows(const PromptAnswers& prompt) {
     row["finished"] = answer.finished;
     row["key"] = prompt.key;
     row["picture_key"] = prompt.picture_key;
+    if (!prompt.language.empty()) row["language"] = prompt.language;
   }
   return rows;
 }
@@ -84,6 +85,7 @@ std::optional<PromptAnswers> read_answers(const JsonlLog& log,
       }
       prompt.key = json.at("key").get<std::string>();
       prompt.picture_key = json.at("picture_key").get<std::string>();
+      prompt.language = json.value("language", "");
       prompt.answers.push_back({json.at("sample").get<std::int64_t>(),
                                 json.at("text").get<std::string>(),
                                 json.at("ids").get<std::vector<std::int32_t>>(),
@@ -98,9 +100,9 @@ std::optional<PromptAnswers> read_answers(const JsonlLog& log,
   return prompt;
 }
 
-std::vector<PromptAnswers> read_answers(const std::string& path) {
+std::vector<PromptAnswers> read_answers(const std::string& path, const WorkingRanks& ranks) {
   check_there(path, "sample");
-  const JsonlLog log(path);
+  const JsonlLog log(path, ranks);
   std::vector<PromptAnswers> prompts;
   std::size_t row = 0;
   while (row < log.rows().size()) {
@@ -172,9 +174,10 @@ std::optional<PromptClaims> read_claims(const JsonlLog& log,
 }
 
 std::vector<PromptClaims> read_claims(const std::string& path,
-                                      const std::vector<PromptAnswers>& answers) {
+                                      const std::vector<PromptAnswers>& answers,
+                                      const WorkingRanks& ranks) {
   check_there(path, "split");
-  const JsonlLog log(path);
+  const JsonlLog log(path, ranks);
   std::vector<PromptClaims> all;
   std::size_t row = 0;
   for (const PromptAnswers& prompt : answers) {

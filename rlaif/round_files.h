@@ -29,6 +29,7 @@ struct PromptAnswers {
   std::string key;          // content hash of policy, decoding, question and picture
   std::string picture_key;  // of the picture alone
   std::string question;
+  std::string language;     // of the answers, where the prompt says so
   std::string skipped;      // reason; empty when there are answers
   std::vector<Answer> answers;
 };
@@ -40,7 +41,7 @@ std::int64_t read_round(const std::string& folder);
 /// Hash of a picture's pixels and size.
 std::string picture_key(const Image& image);
 
-/// Lines of rollouts.jsonl: {"prompt_id", "index", "question", "sample", "text", "ids", "finished", "key", "picture_key"}, or
+/// Lines of rollouts.jsonl: {"prompt_id", "index", "question", "sample", "text", "ids", "finished", "key", "picture_key", "language"?}, or
 /// {"prompt_id", "index", "question", "skipped"}.
 std::vector<Json> to_rows(const PromptAnswers& prompt);
 /// The prompt that starts at `row` of the log, which moves behind it; nothing when that is another prompt, or when it has
@@ -50,7 +51,7 @@ std::optional<PromptAnswers> read_answers(const JsonlLog& log,
                                           std::int64_t samples,
                                           std::size_t& row);
 /// All prompts of a file. Throws Error when it is not there, naming the command that makes it.
-std::vector<PromptAnswers> read_answers(const std::string& path);
+std::vector<PromptAnswers> read_answers(const std::string& path, const WorkingRanks& ranks = {});
 
 /// The claims of one answer; or why the splitter could not give them.
 struct AnswerClaims {
@@ -74,6 +75,8 @@ std::vector<Json> to_rows(const PromptClaims& claims, const PromptAnswers& answe
 /// The claims of `answers` that start at `row`; nothing when they are not all there.
 std::optional<PromptClaims> read_claims(const JsonlLog& log, const PromptAnswers& answers, std::size_t& row);
 /// Claims of all prompts. Throws Error when the file does not hold those of these answers.
-std::vector<PromptClaims> read_claims(const std::string& path, const std::vector<PromptAnswers>& answers);
+std::vector<PromptClaims> read_claims(const std::string& path,
+                                      const std::vector<PromptAnswers>& answers,
+                                      const WorkingRanks& ranks = {});
 
 }  // namespace pocketvlm

@@ -15,6 +15,20 @@ std::string first_word(std::string_view text) {
   return lower_ascii(text.substr(0, size));
 }
 
+std::string word_of(const std::string& token) { return lower_ascii(trimmed(token, " \t\r\n\xE2\x96\x81")); }
+
+// Probabilities of tokens that begin "yes" or "no".
+Verdict verdict_of_pieces(const std::vector<std::pair<std::string, double>>& tokens) {
+  Verdict verdict;
+  for (const auto& [token, log_prob] : tokens) {
+    const std::string piece = word_of(token);
+    if (piece.empty()) continue;
+    if (std::string_view("yes").starts_with(piece)) verdict.p_yes += std::exp(log_prob);
+    if (std::string_view("no").starts_with(piece)) verdict.p_no += std::exp(log_prob);
+  }
+  return verdict;
+}
+
 }  // namespace
 
 Verdict read_verdict(const ChatReply& reply) {
@@ -24,12 +38,15 @@ Verdict read_verdict(const ChatReply& reply) {
     return verdict;
   }
   for (const auto& [token, log_prob] : reply.first_token) {
-    const std::string word = lower_ascii(trimmed(token, " \t\r\n\xE2\x96\x81"));
+    const std::string word = word_of(token);
     if (word == "yes") verdict.p_yes += std::exp(log_prob);
     if (word == "no") verdict.p_no += std::exp(log_prob);
   }
   if (!reply.first_token.empty() && verdict.coverage() > 0) return verdict;
   const std::string word = first_word(reply.text);
+  // A small vocabulary writes the words in pieces; the answer shows that these pieces begin them.
+  const Verdict pieces = verdict_of_pieces(reply.first_token);
+  if ((word == "yes" && pieces.p_yes > 0) || (word == "no" && pieces.p_no > 0)) return pieces;
   if (word == "yes") verdict.p_yes = 1;
   else if (word == "no") verdict.p_no = 1;
   else

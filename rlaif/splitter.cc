@@ -30,7 +30,7 @@ std::string_view list_item(std::string_view line) {
 
 std::vector<SplitResult> RuleSplitter::split(const std::vector<SplitTask>& tasks) {
   std::vector<SplitResult> results;
-  for (const SplitTask& task : tasks) results.push_back({split_claims(task.answer), ""});
+  for (const SplitTask& task : tasks) results.push_back({split_claims(task.answer, task.language), ""});
   return results;
 }
 

@@ -13,6 +13,7 @@ namespace pocketvlm {
 struct SplitTask {
   std::string question;
   std::string answer;
+  std::string language = {};  // of the answer; empty: not said
 };
 
 /// The claims of an answer; or why they cannot be had.
@@ -34,7 +35,7 @@ class Splitter {
 class RuleSplitter : public Splitter {
  public:
   std::vector<SplitResult> split(const std::vector<SplitTask>& tasks) override;
-  std::string identity() const override { return "rules"; }
+  std::string identity() const override { return "rules in 12 languages"; }
 };
 
 /// Every answer is one claim: a score of the whole, for comparison.

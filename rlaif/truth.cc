@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "data/scenes/scene_composer.h"
+#include "rlaif/language_claims.h"
 
 namespace pocketvlm {
 namespace {
@@ -111,6 +112,26 @@ std::optional<std::int64_t> number_of(std::string_view word) {
   return std::stoll(std::string(word));
 }
 
+// Of a question in another language.
+std::optional<bool> truth_of(const PatternQuestion& question,
+                             const Json& truth,
+                             int width,
+                             int height,
+                             const ObjectVocabulary& vocabulary) {
+  if (question.name.empty()) {
+    if (!truth.contains("sign")) return std::nullopt;
+    const Json& sign = truth.at("sign");
+    if (question.writing) return sign.is_string() && sign.get<std::string>() == *question.writing;
+    if (sign.is_null()) return false;
+    return question.cell < 0 ? std::optional(true) : std::nullopt;
+  }
+  const std::optional<int> object = vocabulary.named(question.language, question.name);
+  if (!object) return std::nullopt;
+  const std::string& name = vocabulary.names()[static_cast<std::size_t>(*object)];
+  const std::int64_t count = count_at(name, question.cell < 0 ? kAnywhere : question.cell, truth, width, height);
+  return question.count > 0 ? count == question.count : count > 0;
+}
+
 }  // namespace
 
 std::optional<bool> truth_of(const std::string& question,
@@ -119,6 +140,7 @@ std::optional<bool> truth_of(const std::string& question,
                              int height,
                              const ObjectVocabulary& vocabulary) {
   if (!truth.is_object() || !truth.contains("objects")) return std::nullopt;
+  if (const auto foreign = read_pattern_question(question)) return truth_of(*foreign, truth, width, height, vocabulary);
   std::string_view rest = question;
   if (!take_suffix(rest, "?")) return std::nullopt;
   const bool knows_sign = truth.contains("sign");

@@ -10,7 +10,8 @@ namespace pocketvlm {
 
 /// The right answer to a claim's question, from what is known about the picture (Sample::truth of
 /// the embedded world); nothing when the truth does not say: other forms of questions, or things
-/// that are no class of the world. It measures the judge and never judges.
+/// that are no class of the world. It measures the judge and never judges. Questions in the words of another language are
+/// answered where the vocabulary has its names.
 ///   width, height   of the picture, pixels: places are cells of a 3 x 3 grid over it
 std::optional<bool> truth_of(const std::string& question,
                              const Json& truth,

@@ -33,30 +33,31 @@ Json to_row(const PromptClaims& prompt, const JudgedQuestion& judged, double mar
 
 // The rows of a prompt's questions from `row` on; nothing when they are not all there. Rows of
 // other questions mean that the claims were split otherwise: they count as missing.
-std::optional<std::vector<JudgedQuestion>> read_prompt(const JsonlLog& log,
+std::optional<std::vector<JudgedQuestion>> read_prompt(const std::vector<Json>& rows,
+                                                       const std::string& path,
                                                        const PromptClaims& prompt,
                                                        const std::vector<std::string>& questions,
                                                        std::size_t row) {
   std::vector<JudgedQuestion> judged;
   try {
     for (const std::string& question : questions) {
-      if (row == log.rows().size()) return std::nullopt;
-      const Json& json = log.rows()[row];
+      if (row == rows.size()) return std::nullopt;
+      const Json& json = rows[row];
       if (json.at("index").get<std::int64_t>() != prompt.index ||
           json.at("question").get<std::string>() != question) {
         return std::nullopt;
       }
       JudgedQuestion read;
       read.question = question;
-      read.verdict = {json.at("p_yes").get<double>(),
-                      json.at("p_no").get<double>(),
+      read.verdict = {number_of(json.at("p_yes")),
+                      number_of(json.at("p_no")),
                       json.value("problem", "")};
       if (json.contains("truth")) read.truth = json.at("truth").get<bool>();
       judged.push_back(std::move(read));
       ++row;
     }
   } catch (const Json::exception& error) {
-    fail("{}:{}: {}; delete the file to make it again", log.path(), row + 1, error.what());
+    fail("{}:{}: {}; delete the file to make it again", path, row + 1, error.what());
   }
   return judged;
 }
@@ -142,7 +143,8 @@ std::vector<VerdictTable> judge_claims(const RlaifConfig& config,
                                        const ObjectVocabulary& vocabulary,
                                        JsonlLog& log,
                                        JudgeAgreement& agreement,
-                                       const RoundObserver& observer) {
+                                       const RoundObserver& observer,
+                                       const WorkingRanks& ranks) {
   std::vector<VerdictTable> tables;
   double coverage = 0;
   const auto take = [&](const std::vector<JudgedQuestion>& judged) {
@@ -165,54 +167,59 @@ std::vector<VerdictTable> judge_claims(const RlaifConfig& config,
         kLowestCoverage);
   };
 
-  // What the log holds, prompt by prompt; the rest is cut off.
-  std::size_t row = 0;
+  // Takes the verdicts on the next prompts as far as `rows` hold them; returns how many rows these are.
   std::size_t next = 0;
-  for (; next < claims.size(); ++next) {
-    const std::vector<std::string> questions = claims[next].questions();
-    const auto judged = read_prompt(log, claims[next], questions, row);
-    if (!judged) break;
-    take(*judged);
-    row += questions.size();
-  }
-  if (row < log.rows().size()) log.keep(row);
+  const auto take_prompts = [&](const std::vector<Json>& rows) {
+    std::size_t row = 0;
+    for (; next < claims.size(); ++next) {
+      const std::vector<std::string> questions = claims[next].questions();
+      const auto judged = read_prompt(rows, log.path(), claims[next], questions, row);
+      if (!judged) break;
+      take(*judged);
+      row += questions.size();
+    }
+    return row;
+  };
+  if (const std::size_t rows = take_prompts(log.rows()); rows < log.rows().size()) log.keep(rows);
 
-  Progress progress("judge: pictures",
-                    static_cast<std::int64_t>(claims.size()),
-                    static_cast<std::int64_t>(next));
-  std::vector<Json> rows;
-  for (; next < claims.size(); ++next) {
-    const std::vector<std::string> questions = claims[next].questions();
-    std::vector<JudgedQuestion> judged;
-    if (!questions.empty()) {
-      judged = judge_prompt(judge, answers[next], questions, prompts, vocabulary);
+  std::optional<Progress> progress;
+  if (ranks.is_first())
+    progress.emplace("judge: pictures", static_cast<std::int64_t>(claims.size()), static_cast<std::int64_t>(next));
+  while (next < claims.size()) {
+    const WorkTurn turn = turn_of(ranks, next, claims.size(), static_cast<std::size_t>(config.batch));
+    std::vector<Json> own;
+    for (std::size_t i = turn.own_begin; i < turn.own_end; ++i) {
+      const std::vector<std::string> questions = claims[i].questions();
+      if (!questions.empty()) {
+        for (const JudgedQuestion& question : judge_prompt(judge, answers[i], questions, prompts, vocabulary))
+          own.push_back(to_row(claims[i], question, config.judge_margin));
+      }
+      if (progress) progress->update(static_cast<std::int64_t>(i + 1));
     }
-    for (const JudgedQuestion& question : judged) rows.push_back(to_row(claims[next], question, config.judge_margin));
-    take(judged);
-    if ((next + 1) % static_cast<std::size_t>(config.batch) == 0 || next + 1 == claims.size()) {
-      check_coverage();
-      log.append(rows);
-      rows.clear();
-      if (observer) observer("judge", static_cast<std::int64_t>(next + 1));
-    }
-    progress.update(static_cast<std::int64_t>(next + 1));
+    const std::vector<Json> rows = gather_rows(ranks, own);
+    take_prompts(rows);
+    check_coverage();
+    log.append(rows);
+    if (progress) progress->update(static_cast<std::int64_t>(turn.end));
+    if (observer) observer("judge", static_cast<std::int64_t>(turn.end));
   }
-  progress.finish();
+  if (progress) progress->finish();
   check_coverage();
   return tables;
 }
 
 std::vector<VerdictTable> read_verdicts(const std::string& path,
-                                        const std::vector<PromptClaims>& claims) {
+                                        const std::vector<PromptClaims>& claims,
+                                        const WorkingRanks& ranks) {
   PV_CHECK(std::filesystem::exists(path),
            "{}: is not there; make it with `pocketvlm rlaif judge`",
            path);
-  const JsonlLog log(path);
+  const JsonlLog log(path, ranks);
   std::vector<VerdictTable> tables;
   std::size_t row = 0;
   for (const PromptClaims& prompt : claims) {
     const std::vector<std::string> questions = prompt.questions();
-    const auto judged = read_prompt(log, prompt, questions, row);
+    const auto judged = read_prompt(log.rows(), path, prompt, questions, row);
     PV_CHECK(judged.has_value(),
              "{}:{}: verdicts on the claims of prompt {} are missing; finish them with `pocketvlm "
              "rlaif judge`",

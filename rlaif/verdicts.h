@@ -28,7 +28,7 @@ using VerdictTable = std::map<std::string, Verdict>;
 
 /// Asks the judge about every distinct claim of every picture; one verdict table a prompt. Rows are
 /// appended to `log` by groups of `batch` prompts; groups that are there already are not judged
-/// again: {"prompt_id", "index", "question", "p_yes", "p_no", "accepted", "problem"?, "truth"?}. Throws
+/// again. Ranks judge a group each. A row: {"prompt_id", "index", "question", "p_yes", "p_no", "accepted", "problem"?, "truth"?}. Throws
 /// Error, naming the judge, when p_yes + p_no is below one half on average: a judge that does not
 /// answer yes/no questions, or whose template is not the one it was trained with; and when a picture
 /// is not the one that was sampled from.
@@ -40,9 +40,12 @@ std::vector<VerdictTable> judge_claims(const RlaifConfig& config,
                                        const ObjectVocabulary& vocabulary,
                                        JsonlLog& log,
                                        JudgeAgreement& agreement,
-                                       const RoundObserver& observer = {});
+                                       const RoundObserver& observer = {},
+                                       const WorkingRanks& ranks = {});
 
 /// The verdicts of a finished file, one table a prompt. Throws Error when verdicts on these claims are missing.
-std::vector<VerdictTable> read_verdicts(const std::string& path, const std::vector<PromptClaims>& claims);
+std::vector<VerdictTable> read_verdicts(const std::string& path,
+                                        const std::vector<PromptClaims>& claims,
+                                        const WorkingRanks& ranks = {});
 
 }  // namespace pocketvlm

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <sstream>
 
@@ -98,24 +100,50 @@ YesNoAnswers ask_yes_no(LoadedModel& model,
   return answers;
 }
 
+std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+/// What `make` says of each batch of items, on every rank: batches are dealt out one a rank, and none is computed in other
+/// company than on one rank alone.
+std::vector<Json> share_batches(const std::string& title,
+                                std::size_t items,
+                                const EvaluationConfig& config,
+                                Communicator& ranks,
+                                const std::function<Json(std::size_t begin, std::size_t end)>& make) {
+  const auto batch = static_cast<std::size_t>(config.batch);
+  const auto size = static_cast<std::size_t>(ranks.size());
+  std::vector<Json> results;
+  std::optional<Progress> progress;
+  if (ranks.is_first()) progress.emplace(title, static_cast<int64_t>(items));
+  for (std::size_t first = 0; first < items; first += size * batch) {
+    const std::size_t begin = std::min(items, first + static_cast<std::size_t>(ranks.rank()) * batch);
+    const std::size_t end = std::min(items, begin + batch);
+    const std::string own = begin < end ? dump(make(begin, end)) : "";
+    for (const std::string& text : ranks.gather_texts(own)) {
+      if (!text.empty()) results.push_back(parse_json(text, "figures of another rank"));
+    }
+    if (progress) progress->update(static_cast<int64_t>(std::min(items, first + size * batch)));
+  }
+  return results;
+}
+
 std::vector<std::string> describe(LoadedModel& model,
                                   const std::vector<EvalItem>& items,
-                                  const EvaluationConfig& config) {
+                                  const EvaluationConfig& config,
+                                  Communicator& ranks) {
   SamplingConfig sampling;
   sampling.max_new_tokens = config.max_new_tokens;
   std::vector<std::string> answers;
-  Progress progress("descriptions", static_cast<int64_t>(items.size()));
-  for (std::size_t begin = 0; begin < items.size();
-       begin += static_cast<std::size_t>(config.batch)) {
-    const std::size_t end = std::min(items.size(), begin + static_cast<std::size_t>(config.batch));
+  const auto describe_batch = [&](std::size_t begin, std::size_t end) {
     std::vector<std::pair<const Image*, std::string>> questions;
     for (std::size_t i = begin; i < end; ++i)
       questions.emplace_back(&items[i].image, config.prompt);
     const auto prompts = encode_prompts(*model.encoder, questions);
-    for (Generation& answer : generate_batch(model.model, *model.encoder, prompts, sampling)) {
-      answers.push_back(std::move(answer.text));
-    }
-    progress.update(static_cast<int64_t>(end));
+    Json texts = Json::array();
+    for (const Generation& answer : generate_batch(model.model, *model.encoder, prompts, sampling)) texts.push_back(answer.text);
+    return texts;
+  };
+  for (const Json& texts : share_batches("descriptions", items.size(), config, ranks, describe_batch)) {
+    for (const Json& text : texts) answers.push_back(text.get<std::string>());
   }
   return answers;
 }
@@ -130,54 +158,69 @@ struct KindAnswers {
   YesNoScore score() const { return score_yes_no(truth, said_yes); }
 };
 
+/// The questions about the items [begin, end): each about a picture is asked once, however many kinds it belongs to.
+struct BatchQuestions {
+  std::map<std::pair<std::size_t, int>, std::size_t> places;  // of item and class in `texts`
+  std::vector<std::pair<const Image*, std::string>> texts;
+};
+
+BatchQuestions batch_questions(const std::vector<EvalItem>& items,
+                               const std::vector<PopeQuestions>& questions,
+                               const ObjectVocabulary& vocabulary,
+                               std::size_t begin,
+                               std::size_t end) {
+  BatchQuestions batch;
+  for (std::size_t i = begin; i < end; ++i) {
+    const PopeQuestions& about = questions[i];
+    for (const auto* kind : {&about.positive, &about.random, &about.popular, &about.adversarial}) {
+      for (const int c : *kind) {
+        if (!batch.places.emplace(std::pair(i, c), batch.texts.size()).second) continue;
+        batch.texts.emplace_back(&items[i].image,
+                                 presence_question(vocabulary.names()[static_cast<std::size_t>(c)]));
+      }
+    }
+  }
+  return batch;
+}
+
 void ask_pope(LoadedModel& model,
               const std::vector<EvalItem>& items,
               const std::vector<PopeQuestions>& questions,
               const ObjectVocabulary& vocabulary,
               const EvaluationConfig& config,
+              Communicator& ranks,
               Evaluation& evaluation) {
   const AnswerIds words(*model.encoder);
   KindAnswers random, popular, adversarial;
   double coverage = 0;
   int64_t asked = 0;
-  Progress progress("yes/no questions", static_cast<int64_t>(items.size()));
-  for (std::size_t begin = 0; begin < items.size();
-       begin += static_cast<std::size_t>(config.batch)) {
-    const std::size_t end = std::min(items.size(), begin + static_cast<std::size_t>(config.batch));
-    // Each question about a picture is asked once, however many kinds it belongs to.
-    std::map<std::pair<std::size_t, int>, std::size_t> places;
-    std::vector<std::pair<const Image*, std::string>> texts;
-    for (std::size_t i = begin; i < end; ++i) {
-      const PopeQuestions& about = questions[i];
-      for (const auto* kind :
-           {&about.positive, &about.random, &about.popular, &about.adversarial}) {
-        for (const int c : *kind) {
-          if (!places.emplace(std::pair(i, c), texts.size()).second) continue;
-          texts.emplace_back(&items[i].image,
-                             presence_question(vocabulary.names()[static_cast<std::size_t>(c)]));
-        }
-      }
-    }
-    const YesNoAnswers answers = ask_yes_no(model, encode_prompts(*model.encoder, texts), words);
-    coverage += answers.coverage;
-    asked += static_cast<int64_t>(texts.size());
+  const auto ask_batch = [&](std::size_t begin, std::size_t end) {
+    const BatchQuestions batch = batch_questions(items, questions, vocabulary, begin, end);
+    const YesNoAnswers answers = ask_yes_no(model, encode_prompts(*model.encoder, batch.texts), words);
+    return Json{{"begin", begin}, {"end", end}, {"said_yes", answers.said_yes}, {"coverage", answers.coverage}};
+  };
+  for (const Json& said : share_batches("yes/no questions", items.size(), config, ranks, ask_batch)) {
+    const auto begin = said.at("begin").get<std::size_t>(), end = said.at("end").get<std::size_t>();
+    const auto said_yes = said.at("said_yes").get<std::vector<bool>>();
+    const auto places = batch_questions(items, questions, vocabulary, begin, end).places;
+    coverage += said.at("coverage").is_null() ? std::nan("") : said.at("coverage").get<double>();
+    asked += static_cast<int64_t>(said_yes.size());
     for (std::size_t i = begin; i < end; ++i) {
       const PopeQuestions& about = questions[i];
       const auto collect = [&](KindAnswers& kind, const std::vector<int>& negatives) {
-        for (const int c : about.positive) kind.add(true, answers.said_yes[places.at({i, c})]);
-        for (const int c : negatives) kind.add(false, answers.said_yes[places.at({i, c})]);
+        for (const int c : about.positive) kind.add(true, said_yes[places.at({i, c})]);
+        for (const int c : negatives) kind.add(false, said_yes[places.at({i, c})]);
       };
       collect(random, about.random);
       collect(popular, about.popular);
       collect(adversarial, about.adversarial);
     }
-    progress.update(static_cast<int64_t>(end));
   }
   evaluation.pope_random = random.score();
   evaluation.pope_popular = popular.score();
   evaluation.pope_adversarial = adversarial.score();
   evaluation.yes_no_coverage = asked > 0 ? coverage / static_cast<double>(asked) : 0.0;
-  if (asked > 0 && evaluation.yes_no_coverage < kLowCoverage) {
+  if (asked > 0 && evaluation.yes_no_coverage < kLowCoverage && ranks.is_first()) {
     spdlog::warn(
         "evaluation: yes and no get only {:.1f} % of the first token's probability; the yes/no "
         "figures mean little "
@@ -267,7 +310,10 @@ Json Evaluation::to_json() const {
 Evaluation evaluate(LoadedModel& model,
                     const std::vector<EvalItem>& items,
                     const ObjectVocabulary& vocabulary,
-                    const EvaluationConfig& config) {
+                    const EvaluationConfig& config,
+                    Communicator* ranks) {
+  Communicator alone{Communicator::Alone()};
+  if (ranks == nullptr) ranks = &alone;
   PV_CHECK(!items.empty(), "evaluation: no picture to evaluate on");
   const torch::NoGradGuard no_grad;
   const ComputeDtype guard(config.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
@@ -276,7 +322,7 @@ Evaluation evaluate(LoadedModel& model,
   const std::vector<std::vector<int>> present = class_indices(objects, vocabulary);
 
   Evaluation evaluation;
-  evaluation.answers = describe(model, items, config);
+  evaluation.answers = describe(model, items, config, *ranks);
   const ChairScore chair = score_answers(present, evaluation.answers, vocabulary);
   evaluation.chair_i = chair.chair_i;
   evaluation.chair_s = chair.chair_s;
@@ -284,7 +330,7 @@ Evaluation evaluate(LoadedModel& model,
   evaluation.mean_answer_words = chair.mean_answer_words;
   const auto num_classes = static_cast<int64_t>(vocabulary.names().size());
   const auto questions = pope_questions(present, num_classes, config.pope_per_image, config.seed);
-  ask_pope(model, items, questions, vocabulary, config, evaluation);
+  ask_pope(model, items, questions, vocabulary, config, *ranks, evaluation);
   return evaluation;
 }
 

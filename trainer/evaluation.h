@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "data/scenes/scene_source.h"
 #include "model/checkpoint.h"
+#include "trainer/distributed/communicator.h"
 #include "trainer/evaluation_config.h"
 #include "trainer/hallucination.h"
 
@@ -40,9 +41,12 @@ struct Evaluation {
 
 /// Greedy descriptions for CHAIR and recall; POPE with random, popular and adversarial negatives, answered by the
 /// first token (yes against no, in lower case and capitalised). `vocabulary` names what can be mentioned.
+/// `ranks`: all of them call this with the same arguments, share the batches of pictures and get the same figures, which
+/// are those of one process to the last bit. Null: this process is alone.
 Evaluation evaluate(LoadedModel& model,
                     const std::vector<EvalItem>& items,
                     const ObjectVocabulary& vocabulary,
-                    const EvaluationConfig& config);
+                    const EvaluationConfig& config,
+                    Communicator* ranks = nullptr);
 
 }  // namespace pocketvlm

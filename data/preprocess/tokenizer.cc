@@ -11,6 +11,7 @@
 #include "data/preprocess/sentencepiece_bpe.h"
 #include "data/preprocess/tiktoken_file.h"
 #include "data/preprocess/tokenizer_json.h"
+#include "data/preprocess/token_text.h"
 #include "data/preprocess/utf8.h"
 
 namespace pocketvlm {
@@ -226,22 +227,31 @@ std::string Tokenizer::piece_text(std::int32_t id) const {
   return text;
 }
 
+std::string TokenText::of(std::int32_t id) const {
+  std::string text = tokenizer_.piece_text(id);
+  const Vocabulary& vocabulary = tokenizer_.vocabulary();
+  const bool has_prefix = vocabulary.add_space_prefix || vocabulary.remove_extra_whitespaces;
+  if (at_start_ && has_prefix && type_of(id) != TokenType::kUnknown && text.starts_with(' ')) text.erase(0, 1);
+  return text;
+}
+
+void TokenText::add(std::int32_t id) {
+  if (type_of(id) == TokenType::kControl) return;
+  if (!tokenizer_.vocabulary().remove_extra_whitespaces || !of(id).empty()) at_start_ = false;
+}
+
+TokenType TokenText::type_of(std::int32_t id) const {
+  return tokenizer_.vocabulary().types[static_cast<std::size_t>(id)];
+}
+
 std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool keep_specials) const {
-  const Vocabulary& vocabulary = state_->vocabulary;
   std::string text;
-  bool at_start = true;  // nothing but control pieces so far
+  TokenText running(*this);
   for (const std::int32_t id : ids) {
-    std::string part = piece_text(id);
     const TokenType type = state_->type(id);
-    if (type == TokenType::kControl || type == TokenType::kUnknown) {
-      if (keep_specials) part = vocabulary.pieces[static_cast<std::size_t>(id)];
-    }
-    const bool has_prefix = vocabulary.add_space_prefix || vocabulary.remove_extra_whitespaces;
-    if (at_start && has_prefix && type != TokenType::kUnknown && part.starts_with(' '))
-      part.erase(0, 1);
-    if (type != TokenType::kControl && !(vocabulary.remove_extra_whitespaces && part.empty()))
-      at_start = false;
-    text += part;
+    const bool special = type == TokenType::kControl || type == TokenType::kUnknown;
+    text += special && keep_specials ? state_->vocabulary.pieces[static_cast<std::size_t>(id)] : running.of(id);
+    running.add(id);
   }
   return replace_invalid_utf8(text);
 }

@@ -2,6 +2,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "data/scenes/cldr_names.h"
 #include "data/scenes/object_classes.h"
 #include "data/scenes/scene_source.h"
 
@@ -78,14 +79,31 @@ std::vector<ObjectVocabulary::Mention> ObjectVocabulary::find(const std::string&
   return mentions;
 }
 
+void ObjectVocabulary::add_language(const std::string& language, const std::vector<std::string>& names) {
+  std::map<std::string, int>& own = foreign_[language];
+  for (std::size_t i = 0; i < names.size(); ++i) own.emplace(names[i], static_cast<int>(i));
+}
+
+std::optional<int> ObjectVocabulary::named(const std::string& language, const std::string& name) const {
+  const auto own = foreign_.find(language);
+  if (own == foreign_.end()) return std::nullopt;
+  const auto found = own->second.find(name);
+  return found == own->second.end() ? std::nullopt : std::optional(found->second);
+}
+
 ObjectVocabulary scene_vocabulary(const ScenesConfig& config) {
   std::vector<std::string> names;
   std::map<std::string, std::vector<std::string>> synonyms;
-  for (const ObjectClass& object_class : selected_classes(config, "scenes")) {
+  const std::vector<ObjectClass> classes = selected_classes(config, "scenes");
+  for (const ObjectClass& object_class : classes) {
     names.push_back(object_class.name);
     synonyms[object_class.name] = object_class.synonyms;
   }
-  return {std::move(names), std::move(synonyms)};
+  ObjectVocabulary vocabulary(std::move(names), std::move(synonyms));
+  for (const auto& [language, weight] : config.languages) {
+    if (language != "en" && weight > 0) vocabulary.add_language(language, class_names_in(language, classes, "scenes"));
+  }
+  return vocabulary;
 }
 
 ObjectVocabulary vocabulary_of(std::vector<std::string> names) {

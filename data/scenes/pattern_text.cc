@@ -1,40 +1,11 @@
-#include <array>
-#include <map>
-
 #include "base/error.h"
+#include "data/scenes/language_patterns.h"
 #include "data/scenes/scene_text.h"
 
 namespace pocketvlm {
-namespace {
 
-/// "{0}" stands for a name or list, "{1}" for a position or number.
-struct Patterns {
-  const char* caption_prompt;
-  const char* caption;
-  const char* detailed_prompt;
-  const char* detailed_item;  // one object
-  const char* separator;
-  const char* last_separator;
-  const char* counted;        // name and number, for two and more
-  const char* name_prompt;
-  const char* exists;
-  const char* exists_at;
-  const char* exact_count;
-  const char* how_many;
-  const char* how_many_objects;
-  const char* where;
-  const char* what_at;
-  const char* read_sign;
-  const char* sign_at;
-  const char* sign_says;
-  const char* yes;
-  const char* no;
-  const char* nothing;
-  std::array<const char*, 9> positions;
-};
-
-const std::map<std::string, Patterns>& patterns() {
-  static const std::map<std::string, Patterns> table = {
+const std::map<std::string, LanguagePatterns>& language_patterns() {
+  static const std::map<std::string, LanguagePatterns> table = {
       {"zh",
        {"图中有什么？", "图中有{0}。", "请详细描述这张图片。", "{1}有{0}。", "、", "和", "{1}个{0}", "这是什么？",
         "图中有{0}吗？", "{1}有{0}吗？", "图中有{1}个{0}吗？", "图中有几个{0}？", "图中有几个物体？",
@@ -109,19 +80,21 @@ const std::map<std::string, Patterns>& patterns() {
   return table;
 }
 
+namespace {
+
 std::string fill_in(const char* pattern, const std::string& name, const std::string& detail = "") {
   return fmt::format(fmt::runtime(pattern), name, detail);
 }
 
 }  // namespace
 
-bool has_patterns(const std::string& language) { return patterns().count(language) != 0; }
+bool has_patterns(const std::string& language) { return language_patterns().count(language) != 0; }
 
 QuestionAnswer say_in_pattern(const std::string& language,
                               const Query& query,
                               const SceneFacts& facts,
                               const std::vector<std::string>& names) {
-  const Patterns& words = patterns().at(language);
+  const LanguagePatterns& words = language_patterns().at(language);
   const auto name_of = [&](int class_index) -> const std::string& {
     return names[static_cast<std::size_t>(class_index)];
   };

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -69,12 +71,18 @@ class ObjectVocabulary {
   std::vector<Mention> find(const std::string& text) const;
   const std::vector<std::string>& names() const { return names_; }
 
+  /// What the classes are called in another language, by class index; find() goes on looking for English alone.
+  void add_language(const std::string& language, const std::vector<std::string>& names);
+  /// The class that has exactly this name in a language that was added.
+  std::optional<int> named(const std::string& language, const std::string& name) const;
+
  private:
   std::vector<std::string> names_;
   std::vector<std::pair<std::string, int>> words_;  // lower case, longest first
+  std::map<std::string, std::map<std::string, int>> foreign_;  // by language and name
 };
 
-/// The curated classes of the emoji world with their synonyms.
+/// The curated classes of the emoji world with their synonyms, and their names in the config's languages.
 ObjectVocabulary scene_vocabulary(const ScenesConfig& config);
 
 /// These names, with the synonyms that the curated classes know of them: the vocabulary of an annotated folder.

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <fstream>
 #include <memory>
 #include <sstream>
@@ -16,6 +17,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "base/random.h"
+#include "data/preprocess/utf8.h"
 #include "mobile/session.h"
 #include "tests/mobile/run_program.h"
 #include "tests/mobile/tiny_model.h"
@@ -207,6 +209,71 @@ TEST_F(Server, AnswersAsTheSessionDoes) {
   EXPECT_EQ(json["usage"]["completion_tokens"], answer.timings.generated_tokens);
   EXPECT_EQ(json["usage"]["total_tokens"],
             answer.timings.prompt_tokens + answer.timings.generated_tokens);
+}
+
+TEST_F(Server, TellsLogProbsOfEveryTokenAndOfTheLikeliestBesideIt) {
+  Json request = picture_request(6);
+  request["logprobs"] = true;
+  request["top_logprobs"] = 5;
+  auto result = client().Post(kCompletions, request.dump(), kJson);
+  ASSERT_TRUE(result);
+  ASSERT_EQ(result->status, 200) << result->body;
+  const Json choice = parse_json(result->body, "answer")["choices"][0];
+  const Json& tokens = choice["logprobs"]["content"];
+  const ChatAnswer answer = expected(6);
+  ASSERT_EQ(tokens.size(), answer.ids.size());
+
+  Session session(files_.language, files_.mmproj);
+  Chat chat;
+  chat.turns = {{"user", "<image>\nwhat is this"}};
+  chat.images = {picture_};
+  EncodedChat prompt = session.encoder().encode(chat, true);
+  std::string bytes;
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    // The whole distribution at this place, from a forward of its own.
+    const std::vector<float> all = session.forward_logits(prompt);
+    const auto vocab = static_cast<std::size_t>(session.encoder().tokenizer().size());
+    const std::size_t stride = all.size() / prompt.ids.size();
+    std::vector<double> logits(all.end() - static_cast<std::ptrdiff_t>(stride), all.end() - static_cast<std::ptrdiff_t>(stride - vocab));
+    double sum = 0;
+    for (const double logit : logits) sum += std::exp(logit);
+    EXPECT_NEAR(tokens[i]["logprob"].get<double>(), logits[static_cast<std::size_t>(answer.ids[i])] - std::log(sum), 1e-4);
+    std::sort(logits.rbegin(), logits.rend());
+    ASSERT_EQ(tokens[i]["top_logprobs"].size(), 5U);
+    for (std::size_t k = 0; k < 5; ++k)
+      EXPECT_NEAR(tokens[i]["top_logprobs"][k]["logprob"].get<double>(), logits[k] - std::log(sum), 1e-4);
+    EXPECT_EQ(tokens[i]["token"], tokens[i]["top_logprobs"][0]["token"]) << "greedy takes the likeliest";
+    for (const Json& byte : tokens[i]["bytes"]) bytes += static_cast<char>(byte.get<int>());
+    prompt.ids.push_back(answer.ids[i]);
+    prompt.is_target.push_back(0);
+  }
+  EXPECT_EQ(replace_invalid_utf8(bytes), choice["message"]["content"].get<std::string>());
+
+  request["top_logprobs"] = nullptr;
+  result = client().Post(kCompletions, request.dump(), kJson);
+  ASSERT_TRUE(result);
+  const Json plain = parse_json(result->body, "answer")["choices"][0]["logprobs"]["content"];
+  ASSERT_EQ(plain.size(), tokens.size());
+  EXPECT_EQ(plain[0]["logprob"], tokens[0]["logprob"]);
+  EXPECT_TRUE(plain[0]["top_logprobs"].empty());
+
+  // Behind a stop text nothing is told.
+  const std::string second = tokens[1]["token"].get<std::string>();
+  ASSERT_FALSE(second.empty());
+  request["stop"] = second;
+  result = client().Post(kCompletions, request.dump(), kJson);
+  ASSERT_TRUE(result);
+  const Json cut = parse_json(result->body, "answer")["choices"][0];
+  EXPECT_LT(cut["logprobs"]["content"].size(), tokens.size());
+  std::string told;
+  for (const Json& token : cut["logprobs"]["content"]) told += token["token"].get<std::string>();
+  EXPECT_TRUE(told.starts_with(cut["message"]["content"].get<std::string>())) << told;
+
+  request.erase("logprobs");
+  request.erase("top_logprobs");
+  result = client().Post(kCompletions, request.dump(), kJson);
+  ASSERT_TRUE(result);
+  EXPECT_TRUE(parse_json(result->body, "answer")["choices"][0]["logprobs"].is_null());
 }
 
 TEST_F(Server, StreamsTheSameText) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include <chrono>
 #include <cstdlib>
 #include <set>
@@ -246,6 +248,20 @@ TEST(ServerJudge, ReadsWordsWhereNoProbabilitiesAreTold) {
     EXPECT_FALSE(said(unclear).accepted()) << unclear;
     EXPECT_EQ(said(unclear).problem.find("neither yes nor no"), 0u) << unclear;
   }
+}
+
+TEST(ServerJudge, ReadsPiecesOfWordsWhereTheVocabularyHasNoMore) {
+  const auto said = [](const char* text) {
+    ChatReply reply;
+    reply.text = text;
+    reply.first_token = {{" n", std::log(0.5)}, {"y", std::log(0.25)}, {"ye", std::log(0.125)}, {"a", std::log(0.1)}};
+    return read_verdict(reply);
+  };
+  EXPECT_NEAR(said("no").p_no, 0.5, 1e-12);
+  EXPECT_NEAR(said("no").p_yes, 0.375, 1e-12);
+  EXPECT_FALSE(said("no").accepted());
+  // Without a yes or no in the answer a piece may begin any word.
+  EXPECT_FALSE(said("nine cats").asked());
 }
 
 }  // namespace

@@ -263,6 +263,12 @@ void Sharding::put_together(const std::vector<Tensor>& values,
   }
 }
 
+void Sharding::with_whole_model(const std::function<void()>& use) {
+  for (const auto& unit : units_) unit->gather();
+  use();
+  for (const auto& unit : units_) unit->release();
+}
+
 void Sharding::restore_model() {
   const torch::NoGradGuard no_grad;
   for (const auto& unit : units_) {

@@ -55,6 +55,8 @@ class Sharding {
   /// tensor that learns, for as long as the call lasts. Collective.
   void put_together(const std::vector<torch::Tensor>& values,
                     const std::function<void(const std::string& name, const torch::Tensor& whole)>& use);
+  /// Calls `use` while the model's parameters hold all their numbers. Collective.
+  void with_whole_model(const std::function<void()>& use);
   /// Ends the sharding: the model's parameters hold all their numbers again.
   void restore_model();
 
