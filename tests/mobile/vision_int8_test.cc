@@ -126,7 +126,7 @@ TEST(Int8Products, EqualPlainLoopsOverTheRoundedNumbers) {
   if (int8_tables().empty()) GTEST_SKIP() << "no AVX-512 VNNI";
   Random random({5});
   for (const bool whole : {false, true}) {
-    for (const std::int64_t columns : {1, 72, 128, 130, 300}) {
+    for (const std::int64_t columns : {1, 72, 128, 130, 300, 1700}) {
       for (const std::int64_t rows : {1, 8, 9, 16, 17, 32, 45}) {
         const auto values = [&](std::int64_t count) {
           std::vector<float> all = normals(random, count);
@@ -139,7 +139,7 @@ TEST(Int8Products, EqualPlainLoopsOverTheRoundedNumbers) {
           return all;
         };
         const std::vector<Line> memory = pack(values(rows * columns), rows, columns);
-        for (const std::int64_t tokens : {1, 2, 5, 6, 13}) {
+        for (const std::int64_t tokens : {1, 2, 5, 6, 13, 16, 35}) {
           const std::vector<float> x = values(tokens * columns);
           for (const Kernels* kernels : int8_tables()) {
             const RoundedRows input(*kernels, x, tokens, columns);
