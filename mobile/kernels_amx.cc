@@ -11,6 +11,7 @@ const Kernels& amx_kernels() {
     table.packed_input_bytes = amx_packed_input_bytes;
     table.pack_input = amx_pack_input;
     table.matmul_int8 = amx_matmul_int8;
+    table.attend_bf16 = amx_attend;
     return table;
   }();
   return kTable;

@@ -142,7 +142,9 @@ const std::byte* MobileLinear::row(std::int64_t index) const { return data_ + in
 std::int64_t MobileLinear::rows_per_piece(const Compute& compute, std::int64_t tokens) const {
   constexpr std::int64_t kGroup = 2 * kPanelRows;
   const std::int64_t bytes = tokens == 1 ? compute.pieces.stream : compute.pieces.batch;
-  const std::int64_t piece = bytes / std::max<std::int64_t>(1, row_bytes_) / kGroup * kGroup;
+  const std::int64_t row =
+      int8_panels_ != nullptr ? int8_panel_bytes(in_) / kPanelRows : std::max<std::int64_t>(1, row_bytes_);
+  const std::int64_t piece = bytes / row / kGroup * kGroup;
   const std::int64_t fair = (out_ / compute.pool.limit() / 4 + kGroup - 1) / kGroup * kGroup;
   return std::max(kGroup, std::min(piece, fair));
 }
@@ -170,8 +172,8 @@ void MobileLinear::compute_rows(const Compute& compute,
   }
   if (bias_.empty()) return;
   for (std::int64_t t = 0; t < x.tokens(); ++t) {
-    for (std::int64_t r = begin; r < end; ++r)
-      y[t * y_stride + r] += bias_[static_cast<std::size_t>(r)];
+    compute.kernels.add_scaled(
+        &bias_[static_cast<std::size_t>(begin)], 1.0F, end - begin, y + t * y_stride + begin);
   }
 }
 
