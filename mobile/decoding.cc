@@ -11,7 +11,7 @@
 namespace pocketvlm {
 namespace {
 
-constexpr std::int64_t kCacheStep = 256;  // tokens by which the cache grows
+constexpr std::int64_t kCacheStep = 64;  // tokens by which the cache grows
 constexpr std::int64_t kQueryTile = 48;  // whole tiles of the vector kernels: six or sixteen queries
 
 // The int8 form of a tile's queries where the keys are quantized; `input` is pointed at it.
