@@ -11,8 +11,8 @@
 namespace pocketvlm {
 namespace {
 
-constexpr std::int64_t kCacheStep = 256;  // tokens by which the cache grows
-constexpr std::int64_t kQueryTile = 16;
+constexpr std::int64_t kCacheStep = 64;  // tokens by which the cache grows
+constexpr std::int64_t kQueryTile = 48;  // whole tiles of the vector kernels: six or sixteen queries
 
 // The int8 form of a tile's queries where the keys are quantized; `input` is pointed at it.
 class QuantizedQueries {
@@ -138,13 +138,14 @@ void MobileKvCache::store(std::int64_t layer,
       quantize_row(type_, v, head_dim_, row_at(values_, layer, head, position));
       continue;
     }
-    for (std::int64_t c = 0; c < head_dim_; ++c) {
-      std::byte* channel = channel_at(layer, head, c);
+    const std::int64_t bytes = row_bytes_ / head_dim_;
+    std::byte* channel = channel_at(layer, head, 0) + position * bytes;
+    for (std::int64_t c = 0; c < head_dim_; ++c, channel += capacity_ * bytes) {
       if (type_ == GgmlType::kF16) {
         const std::uint16_t half = float_to_half(v[c]);
-        std::memcpy(channel + 2 * position, &half, 2);
+        std::memcpy(channel, &half, 2);
       } else {
-        std::memcpy(channel + 4 * position, &v[c], 4);
+        std::memcpy(channel, &v[c], 4);
       }
     }
   }

@@ -23,6 +23,9 @@ struct MatmulInput {
   const float* scales = nullptr;        // [tokens, columns / 32]
   const float* sums16 = nullptr;        // [tokens, columns / 16]: scale times the sum of 16 quants
   const float* sums32 = nullptr;        // [tokens, columns / 32]
+  // The rows as Kernels::pack_input leaves them, for packed weights; nullptr: they make it
+  // themselves.
+  const void* packed = nullptr;
 };
 
 /// Where the int8 form of one input row goes; sizes as in MatmulInput.
@@ -98,6 +101,15 @@ struct Kernels {
   /// The product with packed weights of a type, nullptr where there is none. No function at all:
   /// this table reads weights as they lie in the file.
   PackedMatmulFunction (*packed_matmul)(GgmlType type);
+
+  /// A form of the input that packed products of this table read, made once for all matrices of one
+  /// input: its bytes (0: none for so few tokens), and groups [begin, end) of 16 rows of it. No
+  /// functions: products read the int8 form.
+  std::int64_t (*packed_input_bytes)(std::int64_t tokens, std::int64_t columns) = nullptr;
+  void (*pack_input)(const MatmulInput& input,
+                     std::int64_t begin,
+                     std::int64_t end,
+                     void* packed) = nullptr;
 
   /// Vision in eight bits; nullptr where this table has it not.
   void (*matmul_int8)(const PackedRows& weights,

@@ -33,6 +33,17 @@ void avx512_quantize_int8(const float* x,
                           float* constants);
 /// Needs AVX512_BF16 beside what the table above needs.
 void avx512bf16_attend(const AttentionHead& head);
+/// With AMX tiles of bytes and bfloat16, beside AVX512_BF16 and what the table above needs; many
+/// input rows go through tiles, everything else is the table above.
+const Kernels& amx_kernels();
+PackedMatmulFunction amx_packed_matmul(GgmlType type);
+std::int64_t amx_packed_input_bytes(std::int64_t tokens, std::int64_t columns);
+void amx_pack_input(const MatmulInput& input, std::int64_t begin, std::int64_t end, void* packed);
+void amx_attend(const AttentionHead& head);
+void amx_matmul_int8(const PackedRows& weights,
+                     const Int8Input& input,
+                     float* y,
+                     std::int64_t y_stride);
 #elif defined(__aarch64__)
 /// What every 64-bit ARM processor has.
 const Kernels& neon_kernels();

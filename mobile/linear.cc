@@ -1,6 +1,7 @@
 #include "mobile/linear.h"
 
 #include <algorithm>
+#include <new>
 
 #include "base/error.h"
 #include "mobile/packed_formats.h"
@@ -53,6 +54,23 @@ const MatmulInput& Activations::quantized() {
   input_.scales = scales_.data();
   input_.sums16 = sums16_.data();
   input_.sums32 = sums32_.data();
+  return input_;
+}
+
+const MatmulInput& Activations::packed() {
+  quantized();
+  const Kernels& kernels = compute_.kernels;
+  if (input_.packed != nullptr || kernels.packed_input_bytes == nullptr) return input_;
+  const std::int64_t bytes = kernels.packed_input_bytes(input_.tokens, input_.columns);
+  if (bytes == 0) return input_;
+  constexpr std::int64_t kLine = 64;
+  packed_.reset(std::aligned_alloc(kLine, static_cast<std::size_t>((bytes + kLine - 1) / kLine * kLine)));
+  if (!packed_) throw std::bad_alloc();
+  compute_.pool.for_pieces(
+      (input_.tokens + 15) / 16, 1, [&](std::int64_t begin, std::int64_t end) {
+        kernels.pack_input(input_, begin, end, packed_.get());
+      });
+  input_.packed = packed_.get();
   return input_;
 }
 
@@ -124,7 +142,9 @@ const std::byte* MobileLinear::row(std::int64_t index) const { return data_ + in
 std::int64_t MobileLinear::rows_per_piece(const Compute& compute, std::int64_t tokens) const {
   constexpr std::int64_t kGroup = 2 * kPanelRows;
   const std::int64_t bytes = tokens == 1 ? compute.pieces.stream : compute.pieces.batch;
-  const std::int64_t piece = bytes / std::max<std::int64_t>(1, row_bytes_) / kGroup * kGroup;
+  const std::int64_t row =
+      int8_panels_ != nullptr ? int8_panel_bytes(in_) / kPanelRows : std::max<std::int64_t>(1, row_bytes_);
+  const std::int64_t piece = bytes / row / kGroup * kGroup;
   const std::int64_t fair = (out_ / compute.pool.limit() / 4 + kGroup - 1) / kGroup * kGroup;
   return std::max(kGroup, std::min(piece, fair));
 }
@@ -142,7 +162,7 @@ void MobileLinear::compute_rows(const Compute& compute,
   } else if (panels_ != nullptr) {
     packed_matmul_for(compute.kernels, type_, in_)(
         {panels_ + panel * panel_bytes(type_, in_), end - begin},
-        x.quantized(),
+        x.packed(),
         y + begin,
         y_stride);
   } else {
@@ -152,8 +172,8 @@ void MobileLinear::compute_rows(const Compute& compute,
   }
   if (bias_.empty()) return;
   for (std::int64_t t = 0; t < x.tokens(); ++t) {
-    for (std::int64_t r = begin; r < end; ++r)
-      y[t * y_stride + r] += bias_[static_cast<std::size_t>(r)];
+    compute.kernels.add_scaled(
+        &bias_[static_cast<std::size_t>(begin)], 1.0F, end - begin, y + t * y_stride + begin);
   }
 }
 
@@ -161,6 +181,8 @@ void MobileLinear::compute_rows(const Compute& compute,
 void MobileLinear::prepare(Activations& x) const {
   if (int8_panels_ != nullptr)
     x.int8();
+  else if (panels_ != nullptr)
+    x.packed();
   else if (needs_quantized_input(type_))
     x.quantized();
 }

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <initializer_list>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -26,6 +28,10 @@ struct Compute {
   bool bf16_attention = false;
 };
 
+struct FreeAligned {
+  void operator()(void* pointer) const { std::free(pointer); }
+};
+
 /// Input rows of one or several matrix products; the int8 form is made once, when a product first
 /// needs it.
 ///   values  [tokens, columns] with `stride` floats from row to row; must outlive this
@@ -37,6 +43,8 @@ class Activations {
               std::int64_t columns);
   const MatmulInput& floats() const { return input_; }
   const MatmulInput& quantized();
+  /// The int8 form, and beside it what packed products of these kernels read.
+  const MatmulInput& packed();
   const Int8Input& int8();
   std::int64_t tokens() const { return input_.tokens; }
 
@@ -47,6 +55,7 @@ class Activations {
   std::vector<float> scales_;
   std::vector<float> sums16_;
   std::vector<float> sums32_;
+  std::unique_ptr<void, FreeAligned> packed_;
   Int8Input int8_;
 };
 

@@ -318,6 +318,30 @@ TEST(Kernels, AutoIsTheFirstTableAndUnknownNamesAreRefused) {
   EXPECT_THROW(choose_kernels("fast"), Error);
 }
 
+// Every table has a name by which it can be asked for; where it cannot run, the answer names those
+// that can.
+TEST(Kernels, TablesThatCannotRunHereAreRefusedByName) {
+  int refused = 0;
+  for (const std::string name :
+       {"amx", "avx512vnni", "avx2", "neon_i8mm", "neon_dotprod", "neon", "scalar"}) {
+    bool there = false;
+    for (const Kernels* table : available_kernels()) there = there || name == table->name;
+    try {
+      EXPECT_EQ(choose_kernels(name).name, name);
+      EXPECT_TRUE(there) << name;
+    } catch (const Error& error) {
+      ++refused;
+      EXPECT_FALSE(there) << name;
+      const std::string text = error.what();
+      EXPECT_NE(text.find("kernels \"" + name + "\" are not available on this processor"),
+                std::string::npos)
+          << text;
+      EXPECT_NE(text.find("scalar"), std::string::npos) << text;
+    }
+  }
+  EXPECT_GT(refused, 0);  // no processor is both
+}
+
 TEST(Kernels, TypesWithoutAProductAreRefused) {
   EXPECT_THROW(matmul_for(scalar_kernels(), GgmlType::kQ2_K), Error);
 }

@@ -109,6 +109,59 @@ TEST(PackedProducts, EqualThePlainLoops) {
   }
 }
 
+// Rows longer than what kernels take at a time, prompts of several tiles and a part of one; and the
+// form of the input that Activations makes once for several matrices.
+TEST(PackedProducts, LongRowsAndPromptsEqualThePlainLoops) {
+  Random random({6});
+  for (const GgmlType type : kPackedTypes) {
+    const std::int64_t unit = type_info(type).block == 256 ? 256 : 64;
+    for (const std::int64_t columns : {2048 + unit, 2 * 2048 + 3 * unit}) {
+      Matrix matrix(type, 35, columns);
+      std::vector<float> row(static_cast<std::size_t>(columns));
+      for (std::int64_t r = 0; r < matrix.rows; ++r) {
+        for (float& value : row) value = static_cast<float>(random.normal());
+        quantize_row(
+            type, row.data(), columns, &matrix.plain[static_cast<std::size_t>(r * matrix.row_size)]);
+      }
+      matrix.pack();
+      for (const std::int64_t tokens : {8, 16, 37}) {
+        std::vector<float> x(static_cast<std::size_t>(tokens * columns));
+        for (float& value : x) value = static_cast<float>(random.normal());
+        const QuantizedInput inputs(scalar_kernels(), x, tokens, columns, 5);
+        compare(matrix, inputs.input, 2e-5 * std::sqrt(static_cast<double>(columns)));
+      }
+    }
+  }
+}
+
+// Kernels that want the input in a form of their own take it ready made and give the same bits.
+TEST(PackedProducts, ReadyMadeInputsChangeNothing) {
+  Random random({7});
+  for (const Kernels* kernels : available_kernels()) {
+    if (kernels->pack_input == nullptr) continue;
+    EXPECT_EQ(kernels->packed_input_bytes(1, 128), 0);
+    Matrix matrix(GgmlType::kQ4_0, 33, 2112);
+    for (std::uint8_t& byte : matrix.plain) byte = static_cast<std::uint8_t>(random.below(64));
+    matrix.pack();
+    const std::int64_t tokens = 21;
+    std::vector<float> x(static_cast<std::size_t>(tokens * matrix.columns));
+    for (float& value : x) value = static_cast<float>(random.normal());
+    const QuantizedInput inputs(scalar_kernels(), x, tokens, matrix.columns, 7);
+    const std::int64_t bytes = kernels->packed_input_bytes(tokens, matrix.columns);
+    std::vector<Line> ready(static_cast<std::size_t>((bytes + 63) / 64));
+    kernels->pack_input(inputs.input, 1, 2, ready.data());
+    kernels->pack_input(inputs.input, 0, 1, ready.data());
+    MatmulInput with = inputs.input;
+    with.packed = ready.data();
+    const PackedMatmulFunction product = packed_matmul_for(*kernels, matrix.type, matrix.columns);
+    std::vector<float> want(static_cast<std::size_t>(tokens * matrix.rows));
+    std::vector<float> got(want.size());
+    product({matrix.packed.data(), matrix.rows}, inputs.input, want.data(), matrix.rows);
+    product({matrix.packed.data(), matrix.rows}, with, got.data(), matrix.rows);
+    EXPECT_EQ(got, want) << kernels->name;
+  }
+}
+
 // With scales of one and inputs of scale one every float step is exact: only the integer products
 // are left, over all levels and the extreme inputs, and must agree to the last bit.
 TEST(PackedProducts, IntegerPartsAreExact) {
@@ -128,7 +181,7 @@ TEST(PackedProducts, IntegerPartsAreExact) {
       if (type == GgmlType::kQ6_K) std::memset(&matrix.plain[at + 192], 2, 16);
     }
     matrix.pack();
-    for (const std::int64_t tokens : {1, 3, 20}) {
+    for (const std::int64_t tokens : {1, 3, 20, 40}) {
       std::vector<float> x(static_cast<std::size_t>(tokens * matrix.columns));
       for (std::size_t i = 0; i < x.size(); ++i) {
         x[i] = i % 32 == 0

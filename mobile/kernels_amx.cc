@@ -1,0 +1,20 @@
+#include "mobile/kernels_simd.h"
+
+// Only the table: no instruction of AMX is in this file.
+namespace pocketvlm {
+
+const Kernels& amx_kernels() {
+  static const Kernels kTable = [] {
+    Kernels table = avx512_kernels();
+    table.name = "amx";
+    table.packed_matmul = amx_packed_matmul;
+    table.packed_input_bytes = amx_packed_input_bytes;
+    table.pack_input = amx_pack_input;
+    table.matmul_int8 = amx_matmul_int8;
+    table.attend_bf16 = amx_attend;
+    return table;
+  }();
+  return kTable;
+}
+
+}  // namespace pocketvlm
