@@ -21,11 +21,8 @@ TileShapes product_shapes(int rest) {
 }
 
 template <int kPanels>
-void multiply_panels(const Pair* panels,
-                     std::int64_t count,
-                     const Pair* rows,
-                     std::int64_t pairs,
-                     float* y) {
+void multiply_panels(
+    const Pair* panels, std::int64_t count, const Pair* rows, std::int64_t pairs, float* y) {
   const std::int64_t row_bytes = 4 * pairs;
   const Pair* second = panels + pairs * kLanes;
   clear_tile<0>();

@@ -6,8 +6,8 @@
 #include "mobile/vector512.h"
 #include "mobile/vector_kernels.h"
 
-/// Attention over one head with bfloat16 products: keys and values are laid out in panels once, then
-/// a few queries at a time pass through scores, softmax and values without leaving the caches.
+/// Attention over one head with bfloat16 products: keys and values are laid out in panels once,
+/// then a few queries at a time pass through scores, softmax and values without leaving the caches.
 /// Written once over a product P:
 ///   kQueries   queries at a time
 ///   multiply(panels, count, rows, pairs, tokens, y)

@@ -12,7 +12,8 @@ namespace pocketvlm {
 namespace {
 
 constexpr std::int64_t kCacheStep = 64;  // tokens by which the cache grows
-constexpr std::int64_t kQueryTile = 48;  // whole tiles of the vector kernels: six or sixteen queries
+constexpr std::int64_t kQueryTile =
+    48;  // whole tiles of the vector kernels: six or sixteen queries
 
 // The int8 form of a tile's queries where the keys are quantized; `input` is pointed at it.
 class QuantizedQueries {
@@ -387,9 +388,7 @@ void MobileDecoder::forward(const Compute& compute,
     {
       Activations input(compute, normed.data(), tokens, hidden);
       MobileLinear::forward_all(
-          compute,
-          input,
-          {{&layer.q, q.data()}, {&layer.k, k.data()}, {&layer.v, v.data()}});
+          compute, input, {{&layer.q, q.data()}, {&layer.k, k.data()}, {&layer.v, v.data()}});
     }
     compute.pool.for_pieces(tokens, 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t t = begin; t < end; ++t) {

@@ -64,12 +64,12 @@ const MatmulInput& Activations::packed() {
   const std::int64_t bytes = kernels.packed_input_bytes(input_.tokens, input_.columns);
   if (bytes == 0) return input_;
   constexpr std::int64_t kLine = 64;
-  packed_.reset(std::aligned_alloc(kLine, static_cast<std::size_t>((bytes + kLine - 1) / kLine * kLine)));
+  packed_.reset(
+      std::aligned_alloc(kLine, static_cast<std::size_t>((bytes + kLine - 1) / kLine * kLine)));
   if (!packed_) throw std::bad_alloc();
-  compute_.pool.for_pieces(
-      (input_.tokens + 15) / 16, 1, [&](std::int64_t begin, std::int64_t end) {
-        kernels.pack_input(input_, begin, end, packed_.get());
-      });
+  compute_.pool.for_pieces((input_.tokens + 15) / 16, 1, [&](std::int64_t begin, std::int64_t end) {
+    kernels.pack_input(input_, begin, end, packed_.get());
+  });
   input_.packed = packed_.get();
   return input_;
 }
@@ -142,8 +142,8 @@ const std::byte* MobileLinear::row(std::int64_t index) const { return data_ + in
 std::int64_t MobileLinear::rows_per_piece(const Compute& compute, std::int64_t tokens) const {
   constexpr std::int64_t kGroup = 2 * kPanelRows;
   const std::int64_t bytes = tokens == 1 ? compute.pieces.stream : compute.pieces.batch;
-  const std::int64_t row =
-      int8_panels_ != nullptr ? int8_panel_bytes(in_) / kPanelRows : std::max<std::int64_t>(1, row_bytes_);
+  const std::int64_t row = int8_panels_ != nullptr ? int8_panel_bytes(in_) / kPanelRows
+                                                   : std::max<std::int64_t>(1, row_bytes_);
   const std::int64_t piece = bytes / row / kGroup * kGroup;
   const std::int64_t fair = (out_ / compute.pool.limit() / 4 + kGroup - 1) / kGroup * kGroup;
   return std::max(kGroup, std::min(piece, fair));
@@ -161,10 +161,7 @@ void MobileLinear::compute_rows(const Compute& compute,
         {int8_panels_ + panel * int8_panel_bytes(in_), end - begin}, x.int8(), y + begin, y_stride);
   } else if (panels_ != nullptr) {
     packed_matmul_for(compute.kernels, type_, in_)(
-        {panels_ + panel * panel_bytes(type_, in_), end - begin},
-        x.packed(),
-        y + begin,
-        y_stride);
+        {panels_ + panel * panel_bytes(type_, in_), end - begin}, x.packed(), y + begin, y_stride);
   } else {
     const MatmulInput& input = needs_quantized_input(type_) ? x.quantized() : x.floats();
     matmul_for(compute.kernels, type_)(

@@ -53,9 +53,8 @@ void gather_inputs(const MatmulInput& input, std::int64_t group, InputBlock* blo
       const std::int8_t* quants = input.quants + row * input.columns + 32 * first;
       const std::int64_t at = row * count + first;
       for (std::int64_t b = 0; b < here; ++b) {
-        _mm256_store_si256(
-            reinterpret_cast<__m256i*>(chunk[b].quants[t]),
-            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants + 32 * b)));
+        _mm256_store_si256(reinterpret_cast<__m256i*>(chunk[b].quants[t]),
+                           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants + 32 * b)));
         chunk[b].scales[t] = input.scales[at + b];
         chunk[b].sums[t] = input.sums32[at + b];
       }

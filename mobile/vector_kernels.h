@@ -64,8 +64,9 @@ inline __attribute__((always_inline)) void float_tile(const std::uint8_t* weight
     for (int t = 0; t < kTokens; ++t) sums[r][t] = V::zero();
   }
   const std::int64_t whole = columns / V::kLanes * V::kLanes;
-  // Weights of a single token come from memory, and several rows at once are more than the processor
-  // follows by itself: short rows ask for those of the next tile, long ones for what is ahead.
+  // Weights of a single token come from memory, and several rows at once are more than the
+  // processor follows by itself: short rows ask for those of the next tile, long ones for what is
+  // ahead.
   constexpr std::int64_t kShortRow = 2048;
   constexpr std::int64_t kAhead = 1024;
   const std::int64_t ahead = row_bytes <= kShortRow ? kRows * row_bytes : kAhead;

@@ -58,7 +58,7 @@ typedef struct pocketvlm_chat pocketvlm_chat;       /* a conversation with it */
 typedef struct pocketvlm_session_options {
   size_t struct_size;
   int32_t threads;      /* 0: one for each core this process may use; at most 1024 */
-  const char *kernels;  /* NULL: the fastest this processor has; scalar, avx2, avx512vnni, ... */
+  const char *kernels;  /* NULL: the fastest this processor has; scalar, avx2, avx512vnni, amx, ... */
   const char *kv_cache; /* NULL: chosen by the weights; f32, f16 or q8_0 */
   int64_t context;      /* tokens of a conversation; 0: the model's, at most 4096 */
 } pocketvlm_session_options;

@@ -120,8 +120,10 @@ TEST(PackedProducts, LongRowsAndPromptsEqualThePlainLoops) {
       std::vector<float> row(static_cast<std::size_t>(columns));
       for (std::int64_t r = 0; r < matrix.rows; ++r) {
         for (float& value : row) value = static_cast<float>(random.normal());
-        quantize_row(
-            type, row.data(), columns, &matrix.plain[static_cast<std::size_t>(r * matrix.row_size)]);
+        quantize_row(type,
+                     row.data(),
+                     columns,
+                     &matrix.plain[static_cast<std::size_t>(r * matrix.row_size)]);
       }
       matrix.pack();
       for (const std::int64_t tokens : {8, 16, 37}) {

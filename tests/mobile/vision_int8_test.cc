@@ -208,9 +208,11 @@ void compare_attention(const Kernels& kernels) {
         }
         for (std::size_t i = 0; i < out.size(); ++i) {
           // Eight bits of precision in scores, probabilities and values.
-          ASSERT_NEAR(out[i], want[i], 0.03) << kernels.name << " " << head_dim << " " << queries << " " << keys;
+          ASSERT_NEAR(out[i], want[i], 0.03)
+              << kernels.name << " " << head_dim << " " << queries << " " << keys;
         }
-        EXPECT_GT(cosine(out, want), 0.99995) << kernels.name << " " << head_dim << " " << queries << " " << keys;
+        EXPECT_GT(cosine(out, want), 0.99995)
+            << kernels.name << " " << head_dim << " " << queries << " " << keys;
       }
     }
   }
