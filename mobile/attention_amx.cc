@@ -1,4 +1,4 @@
-#include "mobile/amx_tiles.h"
+#include "base/amx_tiles.h"
 #include "mobile/attention_bf16.h"
 
 // Panels are what AMX wants of the second factor as they are. Compiled as attention_avx512bf16.cc:

@@ -1,4 +1,4 @@
-#include "mobile/amx_tiles.h"
+#include "base/amx_tiles.h"
 #include "mobile/kernels_simd.h"
 #include "mobile/packed512.h"
 

@@ -8,9 +8,7 @@
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #elif defined(__x86_64__)
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
+#include "base/amx.h"
 #endif
 
 namespace pocketvlm {
@@ -19,26 +17,6 @@ namespace {
 struct Free {
   void operator()(void* pointer) const { std::free(pointer); }
 };
-
-#if defined(__x86_64__)
-// Whether the processor has tiles of bytes and of bfloat16, and the kernel lets this process use
-// them: their state is large, so it wants to be asked (from Linux 5.16 on).
-bool may_use_tiles() {
-  unsigned a = 0;
-  unsigned b = 0;
-  unsigned c = 0;
-  unsigned d = 0;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
-  constexpr unsigned kBf16 = 1U << 22;
-  constexpr unsigned kTile = 1U << 24;
-  constexpr unsigned kInt8 = 1U << 25;
-  constexpr unsigned kAll = kBf16 | kTile | kInt8;
-  if ((d & kAll) != kAll) return false;
-  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
-  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
-  return ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-}
-#endif
 
 }  // namespace
 
@@ -49,7 +27,7 @@ void append_simd_kernels([[maybe_unused]] std::vector<const Kernels*>& tables) {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512vnni");
-  if (avx512 && avx2 && __builtin_cpu_supports("avx512bf16") && may_use_tiles())
+  if (avx512 && avx2 && __builtin_cpu_supports("avx512bf16") && may_use_amx())
     tables.push_back(&amx_kernels());
   if (avx512 && avx2) tables.push_back(&avx512_kernels());
   if (avx2) tables.push_back(&avx2_kernels());

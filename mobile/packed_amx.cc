@@ -1,4 +1,4 @@
-#include "mobile/amx_tiles.h"
+#include "base/amx_tiles.h"
 #include "mobile/packed512.h"
 #include "mobile/packed_kernels.h"
 

@@ -4,6 +4,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/amx.h"
 #include "base/error.h"
 
 namespace pocketvlm::kernels {
@@ -13,6 +14,7 @@ extern const Table kPortableTable;
 extern const Table kAvx2Table;
 extern const Table kAvx512Table;
 extern const Table kAvx512Bf16Table;
+extern const Table kAmxTable;
 #endif
 
 namespace {
@@ -27,7 +29,10 @@ const std::vector<const Table*>& usable_tables() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
       found.push_back(&kAvx512Table);
-      if (__builtin_cpu_supports("avx512bf16")) found.push_back(&kAvx512Bf16Table);
+      if (__builtin_cpu_supports("avx512bf16")) {
+        found.push_back(&kAvx512Bf16Table);
+        if (may_use_amx()) found.push_back(&kAmxTable);
+      }
     }
 #endif
     return found;
@@ -41,7 +46,7 @@ const Table& choose_table() {
   for (const Table* table : usable_tables()) {
     if (std::string_view(table->name) == wanted) return *table;
   }
-  fail("POCKETVLM_KERNELS={}: this machine cannot run such kernels; unset it, or use portable, avx2, avx512 or avx512bf16", wanted);
+  fail("POCKETVLM_KERNELS={}: this machine cannot run such kernels; unset it, or use portable, avx2, avx512, avx512bf16 or amx", wanted);
 }
 
 }  // namespace

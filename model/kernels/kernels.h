@@ -3,7 +3,7 @@
 #include <cstdint>
 
 /// Fused CPU kernels of the transformer, without LibTorch: raw pointers and row ranges, so that callers choose the
-/// threads. One body is compiled for AVX-512, AVX2 and the compiler's default instruction set; the table for this
+/// threads. One body is compiled for AVX-512, AVX2 and the compiler's default instruction set, packed products have a form in AMX tiles; the table for this
 /// machine is chosen once. No kernel's result depends on how its rows are split between threads.
 namespace pocketvlm::kernels {
 
@@ -222,7 +222,7 @@ struct Table {
   void (*packed_product)(const PackedProduct&, int64_t panel_begin, int64_t panel_end);
 };
 
-/// The fastest table this machine can run. POCKETVLM_KERNELS=portable|avx2|avx512 asks for a slower one (tests).
+/// The fastest table this machine can run. POCKETVLM_KERNELS=portable|avx2|avx512|avx512bf16 asks for a slower one (tests).
 const Table& table();
 
 /// Every table this machine can run, for tests.
