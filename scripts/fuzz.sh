@@ -23,6 +23,16 @@ used_seconds() {  # processor time of a process
   [ "${fields[0]}" != Z ] || return 1
   echo $(((fields[11] + fields[12]) / ticks))
 }
+# libFuzzer calls an input slow by the clock. It is a finding only when it takes five seconds of processor time by itself.
+keep_slow_units() {
+  local unit user=0 system=0
+  for unit in build/fuzz/findings/"$1"-slow-unit-*; do
+    [ -f "$unit" ] || continue
+    read -r user system < <(TIMEFORMAT='%U %S'; { time "build/fuzz/tests/fuzz_$1" "$unit" >/dev/null 2>&1; } 2>&1) || true
+    awk "BEGIN { exit !($user + $system < 5) }" && rm "$unit"
+    echo "   slow by the clock: $(basename "$unit"), $user + $system s of processor time alone"
+  done
+}
 for target in "${targets[@]}"; do
   corpus=build/fuzz/corpus/$target
   mkdir -p "$corpus"
@@ -41,6 +51,7 @@ for target in "${targets[@]}"; do
   trap - EXIT
   echo "== $target: $used of $seconds s of processor time"
   grep -E 'ERROR|SUMMARY|runtime error|stat::number_of_executed_units|stat::peak_rss' "$log" || true
+  keep_slow_units "$target"
 done
 if [ -n "$(ls build/fuzz/findings)" ]; then
   echo "fuzz.sh: findings in build/fuzz/findings; run one with build/fuzz/tests/fuzz_<target> FILE" >&2

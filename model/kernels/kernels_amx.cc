@@ -1,7 +1,7 @@
 #include "base/amx_tiles.h"
-#include "model/kernels/table_body.h"
+#include "model/kernels/pair_attention_body.h"
 
-/// The table of avx512bf16 with packed products in AMX tiles. A row's sums run along the depth in one order, whatever rows are
+/// The table of avx512bf16 with products in AMX tiles. A row's sums run along the depth in one order, whatever rows are
 /// beside it.
 namespace pocketvlm::kernels {
 
@@ -100,8 +100,70 @@ void tile_product(const PackedProduct& a, int64_t panel_begin, int64_t panel_end
   }
 }
 
+/// PairProduct in tiles of 16 by 16 sums, up to two by two of them at a time.
+class TileProducts {
+ public:
+  template <bool kAdd>
+  void multiply(const PairProduct& p, int64_t rows, int64_t columns, int64_t depth) const {
+    for (int64_t row = 0; row < rows; row += 2 * kGroup) {
+      const bool two_rows = row + kGroup < rows;
+      for (int64_t column = 0; column < columns; column += 2 * kGroup) {
+        const bool two_columns = column + kGroup < columns;
+        const auto square = two_rows ? (two_columns ? square_of<true, true, kAdd> : square_of<true, false, kAdd>)
+                                     : (two_columns ? square_of<false, true, kAdd> : square_of<false, false, kAdd>);
+        square(p, row, column, depth);
+      }
+    }
+  }
+
+ private:
+  template <bool kTwoRows, bool kTwoColumns, bool kAdd>
+  static void square_of(const PairProduct& p, int64_t row, int64_t column, int64_t depth) {
+    const int64_t a_stride = 2 * p.a_row, b_stride = 4 * p.b_row, c_stride = 4 * p.c_row;
+    float* const c = p.c + row * p.c_row + column;
+    float* const c_below = c + kGroup * p.c_row;
+    start<0, kAdd>(c, c_stride);
+    if constexpr (kTwoColumns) start<1, kAdd>(c + kGroup, c_stride);
+    if constexpr (kTwoRows) start<2, kAdd>(c_below, c_stride);
+    if constexpr (kTwoRows && kTwoColumns) start<3, kAdd>(c_below + kGroup, c_stride);
+    for (int64_t d = 0; d < depth; d += kDepth) {
+      const std::uint16_t* const a = p.a + row * p.a_row + d;
+      const std::uint32_t* const b = p.b + d / 2 * p.b_row + column;
+      load_tile<4>(a, a_stride);
+      load_tile<6>(b, b_stride);
+      dot_bf16<0, 4, 6>();
+      if constexpr (kTwoColumns) {
+        load_tile<7>(b + kGroup, b_stride);
+        dot_bf16<1, 4, 7>();
+      }
+      if constexpr (kTwoRows) {
+        load_tile<5>(a + kGroup * p.a_row, a_stride);
+        dot_bf16<2, 5, 6>();
+        if constexpr (kTwoColumns) dot_bf16<3, 5, 7>();
+      }
+    }
+    store_tile<0>(c, c_stride);
+    if constexpr (kTwoColumns) store_tile<1>(c + kGroup, c_stride);
+    if constexpr (kTwoRows) store_tile<2>(c_below, c_stride);
+    if constexpr (kTwoRows && kTwoColumns) store_tile<3>(c_below + kGroup, c_stride);
+  }
+
+  template <int kTile, bool kAdd>
+  static void start(const float* c, int64_t stride) {
+    if constexpr (kAdd) {
+      load_tile<kTile>(c, stride);
+    } else {
+      clear_tile<kTile>();
+    }
+  }
+
+  TileShapes shapes_ = shapes_of(2 * kGroup);
+  TileSession session_{shapes_};
+};
+
 constexpr Table amx_table() {
   Table table = make_table("amx");
+  use_pair_attention<TileProducts>(table);
   table.packed_product = tile_product;
   return table;
 }

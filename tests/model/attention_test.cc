@@ -137,7 +137,7 @@ TEST(Attention, SegmentAttentionTakesViewsIntoWiderRows) {
             3e-6);
 }
 
-TEST(Attention, Bfloat16RoundsOnlyInputsAndResults) {
+TEST(Attention, Bfloat16StaysWithinItsRounding) {
   const std::vector<int64_t> lengths = {40, 100};
   const Tensor qkv = torch::randn({140, 12, 32}).to(torch::kBFloat16).set_requires_grad(true);
   const Tensor exact = qkv.detach().to(torch::kFloat64).set_requires_grad(true);
