@@ -20,10 +20,15 @@ void spin_briefly() {
   if (std::getenv("OMP_WAIT_POLICY") == nullptr) ::setenv("GOMP_SPINCOUNT", "1000", /*overwrite=*/0);
 }
 
+/// oneDNN keeps the machine code of the last 1024 shapes of products, two megabytes each. A step has some dozens of shapes, and
+/// rarely one of those of long ago.
+void keep_little_machine_code() { ::setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256", /*overwrite=*/0); }
+
 /// Replaces this process by `pocketvlm-engine`, which stands beside it and links LibTorch.
 [[noreturn]] void become_engine(char** argv) {
   const auto engine = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "pocketvlm-engine";
   spin_briefly();
+  keep_little_machine_code();
   ::execv(engine.c_str(), argv);
   pocketvlm::fail("{}: cannot be started: {}; rebuild with ./scripts/build.sh", engine.string(), std::strerror(errno));
 }

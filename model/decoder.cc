@@ -7,6 +7,7 @@
 #include "model/block_runner.h"
 #include "model/decode_attention.h"
 #include "model/fused_ops.h"
+#include "model/row_padding.h"
 
 namespace pocketvlm {
 namespace {
@@ -92,6 +93,23 @@ torch::Tensor run_layers(const std::vector<std::shared_ptr<Block>>& layers,
   return x;
 }
 
+/// Rows to add to a training step's. Without gradients products with cached weights are our own, and take any number.
+int64_t missing_tokens(const torch::Tensor& embeddings) {
+  return torch::GradMode::is_enabled() ? missing_rows(embeddings, embeddings.size(0)) : 0;
+}
+
+/// run_layers over tokens with rows of zeros below, which are left out again.
+torch::Tensor run_padded(const std::vector<std::shared_ptr<Block>>& layers,
+                         const torch::Tensor& embeddings,
+                         int64_t padding,
+                         const torch::Tensor& rows,
+                         const std::function<torch::Tensor(const torch::Tensor& qkv)>& attend) {
+  const torch::Tensor x = with_zero_rows(embeddings, padding);
+  if (!rows.defined()) return run_layers(layers, x, rows, attend).narrow(0, 0, embeddings.size(0));
+  const int64_t more = torch::GradMode::is_enabled() ? missing_rows(x, rows.size(0)) : 0;
+  return run_layers(layers, x, with_zero_rows(rows, more), attend).narrow(0, 0, rows.size(0));  // the first token, again
+}
+
 }  // namespace
 
 struct DecoderImpl::Parts {
@@ -137,23 +155,36 @@ torch::Tensor DecoderImpl::forward(const torch::Tensor& embeddings,
                                    const torch::Tensor& position_ids,
                                    const std::vector<int64_t>& segment_lengths,
                                    const torch::Tensor& rows) {
-  const auto attend = [table = rotary(position_ids), segment_lengths, heads = config_.num_heads](const torch::Tensor& qkv) {
-    return packed_attention(qkv, heads, &table, segment_lengths, /*causal=*/true);
+  const int64_t padding = missing_tokens(embeddings);
+  std::vector<int64_t> lengths = segment_lengths;
+  if (padding > 0) lengths.push_back(padding);
+  const auto attend = [table = rotary(with_zero_rows(position_ids, padding)), lengths, heads = config_.num_heads](
+                          const torch::Tensor& qkv) {
+    return packed_attention(qkv, heads, &table, lengths, /*causal=*/true);
   };
-  return finish(run_layers(parts_->layers, embeddings, rows, attend));
+  return finish(run_padded(parts_->layers, embeddings, padding, rows, attend));
 }
 
 torch::Tensor DecoderImpl::forward(const torch::Tensor& embeddings,
                                    const torch::Tensor& position_ids,
                                    const SharedPrefixes& shared,
                                    const torch::Tensor& rows) {
-  const auto attend = [table = rotary(position_ids.index_select(0, shared.expand)), shared, heads = config_.num_heads](
-                          const torch::Tensor& qkv) {
+  const int64_t padding = missing_tokens(embeddings);
+  SharedPrefixes padded = shared;
+  if (padding > 0) {
+    const torch::Tensor added = torch::arange(padding, shared.expand.options());
+    padded.expand = torch::cat({shared.expand, added + embeddings.size(0)});
+    padded.collapse = torch::cat({shared.collapse, added + shared.expand.size(0)});
+    padded.lengths.push_back(padding);
+    padded.unread.push_back(0);
+  }
+  const torch::Tensor positions = with_zero_rows(position_ids, padding).index_select(0, padded.expand);
+  const auto attend = [table = rotary(positions), padded, heads = config_.num_heads](const torch::Tensor& qkv) {
     return packed_attention(
-               qkv.index_select(0, shared.expand), heads, &table, shared.lengths, /*causal=*/true, shared.unread)
-        .index_select(0, shared.collapse);
+               qkv.index_select(0, padded.expand), heads, &table, padded.lengths, /*causal=*/true, padded.unread)
+        .index_select(0, padded.collapse);
   };
-  return finish(run_layers(parts_->layers, embeddings, rows, attend));
+  return finish(run_padded(parts_->layers, embeddings, padding, rows, attend));
 }
 
 torch::Tensor DecoderImpl::prefill_prompts(const torch::Tensor& embeddings,

@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "model/kernel_calls.h"
+#include "model/row_padding.h"
 
 namespace pocketvlm {
 namespace {
@@ -131,7 +132,9 @@ torch::Tensor token_log_probs(const torch::Tensor& x, const torch::Tensor& weigh
   TORCH_INTERNAL_ASSERT(x.dim() == 2 && weight.dim() == 2 && x.size(1) == weight.size(1) &&
                         targets.dim() == 1 && targets.size(0) == x.size(0));
   const bool has_backward = torch::GradMode::is_enabled() && (x.requires_grad() || weight.requires_grad());
-  return TokenLogProbs::apply(x, weight, targets, has_backward);
+  const int64_t padding = missing_rows(x, x.size(0));
+  return TokenLogProbs::apply(with_zero_rows(x, padding), weight, with_zero_rows(targets, padding), has_backward)
+      .narrow(0, 0, x.size(0));
 }
 
 }  // namespace pocketvlm

@@ -9,6 +9,7 @@
 #include "model/attention.h"
 #include "model/block_runner.h"
 #include "model/fused_ops.h"
+#include "model/row_padding.h"
 
 namespace pocketvlm {
 namespace {
@@ -188,9 +189,15 @@ torch::Tensor VisionEncoderImpl::forward(const torch::Tensor& patches, const std
     for (int64_t& length : lengths) ++length;
   }
   if (parts.pre_norm) x = parts.pre_norm->forward(x).to(torch::kFloat32);
+  const int64_t tokens = x.size(0), padding = missing_rows(x, tokens);
+  if (padding > 0) {
+    x = with_zero_rows(x, padding);
+    lengths.push_back(padding);
+  }
   for (const auto& block : parts.blocks) {
     x = run_block(*block, x, [block, lengths](const torch::Tensor& input) { return block->forward(input, lengths); });
   }
+  x = x.narrow(0, 0, tokens);
   if (parts.config.class_token) {
     x = x.view({slices, lengths.front(), -1}).narrow(1, 1, lengths.front() - 1).flatten(0, 1);
   }
