@@ -55,14 +55,14 @@ torch::Tensor sum_in_order(const torch::Tensor& parts) {
   return total;
 }
 
-/// Looks at the request until it is done; sleeps in between as long as nobody waits for it.
-void finish(MPI_Request& request, const std::atomic<int>& callers_waiting) {
+/// Looks at the request until it is done; sleeps in between, so that others have the processor, unless `in_a_hurry`.
+void finish(MPI_Request& request, const std::function<bool()>& in_a_hurry) {
   constexpr std::chrono::microseconds kNap(20);
   int done = 0;
   while (true) {
     check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
     if (done != 0) return;
-    if (callers_waiting > 0) {
+    if (in_a_hurry()) {
       std::this_thread::yield();
     } else {
       std::this_thread::sleep_for(kNap);
@@ -179,7 +179,7 @@ torch::Tensor Communicator::sum_of_parts(const torch::Tensor& flat) {
                           MPI_COMM_WORLD,
                           &request),
             "MPI_Ialltoall");
-  finish(request, callers_waiting_);
+  finish(request, [this] { return callers_waiting_ > 0; });
   return sum_in_order(received);
 }
 
@@ -196,7 +196,7 @@ torch::Tensor Communicator::gathered(const torch::Tensor& part) {
                            MPI_COMM_WORLD,
                            &request),
             "MPI_Iallgather");
-  finish(request, callers_waiting_);
+  finish(request, [this] { return callers_waiting_ > 0; });
   return flat;
 }
 
@@ -283,7 +283,12 @@ std::vector<std::string> Communicator::gather_texts(const std::string& text) {
 
 void Communicator::barrier() {
   if (size_ == 1) return;
-  run([] { check_mpi(MPI_Barrier(MPI_COMM_WORLD), "MPI_Barrier"); });
+  // One of the ranks may be at work that is its alone, for long.
+  run([] {
+    MPI_Request request;
+    check_mpi(MPI_Ibarrier(MPI_COMM_WORLD, &request), "MPI_Ibarrier");
+    finish(request, [] { return false; });
+  });
 }
 
 void Communicator::watch(double timeout_s) {
