@@ -41,11 +41,11 @@ void use_threads(std::int64_t threads) {
   if (threads > 0) at::set_num_threads(static_cast<int>(threads));
 }
 
-void recipe(const CommandLine& line) {
+void recipe(const CommandLine& line, Communicator& ranks) {
   auto config = load_config<RecipeConfig>(line.file, line.overrides);
   if (!line.run_name.empty()) config.name = line.run_name;
   config.validate(line.file);
-  run_recipe(config, line.resume);
+  run_recipe(config, line.resume, ranks);
 }
 
 /// Results of a single stage or loop go to runs/<name>; an existing one is continued only when asked to.
@@ -207,13 +207,13 @@ void merge(const CommandLine& line) {
 
 void run_engine_command(const CommandLine& line, Communicator& ranks) {
   static const std::set<std::string> shared = {
-      "train", "eval", "rlaif", "rlaif sample", "rlaif split", "rlaif judge", "rlaif pairs", "rlaif train", "rlaif eval"};
+      "run", "train", "eval", "rlaif", "rlaif sample", "rlaif split", "rlaif judge", "rlaif pairs", "rlaif train", "rlaif eval"};
   PV_CHECK(ranks.size() == 1 || shared.count(line.command) != 0,
            "`pocketvlm {}` is the work of one process, and {} were started; several work on: {}",
            line.command,
            ranks.size(),
            fmt::join(shared, ", "));
-  if (line.command == "run") recipe(line);
+  if (line.command == "run") recipe(line, ranks);
   else if (line.command == "train") train(line, ranks);
   else if (line.command == "bench") bench(line);
   else if (line.command.starts_with("rlaif")) rlaif(line, ranks);

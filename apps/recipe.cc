@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <thread>
 
@@ -31,22 +32,36 @@ constexpr std::uint64_t kParityStream = 0x706172697479;
 
 class Recipe {
  public:
-  Recipe(const RecipeConfig& config, bool resume)
-      : config_(resolve_recipe(config)), folder_(fs::path(config_.run_folder) / config_.name), stages_(config_.stages) {
-    claim_folder(resume);
+  Recipe(const RecipeConfig& config, bool resume, Communicator& ranks)
+      : ranks_(ranks),
+        config_(resolve_recipe(config)),
+        folder_(fs::path(config_.run_folder) / config_.name),
+        stages_(config_.stages) {
+    on_first([&] { claim_folder(resume); });
   }
 
   void run() {
     const auto begin = std::chrono::steady_clock::now();
-    train_tokenizer_once();
+    on_first([&] { train_tokenizer_once(); });
     for (std::size_t i = 0; i < stages_.size(); ++i) run_one_stage(i);
     align();
-    export_all();
-    add_seconds(begin);
-    finish();
+    on_first([&] {
+      export_all();
+      add_seconds(begin);
+      finish();
+    });
   }
 
  private:
+  /// What one process does while the others wait; what it wrote is there for them afterwards. An error ends the job.
+  void on_first(const std::function<void()>& work) {
+    if (ranks_.is_first()) work();
+    ranks_.barrier();
+  }
+
+  /// Whether rank 0 finds the file: nobody is to see what another writes in the meantime.
+  bool all_find(const fs::path& path) { return ranks_.gather_texts(fs::exists(path) ? "yes" : "no").front() == "yes"; }
+
   fs::path stage_folder(std::size_t i) const {
     return folder_ / "stages" / fmt::format("{:02}-{}", i + 1, stages_[i].name);
   }
@@ -117,13 +132,15 @@ class Recipe {
   void run_one_stage(std::size_t i) {
     const StageConfig& stage = stages_[i];
     const fs::path folder = stage_folder(i);
-    if (!fs::exists(folder / "result.json")) {
-      spdlog::info("stage {}/{}: {} ({} steps)", i + 1, stages_.size(), stage.name, stage.steps);
+    if (!all_find(folder / "result.json")) {
+      if (ranks_.is_first()) spdlog::info("stage {}/{}: {} ({} steps)", i + 1, stages_.size(), stage.name, stage.steps);
       LoadedModel model = stage.init_from.empty() ? new_model() : load_model(checkpoint_of(stage.init_from).string());
-      run_stage(stage, model, tokenizer_path(), folder.string());
+      run_stage(stage, model, tokenizer_path(), folder.string(), {}, &ranks_);
     }
     const std::string checkpoint = (folder / "checkpoint").string();
-    if (stage.objective == "language" && has_pictures(stage)) answer_gallery(stage.name, checkpoint, &stage.input);
+    if (stage.objective == "language" && has_pictures(stage)) {
+      on_first([&] { answer_gallery(stage.name, checkpoint, &stage.input); });
+    }
     if (std::find(config_.evaluation.after.begin(), config_.evaluation.after.end(), stage.name) !=
         config_.evaluation.after.end()) {
       measure(stage.name, checkpoint);
@@ -189,29 +206,29 @@ class Recipe {
 
   void measure(const std::string& name, const std::string& checkpoint) {
     const fs::path path = folder_ / "evaluation" / (name + ".json");
-    if (fs::exists(path)) return;
-    spdlog::info("evaluation after {}: {} held-out pictures", name, config_.evaluation.count);
+    if (all_find(path)) return;
+    if (ranks_.is_first()) spdlog::info("evaluation after {}: {} held-out pictures", name, config_.evaluation.count);
     LoadedModel model = load_model(checkpoint);
     const std::vector<EvalItem> items = held_out(kHeldOutStream, config_.evaluation.count);
     const ObjectVocabulary vocabulary = config_.evaluation.folder.empty()
                                             ? scene_vocabulary(config_.evaluation.source.scenes)
                                             : vocabulary_of_items(items);
-    const Evaluation figures = evaluate(model, items, vocabulary, config_.evaluation.settings);
-    const Json json = figures.to_json();
+    const Evaluation figures = evaluate(model, items, vocabulary, config_.evaluation.settings, &ranks_);
+    if (!ranks_.is_first()) return;
     spdlog::info("after {}: recall {:.3f}, CHAIR_i {:.3f}, POPE {:.3f} / {:.3f} / {:.3f}", name, figures.object_recall, figures.chair_i,
                  figures.pope_random.accuracy, figures.pope_popular.accuracy, figures.pope_adversarial.accuracy);
-    write_json(path.string(), json);
+    write_json(path.string(), figures.to_json());
   }
 
   void align() {
     if (!config_.alignment) return;
     const RlaifConfig& alignment = *config_.alignment;
     const fs::path folder = folder_ / "alignment";
-    if (!fs::exists(folder / "result.json")) {
-      spdlog::info("alignment: {} prompts x {} answers", alignment.num_prompts, alignment.rollout.samples);
-      run_rlaif(alignment, checkpoint_of(alignment.policy).string(), checkpoint_of(alignment.judge).string(), folder.string());
+    if (!all_find(folder / "result.json")) {
+      if (ranks_.is_first()) spdlog::info("alignment: {} prompts x {} answers", alignment.num_prompts, alignment.rollout.samples);
+      run_rlaif(alignment, checkpoint_of(alignment.policy).string(), checkpoint_of(alignment.judge).string(), folder.string(), {}, &ranks_);
     }
-    answer_gallery("aligned", (folder / "checkpoint").string(), nullptr);
+    on_first([&] { answer_gallery("aligned", (folder / "checkpoint").string(), nullptr); });
     measure("aligned", (folder / "checkpoint").string());
   }
 
@@ -323,6 +340,7 @@ class Recipe {
     spdlog::info("done in {:.0f} s; look at {}", seconds_, (folder_ / "report.html").string());
   }
 
+  Communicator& ranks_;
   RecipeConfig config_;
   fs::path folder_;
   std::vector<StageConfig> stages_;
@@ -332,6 +350,6 @@ class Recipe {
 
 }  // namespace
 
-void run_recipe(const RecipeConfig& recipe, bool resume) { Recipe(recipe, resume).run(); }
+void run_recipe(const RecipeConfig& recipe, bool resume, Communicator& ranks) { Recipe(recipe, resume, ranks).run(); }
 
 }  // namespace pocketvlm

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "apps/recipe_config.h"
+#include "trainer/distributed/communicator.h"
 
 namespace pocketvlm {
 
@@ -17,7 +18,9 @@ namespace pocketvlm {
 ///   alignment/                       see rlaif/loop.h
 ///   export/                          GGUF files, parity-<type>.json
 ///   summary.json, report.html        every figure, and the page worth looking at
+/// All ranks work on stages, alignment and evaluations; rank 0 does the rest (tokenizer, gallery, exports, report) while the others
+/// wait for it. They must see one folder. Collective.
 /// Throws CheckFailed when the parity gate refuses an export.
-void run_recipe(const RecipeConfig& recipe, bool resume);
+void run_recipe(const RecipeConfig& recipe, bool resume, Communicator& ranks);
 
 }  // namespace pocketvlm

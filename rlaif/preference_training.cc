@@ -381,6 +381,7 @@ class PreferenceRun {
       log_probs.step_tokens = of_step.step_tokens;
       log_probs.step_pairs = of_step.step_pairs;
       const torch::Tensor losses = preference_losses(log_probs, config_);
+      if (i + 1 == forwards) sharding_->expect_last_backward();
       (counts ? losses.sum() : losses.sum() * 0.0).backward();
       for (const auto& [name, sum] : preference_metric_sums(log_probs, losses, config_))
         metrics[name] += counts ? sum : 0.0;
@@ -414,8 +415,8 @@ class PreferenceRun {
     StepTotals now;
     now.steps = 1;
     accumulate_gradients(packs, of_step, metrics, now);
-    sum_over_ranks(metrics, now);
     sharding_->reduce_gradients();
+    sum_over_ranks(metrics, now);
     for (auto& [name, value] : metrics) value /= num_pairs;
     PV_CHECK(std::isfinite(metrics.at("loss")),
              "{}: the loss of step {} is {}; nothing was updated. Lower "

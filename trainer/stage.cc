@@ -218,6 +218,7 @@ class StageRun {
 
   void step() {
     const auto begin = Clock::now();
+    const double waited_before = ranks_.seconds_waited();
     StepTotals now;
     now.steps = 1;
     torch::Tensor loss = torch::zeros({}, torch::TensorOptions(device_).dtype(torch::kFloat64));
@@ -233,7 +234,11 @@ class StageRun {
       for (const int64_t slices : packed.segment_slices) now.images += slices > 0 ? 1 : 0;
       work_.add(packed.segment_lengths, packed.num_targets(), packed.grids);
       ranks_.phase(fmt::format("in step {}", steps_done() + 1));
-      loss += accumulate_gradients(std::move(packed), weight);
+      loss += accumulate_gradients(std::move(packed), i + 1 == config_.accumulation, weight);
+    }
+    {
+      RECORD_USER_SCOPE("reduce");
+      sharding_->reduce_gradients();
     }
     const std::vector<double> sums = ranks_.sum({loss.item<double>(),
                                                  weight,
@@ -253,10 +258,6 @@ class StageRun {
              samples);
     const double scale = nothing_left ? 0 : 1.0 / weight;
     now.loss = nothing_left ? 0 : sums[0] / weight;
-    {
-      RECORD_USER_SCOPE("reduce");
-      sharding_->reduce_gradients();
-    }
     const double learning_rate = optimizer_->learning_rate();
     const double grad_norm = optimizer_->gradient_norm(scale);
     const std::string bad = nothing_left ? "no picture of it could be decoded"
@@ -278,6 +279,7 @@ class StageRun {
     }
     now.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     if (bad.empty()) {
+      waited_s_ += ranks_.seconds_waited() - waited_before;
       record(now, learning_rate, grad_norm);
     } else {
       record_refused(now, bad);
@@ -314,12 +316,13 @@ class StageRun {
     if (log_) log_->append({{"step", steps_done()}, {"skipped", reason}, {"seconds", state_.total.seconds}});
   }
 
-  /// Forward and backward of one pack. Returns the summed loss; adds what it is to be divided by to
+  /// Forward and backward of one pack, maybe the step's last. Returns the summed loss; adds what it is to be divided by to
   /// `weight`.
-  torch::Tensor accumulate_gradients(PackedBatch packed, double& weight) {
+  torch::Tensor accumulate_gradients(PackedBatch packed, bool last, double& weight) {
     const ComputeDtype guard(compute_type());
     const UseBlockRunner runner(sharding_->runner());
     const torch::Tensor loss = forward(std::move(packed), weight);
+    if (last) sharding_->expect_last_backward();
     // A text-only pack has no graph when only the vision side learns.
     if (loss.requires_grad()) {
       RECORD_USER_SCOPE("backward");
@@ -372,19 +375,22 @@ class StageRun {
     const double operations =
         training_operations(model_.config, LearningComponents::of(config_.trainable), work_) * ranks_.size();
     mfu_ = operations / (work_seconds_ * peak_ * ranks_.size());
+    const double communication_wait = waited_s_ / work_seconds_;
     work_ = {};
-    work_seconds_ = 0;
+    work_seconds_ = waited_s_ = 0;
     if (log_) {
-      log_->append({{"step", steps_done()},
-                    {"loss", window.loss / static_cast<double>(window.steps)},
-                    {"learning_rate", learning_rate},
-                    {"grad_norm", grad_norm},
-                    {"tokens_per_s", static_cast<double>(window.tokens) / window.seconds},
-                    {"images_per_s", static_cast<double>(window.images) / window.seconds},
-                    {"mfu", mfu_},
-                    {"fill", static_cast<double>(window.tokens) /
-                                 static_cast<double>(window.steps * state_.packs_per_step * config_.data.batch_tokens)},
-                    {"seconds", state_.total.seconds}});
+      Json line = {{"step", steps_done()},
+                   {"loss", window.loss / static_cast<double>(window.steps)},
+                   {"learning_rate", learning_rate},
+                   {"grad_norm", grad_norm},
+                   {"tokens_per_s", static_cast<double>(window.tokens) / window.seconds},
+                   {"images_per_s", static_cast<double>(window.images) / window.seconds},
+                   {"mfu", mfu_},
+                   {"fill", static_cast<double>(window.tokens) /
+                                static_cast<double>(window.steps * state_.packs_per_step * config_.data.batch_tokens)},
+                   {"seconds", state_.total.seconds}};
+      if (ranks_.size() > 1 && device_.is_cpu()) line["communication_wait"] = communication_wait;
+      log_->append(line);
     }
     state_.window = {};
   }
@@ -543,6 +549,7 @@ class StageRun {
   int64_t damaged_before_ = 0;  // by the processes that were interrupted
   PackShape work_;  // of this rank, since the last line of metrics
   double work_seconds_ = 0;
+  double waited_s_ = 0;  // of them, for other ranks
   double peak_ = 0;  // operations a second of one rank
   double mfu_ = 0;
   double last_loss_ = 0;

@@ -64,7 +64,8 @@ struct StageResult {
 /// Runs one stage in `folder`:
 ///   config.json        effective config
 ///   metrics.jsonl      {"step", "loss", "learning_rate", "grad_norm", "tokens_per_s", "images_per_s", "mfu", "fill", "seconds"}; fill is
-///                      the share of the packs' room that tokens take. A step that the guard refused, or of which no picture
+///                      the share of the packs' room that tokens take. Of several ranks without a GPU also "communication_wait": the
+///                      share of the seconds in which rank 0 waited for what other ranks sent. A step that the guard refused, or of which no picture
 ///                      could be decoded, has a line {"step", "skipped": reason}
 ///   events.out.tfevents.pocketvlm   the same curves for TensorBoard
 ///   trace.json         the steps of config.trace, as rank 0 saw them (trainer/step_trace.h)

@@ -162,7 +162,8 @@ RankPlan plan_stage(const StageConfig& config, const ModelConfig& model, const P
   if (mode == "full") {
     plan.weights_bytes = 4 * (split.outside + split.blocks / n);
     plan.gradients_bytes = 4 * (split.learned_outside + split.learned_blocks / n);
-    plan.gathered_bytes = 2 * 4 * split.largest_block;
+    // Weights of the block that runs, and its gradients; with overlap the weights of the next one, and gradients on their way.
+    plan.gathered_bytes = (config.distributed.overlap ? 4 : 2) * 4 * split.largest_block;
     // Blocks travel twice as weights (forward, backward) and once as gradients in every pack.
     plan.traffic_bytes = 4 * sent * (accumulation * (2 * split.blocks + split.learned_blocks) + 2 * split.learned_outside);
   } else {

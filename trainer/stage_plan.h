@@ -26,7 +26,7 @@ struct RankPlan {
   double weights_bytes = 0;      // float32 masters that stay on the rank
   double gradients_bytes = 0;
   double moments_bytes = 0;      // AdamW: two
-  double gathered_bytes = 0;     // full sharding: the block in use and its gradients
+  double gathered_bytes = 0;     // full sharding: blocks that are whole and their gradients
   double activations_bytes = 0;  // of one pack
   double traffic_bytes = 0;      // sent by the rank in an optimizer step
   double operations = 0;         // of the rank in an optimizer step

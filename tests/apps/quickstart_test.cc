@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <set>
 #include <thread>
 
 #include "base/error.h"
@@ -84,6 +85,48 @@ TEST(Photos, TheSamePathTakesRealPictures) {
   EXPECT_EQ(summary["stages"].size(), 3U);
   EXPECT_GT(summary["stages"][1]["images_per_s"].get<double>(), 0);
   EXPECT_TRUE(fs::exists(folder_of("photos") + "/report.html"));
+}
+
+/// Paths of all files below a folder.
+std::set<std::string> files_of(const std::string& folder) {
+  std::set<std::string> paths;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (entry.is_regular_file()) paths.insert(fs::relative(entry.path(), folder).string());
+  }
+  return paths;
+}
+
+TEST(Photos, TwoRanksGoTheSameWay) {
+  for (const char* name : {"one-rank", "two-ranks"}) fs::remove_all(folder_of(name));
+  const std::string recipe = "'" + program("pocketvlm") + "' run configs/recipes/photos.json --set scale=0.1 --set exports.min_agreement_q8_0=0.5"
+                             " --set run_folder=" + testing::TempDir() + "/quickstart_test";
+  // Packs of 1 x 2 and of 2 x 1; one stage divides its blocks.
+  const std::string one = recipe + " --run one-rank --set stages.0.accumulation=2 --set stages.1.accumulation=2 --set stages.2.accumulation=2";
+  const std::string two = "mpirun --allow-run-as-root --oversubscribe --bind-to none -n 2 " + recipe +
+                          " --run two-ranks --set stages.2.distributed.sharding='\"full\"'";
+  const std::string root = "cd '" SOURCE_ROOT "' && ";
+  const Outcome alone = run_program(root + one), together = run_program(root + two);
+  ASSERT_EQ(alone.status, 0) << alone.err;
+  ASSERT_EQ(together.status, 0) << together.err;
+  EXPECT_EQ(files_of(folder_of("two-ranks")), files_of(folder_of("one-rank")));
+  const Json expected = read_json(folder_of("one-rank") + "/summary.json"), summary = read_json(folder_of("two-ranks") + "/summary.json");
+  ASSERT_EQ(summary["stages"].size(), expected["stages"].size());
+  for (std::size_t i = 0; i < summary["stages"].size(); ++i) {
+    const Json &stage = summary["stages"][i], &other = expected["stages"][i];
+    for (const char* key : {"samples", "steps", "packs_per_step"}) EXPECT_EQ(stage.at(key), other.at(key)) << key;
+    for (const char* key : {"first_loss", "final_loss"}) {
+      EXPECT_NEAR(stage[key].get<double>(), other[key].get<double>(), 0.02 * other[key].get<double>()) << key << " of stage " << i + 1;
+    }
+  }
+  EXPECT_EQ(summary["evaluation"]["sft"].at("pictures"), expected["evaluation"]["sft"].at("pictures"));
+
+  const Outcome claimed = run_program(root + two);
+  EXPECT_NE(claimed.status, 0);
+  EXPECT_NE((claimed.err + claimed.out).find("rank 0: "), std::string::npos) << claimed.err;
+  EXPECT_NE((claimed.err + claimed.out).find("this run exists; continue it with --resume"), std::string::npos) << claimed.err;
+  const Outcome again = run_program(root + two + " --resume");
+  EXPECT_EQ(again.status, 0) << again.err;
+  EXPECT_EQ(files_of(folder_of("two-ranks")), files_of(folder_of("one-rank")));
 }
 
 /// Runs until `path` exists, then kills the whole process without warning.

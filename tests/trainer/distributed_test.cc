@@ -149,6 +149,108 @@ INSTANTIATE_TEST_SUITE_P(Modes,
                          testing::Values("replicated", "optimizer", "full"),
                          [](const auto& info) { return std::string(info.param); });
 
+TEST_P(EverySharding, EndsWithTheSameBitsWithAndWithoutOverlap) {
+  const std::string mode = GetParam();
+  for (const int ranks : {1, 2, 4}) {
+    for (const bool recompute : {false, true}) {
+      if (recompute && mode == "full") continue;  // blocks are recomputed anyway
+      const auto train = [&](bool overlap) {
+        const std::string folder = folder_of(fmt::format("overlap-{}-{}-{}-{}", mode, ranks, recompute, overlap));
+        succeed(ranks,
+                {{"task", "train"},
+                 {"folder", folder},
+                 {"steps", 4},
+                 {"sharding", mode},
+                 {"accumulation", 2},
+                 {"recompute", recompute},
+                 {"clip_norm", 0.5},  // below the norm of every step
+                 {"overlap", overlap}});
+        return folder;
+      };
+      const std::string with = train(true), without = train(false);
+      EXPECT_EQ(read_file(with + "/checkpoint/model.safetensors"), read_file(without + "/checkpoint/model.safetensors"));
+      const std::vector<Json> lines = test::read_lines(with + "/metrics.jsonl"), expected = test::read_lines(without + "/metrics.jsonl");
+      ASSERT_EQ(lines.size(), expected.size());
+      for (std::size_t i = 0; i < lines.size(); ++i) {
+        EXPECT_EQ(lines[i]["loss"], expected[i]["loss"]);
+        EXPECT_EQ(lines[i]["grad_norm"], expected[i]["grad_norm"]);
+        EXPECT_GT(lines[i]["grad_norm"].get<double>(), 0.5);
+        ASSERT_EQ(lines[i].contains("communication_wait"), ranks > 1);
+        if (ranks == 1) continue;
+        EXPECT_GT(lines[i]["communication_wait"].get<double>(), 0);
+        EXPECT_LT(lines[i]["communication_wait"].get<double>(), 1);
+      }
+    }
+  }
+}
+
+class BucketedSharding : public testing::TestWithParam<const char*> {};
+
+TEST_P(BucketedSharding, StartsSumsDuringTheLastBackwardInOneOrder) {
+  const std::string mode = GetParam();
+  for (const int accumulation : {1, 2}) {
+    const auto run = [&](bool overlap, const std::string& name) {
+      return gradients(4,
+                       {{"accumulation", accumulation}, {"sharding", mode}, {"overlap", overlap}, {"bucket_numbers", 2000}},
+                       fmt::format("buckets-{}-{}-{}", mode, accumulation, name));
+    };
+    const auto with = run(true, "with"), without = run(false, "without");
+    for (const auto& [name, gradient] : without) {
+      EXPECT_GT(gradient.norm().item<double>(), 0) << name;
+      EXPECT_TRUE(test::same_bits(with.at(name), gradient)) << name;
+    }
+    std::set<int64_t> of_pictures, of_text;
+    for (int rank = 0; rank < 4; ++rank) {
+      const auto started = [&](const std::string& name) {
+        return read_json(fmt::format("{}/started-{}.json", folder_of(fmt::format("buckets-{}-{}-{}", mode, accumulation, name)), rank));
+      };
+      const Json beside = started("with");
+      (beside["pictures"].get<bool>() ? of_pictures : of_text).insert(beside["after_backward"].get<int64_t>());
+      EXPECT_EQ(started("without")["after_backward"], 0);
+    }
+    // With pictures every bucket was on its way when backward returned; with text alone those of the language model.
+    ASSERT_EQ(of_pictures.size(), 1U) << "the last packs must be of both kinds";
+    ASSERT_EQ(of_text.size(), 1U) << "the last packs must be of both kinds";
+    EXPECT_GT(*of_pictures.begin(), *of_text.begin());
+    EXPECT_GT(*of_text.begin(), 2);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes,
+                         BucketedSharding,
+                         testing::Values("replicated", "optimizer"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST(Sharding, GathersTheNextBlockAndSumsTheLastOnesGradientsWhileOneComputes) {
+  const auto started = [&](bool overlap, int rank) {
+    const std::string name = overlap ? "ahead" : "not-ahead";
+    if (rank == 0) {
+      std::filesystem::create_directories(folder_of(name));
+      gradients(2, {{"accumulation", 2}, {"sharding", "full"}, {"overlap", overlap}, {"hold", overlap}}, name);
+    }
+    return read_json(fmt::format("{}/started-{}.json", folder_of(name), rank));
+  };
+  // Four blocks run, and run again backwards. Each time one gathering; after each backward a sum.
+  const Json in_turn = {1, 2, 3, 4, 5, 7, 9, 11};
+  // Of the second pack, when the order is known: one block ahead, but for the last, which stays for its own backward.
+  const Json ahead = {2, 3, 4, 4, 5, 7, 9, 10};
+  for (const int rank : {0, 1}) {
+    const Json with = started(true, rank), without = started(false, rank);
+    EXPECT_EQ(with["in_blocks"], ahead);
+    EXPECT_TRUE(with["done_in_blocks"].get<bool>());
+    EXPECT_TRUE(with["held"].get<bool>()) << "rank 0 waits for gradients before it goes on";
+    EXPECT_EQ(without["in_blocks"], in_turn);
+  }
+}
+
+TEST(Ranks, HearOfWhatFailedBesideThem) {
+  const Outcome outcome = run_ranks(2, {{"task", "too-large"}});
+  EXPECT_EQ(outcome.status, 1) << outcome.output;
+  EXPECT_NE(outcome.output.find("8589934592 bytes from one rank to another in one message exceed MPI's limit; use more ranks; the sum is 2"),
+            std::string::npos)
+      << outcome.output;
+}
+
 TEST(Sharding, DividesFrozenBlocksAndLetsThemPassGradientsOn) {
   // Frozen blocks under a projector that learns: with text alone on one rank and pictures on another.
   const Json job = {{"accumulation", 1}, {"trainable", {"projector.*"}}, {"task", "train"}, {"steps", 5}};

@@ -1,6 +1,10 @@
 /// One rank of a job that distributed_test starts with mpirun. The one argument is a JSON object:
-///   task         "train" (a tiny stage in `folder`) or "gradients" (of its first step, written to `folder` as a state)
-///   tokenizer    file; folder; sharding; accumulation; steps; checkpoint_every; in_background; ema_decay; recompute; trainable; orthogonalized; timeout_s
+///   task         "train" (a tiny stage in `folder`), "gradients" (of its first step, written to `folder` as a state; what was started beside
+///                it to `folder`/started-RANK.json) or "too-large" (a message that MPI cannot send, then a sum)
+///   tokenizer    file; folder; sharding; overlap; accumulation; steps; checkpoint_every; in_background; ema_decay; recompute; trainable; orthogonalized;
+///                clip_norm; timeout_s
+///   bucket_numbers   of "gradients"
+///   hold         of "gradients": rank 1 finds its first gradients of a block only when rank 0 is in the backward of the block before
 ///   pictures     a file of conversations, instead of scenes
 ///   fault        "" | "kill" | "freeze" | "slow" | "throw" | "full-disk": what happens to `fault_rank` after `fault_step`
 #include <signal.h>
@@ -9,8 +13,12 @@
 
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
+#include <functional>
 #include <thread>
 
+#include "base/error.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "tiny_stage.h"
 #include "trainer/blank_picture.h"
@@ -58,8 +66,10 @@ StageConfig stage(const Json& job) {
   config.recompute_blocks = job.value("recompute", false);
   config.ema_decay = job.value("ema_decay", 0.0);
   config.distributed.sharding = job.value("sharding", "replicated");
+  config.distributed.overlap = job.value("overlap", true);
   config.distributed.timeout_s = job.value("timeout_s", 60.0);
   config.trainable = job.value("trainable", std::vector<std::string>{"*"});
+  config.optimizer.clip_norm = job.value("clip_norm", config.optimizer.clip_norm);
   config.optimizer.orthogonalized = job.value("orthogonalized", std::vector<std::string>{});
   return config;
 }
@@ -91,6 +101,20 @@ void train(const Json& job, Communicator& ranks) {
       &ranks);
 }
 
+/// What ranks have in progress while one of them computes.
+struct Started {
+  std::vector<int64_t> in_blocks;  // collectives started since the last pack began, when a block's body computes
+  bool done_in_blocks = true;      // they end while the body still computes, and nobody waits for them
+  bool held = true;                // rank 0 went on without the gradients of rank 1
+  bool pictures = false;           // in the last pack
+  int64_t after_backward = 0;      // before reduce_gradients, beyond those of blocks
+};
+
+bool comes_true(const std::function<bool()>& condition) {
+  for (int i = 0; i < 30000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return condition();
+}
+
 /// What the optimizer would get in the first step, stored like weights.
 void gradients(const Json& job, Communicator& ranks) {
   LoadedModel model = tiny(job);
@@ -101,15 +125,47 @@ void gradients(const Json& job, Communicator& ranks) {
   for (const auto& item : model.model->named_parameters()) {
     if (item.value().requires_grad()) weights.emplace_back(item.key(), item.value());
   }
-  Sharding sharding(config.distributed, config.recompute_blocks, *model.model, weights, ranks);
+  Sharding sharding(config.distributed,
+                    config.recompute_blocks,
+                    *model.model,
+                    weights,
+                    ranks,
+                    job.value("bucket_numbers", Sharding::kBucketNumbers));
   PackedLoader loader(config.data, *model.encoder, ranks.rank(), ranks.size());
-  const UseBlockRunner runner(sharding.runner());
+  Started started;
+  int64_t before = 0;
+  bool last = false;
+  const auto num_blocks = static_cast<std::size_t>(model.config.vision.num_layers + model.config.language.num_layers);
+  const auto watch = [&](const BlockBody& body) -> BlockBody {
+    return [&, body](const torch::Tensor& x) {
+      const int64_t now = ranks.num_started();
+      started.in_blocks.push_back(now - before);
+      const bool hold = last && job.value("hold", false);
+      const std::string reached = job["folder"].get<std::string>() + "/reached";
+      if (hold && ranks.rank() == 0 && started.in_blocks.size() == num_blocks + 2) write_file_atomic(reached, "");
+      if (hold && ranks.rank() == 1 && started.in_blocks.size() == num_blocks + 1) {
+        started.held = comes_true([&] { return std::filesystem::exists(reached); });
+      }
+      started.done_in_blocks &= comes_true([&] { return ranks.num_done() >= now; });
+      return body(x);
+    };
+  };
+  const BlockRunner watched = [&](const torch::nn::Module& block, const torch::Tensor& x, const BlockBody& body) {
+    return sharding.runner()(block, x, watch(body));
+  };
+  const UseBlockRunner runner(sharding.runner() ? watched : sharding.runner());
   for (int64_t i = 0; i < config.accumulation; ++i) {
     PackedBatch packed = loader.next();
+    started.pictures = !packed.grids.empty();
     if (packed.grids.empty() && sharding.gathers_blocks()) packed = with_blank_picture(packed, model.config);
+    started.in_blocks.clear();
+    last = i + 1 == config.accumulation;
+    before = ranks.num_started();
     const torch::Tensor loss = model.model->loss_sum(to_batch(packed));
+    if (last) sharding.expect_last_backward();
     if (loss.requires_grad()) loss.backward();
   }
+  if (!sharding.gathers_blocks()) started.after_backward = ranks.num_started() - before;
   sharding.reduce_gradients();
   std::vector<TensorSlice> slices;
   for (std::size_t i = 0; i < sharding.parts().size(); ++i) {
@@ -121,6 +177,25 @@ void gradients(const Json& job, Communicator& ranks) {
   TrainingState state;
   state.total.steps = 1;
   StateWriter(job["folder"].get<std::string>(), &ranks).save(state, {slices, {}, {}});
+  write_json(fmt::format("{}/started-{}.json", job["folder"].get<std::string>(), ranks.rank()),
+             {{"in_blocks", started.in_blocks},
+              {"done_in_blocks", started.done_in_blocks},
+              {"held", started.held},
+              {"pictures", started.pictures},
+              {"after_backward", started.after_backward}});
+}
+
+/// Says what went wrong with the one collective and what the next one gave.
+void too_large(Communicator& ranks) {
+  float number = 0;  // never read
+  const torch::Tensor part = torch::from_blob(&number, {int64_t{1} << 31}, torch::kFloat32);
+  Exchange exchange = ranks.start_all_gather(part);
+  const double sum = ranks.sum({1.0}).front();
+  try {
+    exchange.wait();
+  } catch (const Error& error) {
+    fail("{}; the sum is {}", error.what(), sum);
+  }
 }
 
 }  // namespace
@@ -133,6 +208,7 @@ int main(int /*argc*/, char** argv) {
   try {
     const Json job = parse_json(argv[1], "job");
     if (job["task"] == "gradients") gradients(job, ranks);
+    else if (job["task"] == "too-large") too_large(ranks);
     else train(job, ranks);
     return 0;
   } catch (const std::exception& error) {

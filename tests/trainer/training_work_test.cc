@@ -70,6 +70,8 @@ TEST(StagePlan, DividesWhatTheShardingDivides) {
   EXPECT_LT(full.activations_bytes, alone.activations_bytes);
   EXPECT_DOUBLE_EQ(full.operations, alone.operations);
   EXPECT_DOUBLE_EQ(full.samples_per_step, 8 * alone.samples_per_step);
+  config.distributed.overlap = false;  // one block is whole at a time instead of two
+  EXPECT_DOUBLE_EQ(2 * plan_stage(config, model, {}, 8).gathered_bytes, full.gathered_bytes);
 }
 
 /// The figures of MobileVLM's recipe; the step itself is measured in docs/benchmarks.md.

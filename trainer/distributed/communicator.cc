@@ -3,20 +3,16 @@
 #define OMPI_SKIP_MPICXX 1
 #include <mpi.h>
 
-#include <ATen/Parallel.h>
-
+#include <chrono>
 #include <climits>
 #include <cstdlib>
-#include <cstring>
 #include <exception>
-
-#ifdef POCKETVLM_CUDA
-#include <ATen/cuda/CUDAContext.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <nccl.h>
-#endif
+#include <thread>
+#include <utility>
 
 #include "base/error.h"
+#include "trainer/distributed/nccl_ranks.h"
+#include "trainer/distributed/task_thread.h"
 #include "trainer/distributed/watchdog.h"
 
 namespace pocketvlm {
@@ -47,63 +43,39 @@ int mpi_count(int64_t bytes) {
   return static_cast<int>(bytes / 4);
 }
 
-/// parts [ranks, n] added up in the order of the ranks.
+/// parts [ranks, n] added up in the order of the ranks. On this thread alone: the others compute.
 torch::Tensor sum_in_order(const torch::Tensor& parts) {
   torch::Tensor total = parts[0].clone();
-  for (int64_t r = 1; r < parts.size(0); ++r) total.add_(parts[r]);
+  const int64_t n = total.numel();
+  auto* const sums = total.mutable_data_ptr<float>();
+  for (int64_t r = 1; r < parts.size(0); ++r) {
+    const auto* const part = parts.const_data_ptr<float>() + r * n;
+    for (int64_t i = 0; i < n; ++i) sums[i] += part[i];
+  }
   return total;
+}
+
+/// Looks at the request until it is done; sleeps in between, so that others have the processor, unless `in_a_hurry`.
+void finish(MPI_Request& request, const std::function<bool()>& in_a_hurry) {
+  constexpr std::chrono::microseconds kNap(20);
+  int done = 0;
+  while (true) {
+    check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+    if (done != 0) return;
+    if (in_a_hurry()) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(kNap);
+    }
+  }
 }
 
 }  // namespace
 
-struct Communicator::Nccl {
-#ifdef POCKETVLM_CUDA
-  ncclComm_t comm = nullptr;
-
-  static void check(ncclResult_t code, const char* what) {
-    PV_CHECK(code == ncclSuccess, "{} failed: {}", what, ncclGetErrorString(code));
-  }
-  Nccl(int rank, int size, int device) {
-    const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
-    ncclUniqueId id = {};
-    if (rank == 0) check(ncclGetUniqueId(&id), "ncclGetUniqueId");
-    check_mpi(MPI_Bcast(&id, sizeof id, MPI_BYTE, 0, MPI_COMM_WORLD), "MPI_Bcast");
-    check(ncclCommInitRank(&comm, size, id, rank), "ncclCommInitRank");
-  }
-  ~Nccl() {
-    if (comm != nullptr) ncclCommDestroy(comm);
-  }
-  static ncclDataType_t type(const torch::Tensor& x) {
-    if (x.scalar_type() == torch::kFloat32) return ncclFloat32;
-    TORCH_INTERNAL_ASSERT(x.scalar_type() == torch::kBFloat16);
-    return ncclBfloat16;
-  }
-  void reduce_scatter(const torch::Tensor& flat, torch::Tensor& part) const {
-    check(ncclReduceScatter(flat.const_data_ptr(),
-                            part.mutable_data_ptr(),
-                            static_cast<std::size_t>(part.numel()),
-                            type(flat),
-                            ncclSum,
-                            comm,
-                            at::cuda::getCurrentCUDAStream().stream()),
-          "ncclReduceScatter");
-  }
-  void all_gather(const torch::Tensor& part, torch::Tensor& flat) const {
-    check(ncclAllGather(part.const_data_ptr(),
-                        flat.mutable_data_ptr(),
-                        static_cast<std::size_t>(part.numel()),
-                        type(part),
-                        comm,
-                        at::cuda::getCurrentCUDAStream().stream()),
-          "ncclAllGather");
-  }
-#endif
-};
-
 /// The watchdog's view of one collective.
 class Communicator::Waiting {
  public:
-  explicit Waiting(const Communicator& ranks) : watchdog_(ranks.watchdog_.get()) {
+  explicit Waiting(Watchdog* watchdog) : watchdog_(watchdog) {
     if (watchdog_ != nullptr) watchdog_->arrive();
   }
   ~Waiting() {
@@ -119,7 +91,7 @@ class Communicator::Waiting {
 Communicator::Communicator() {
   if (!has_launcher()) return;
   int granted = 0;
-  // CUDA backwards run on a thread of their own, which then talks to the others.
+  // A thread of its own talks to the others, but one more starts MPI, ends it, and aborts.
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &granted), "MPI_Init_thread");
   joined_ = true;
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
@@ -133,14 +105,20 @@ Communicator::Communicator() {
   MPI_Comm_rank(node, &local_rank_);
   MPI_Comm_free(&node);
 #ifdef POCKETVLM_CUDA
-  if (size_ > 1 && at::hasCUDA()) nccl_ = std::make_unique<Nccl>(rank_, size_, local_rank_);
+  if (size_ > 1 && at::hasCUDA()) {
+    nccl_ = std::make_unique<NcclRanks>(rank_, size_, local_rank_, [](void* data, std::size_t bytes) {
+      check_mpi(MPI_Bcast(data, static_cast<int>(bytes), MPI_BYTE, 0, MPI_COMM_WORLD), "MPI_Bcast");
+    });
+  }
 #endif
+  if (size_ > 1) thread_ = std::make_unique<TaskThread>();
 }
 
 Communicator::Communicator(Alone /*unused*/) {}
 
 Communicator::~Communicator() {
   stop_watching();
+  thread_.reset();
   nccl_.reset();
   if (joined_) MPI_Finalize();
 }
@@ -149,65 +127,124 @@ void Communicator::stop_watching() {
   if (!watchdog_) return;
   watchdog_->finish();
   // Rank 0's watchdog must outlive the last report that is not a goodbye.
-  if (std::uncaught_exceptions() == 0) MPI_Barrier(MPI_COMM_WORLD);
+  if (std::uncaught_exceptions() == 0) {
+    thread_->start([] {
+      MPI_Barrier(MPI_COMM_WORLD);
+      return torch::Tensor();
+    }).wait();
+  }
   watchdog_.reset();
 }
 
-void Communicator::all_to_all(const void* send, void* receive, int64_t bytes_per_rank) {
-  const int count = mpi_count(bytes_per_rank);
-  const Waiting waiting(*this);
-  check_mpi(MPI_Alltoall(send, count, MPI_UINT32_T, receive, count, MPI_UINT32_T, MPI_COMM_WORLD), "MPI_Alltoall");
+Exchange Communicator::start(std::function<torch::Tensor()> collective) {
+  ++num_started_;
+  // The watchdog of now: a rank may stop watching on its way out of an error, while this still runs.
+  auto task = [this, watchdog = watchdog_, collective = std::move(collective)] {
+    const Waiting waiting(watchdog.get());
+    torch::Tensor result = collective();
+    ++num_done_;
+    return result;
+  };
+  const auto result = std::make_shared<std::future<torch::Tensor>>(thread_->start(std::move(task)));
+  return Exchange([this, result] { return wait_for(*result); });
 }
 
-torch::Tensor Communicator::reduce_scatter(const torch::Tensor& flat) {
-  TORCH_INTERNAL_ASSERT(flat.dim() == 1 && flat.is_contiguous() && flat.numel() % size_ == 0 &&
-                        flat.scalar_type() == torch::kFloat32);
-  if (size_ == 1) return flat;
+torch::Tensor Communicator::wait_for(std::future<torch::Tensor>& result) {
+  const auto begin = std::chrono::steady_clock::now();
+  ++callers_waiting_;
+  result.wait();
+  --callers_waiting_;
+  waited_s_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return result.get();
+}
+
+void Communicator::run(const std::function<void()>& collective) {
+  start([&] {
+    collective();
+    return torch::Tensor();
+  }).wait();
+}
+
+torch::Tensor Communicator::sum_of_parts(const torch::Tensor& flat) {
   const int64_t part = flat.numel() / size_;
-#ifdef POCKETVLM_CUDA
-  if (flat.is_cuda()) {
-    const Waiting waiting(*this);
-    torch::Tensor result = torch::empty({part}, flat.options());
-    nccl_->reduce_scatter(flat, result);
-    return result;
-  }
-#endif
+  const int count = mpi_count(part * 4);
   torch::Tensor received = torch::empty({size_, part}, flat.options());
-  all_to_all(flat.const_data_ptr(), received.mutable_data_ptr(), part * 4);
+  MPI_Request request;
+  check_mpi(MPI_Ialltoall(flat.const_data_ptr(),
+                          count,
+                          MPI_UINT32_T,
+                          received.mutable_data_ptr(),
+                          count,
+                          MPI_UINT32_T,
+                          MPI_COMM_WORLD,
+                          &request),
+            "MPI_Ialltoall");
+  finish(request, [this] { return callers_waiting_ > 0; });
   return sum_in_order(received);
 }
 
-torch::Tensor Communicator::all_gather(const torch::Tensor& part) {
-  TORCH_INTERNAL_ASSERT(part.dim() == 1 && part.is_contiguous());
-  if (size_ == 1) return part;
+torch::Tensor Communicator::gathered(const torch::Tensor& part) {
+  const int count = mpi_count(static_cast<int64_t>(part.nbytes()));
   torch::Tensor flat = torch::empty({part.numel() * size_}, part.options());
-  const Waiting waiting(*this);
+  MPI_Request request;
+  check_mpi(MPI_Iallgather(part.const_data_ptr(),
+                           count,
+                           MPI_UINT32_T,
+                           flat.mutable_data_ptr(),
+                           count,
+                           MPI_UINT32_T,
+                           MPI_COMM_WORLD,
+                           &request),
+            "MPI_Iallgather");
+  finish(request, [this] { return callers_waiting_ > 0; });
+  return flat;
+}
+
+Exchange Communicator::start_reduce_scatter(const torch::Tensor& flat) {
+  TORCH_INTERNAL_ASSERT(flat.dim() == 1 && flat.is_contiguous() && flat.numel() % size_ == 0 &&
+                        flat.scalar_type() == torch::kFloat32);
+  if (size_ == 1) return Exchange([flat] { return flat; });
 #ifdef POCKETVLM_CUDA
-  if (part.is_cuda()) {
-    nccl_->all_gather(part, flat);
-    return flat;
+  if (flat.is_cuda()) {
+    const Waiting waiting(watchdog_.get());
+    return nccl_->start_reduce_scatter(flat);
   }
 #endif
-  const int count = mpi_count(static_cast<int64_t>(part.nbytes()));
-  check_mpi(MPI_Allgather(part.const_data_ptr(),
-                          count,
-                          MPI_UINT32_T,
-                          flat.mutable_data_ptr(),
-                          count,
-                          MPI_UINT32_T,
-                          MPI_COMM_WORLD),
-            "MPI_Allgather");
-  return flat;
+  return start([this, flat] { return sum_of_parts(flat); });
+}
+
+Exchange Communicator::start_all_gather(const torch::Tensor& part) {
+  TORCH_INTERNAL_ASSERT(part.dim() == 1 && part.is_contiguous());
+  if (size_ == 1) return Exchange([part] { return part; });
+#ifdef POCKETVLM_CUDA
+  if (part.is_cuda()) {
+    const Waiting waiting(watchdog_.get());
+    return nccl_->start_all_gather(part);
+  }
+#endif
+  return start([this, part] { return gathered(part); });
+}
+
+Exchange Communicator::start_all_reduce(const torch::Tensor& flat) {
+  TORCH_INTERNAL_ASSERT(flat.dim() == 1 && flat.is_contiguous() && flat.numel() % size_ == 0 &&
+                        flat.scalar_type() == torch::kFloat32);
+  if (size_ == 1) return Exchange([flat] { return flat; });
+#ifdef POCKETVLM_CUDA
+  if (flat.is_cuda()) {
+    const Waiting waiting(watchdog_.get());
+    return nccl_->start_all_reduce(flat);
+  }
+#endif
+  return start([this, flat] { return gathered(sum_of_parts(flat)); });
 }
 
 std::vector<double> Communicator::sum(const std::vector<double>& values) {
   if (size_ == 1) return values;
-  const Waiting waiting(*this);
   std::vector<double> all(values.size() * static_cast<std::size_t>(size_));
   const int count = static_cast<int>(values.size());
-  check_mpi(
-      MPI_Allgather(values.data(), count, MPI_DOUBLE, all.data(), count, MPI_DOUBLE, MPI_COMM_WORLD),
-      "MPI_Allgather");
+  run([&] {
+    check_mpi(MPI_Allgather(values.data(), count, MPI_DOUBLE, all.data(), count, MPI_DOUBLE, MPI_COMM_WORLD), "MPI_Allgather");
+  });
   std::vector<double> total(values.size(), 0.0);
   for (std::size_t i = 0; i < all.size(); ++i) total[i % values.size()] += all[i];
   return total;
@@ -215,26 +252,28 @@ std::vector<double> Communicator::sum(const std::vector<double>& values) {
 
 std::vector<std::string> Communicator::gather_texts(const std::string& text) {
   if (size_ == 1) return {text};
-  const Waiting waiting(*this);
   const auto ranks = static_cast<std::size_t>(size_);
   const int length = static_cast<int>(text.size());
   std::vector<int> lengths(ranks), begins(ranks);
-  check_mpi(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, MPI_COMM_WORLD), "MPI_Allgather");
-  int total = 0;
-  for (std::size_t r = 0; r < ranks; ++r) {
-    begins[r] = total;
-    total += lengths[r];
-  }
-  std::string all(static_cast<std::size_t>(total), '\0');
-  check_mpi(MPI_Allgatherv(text.data(),
-                           length,
-                           MPI_CHAR,
-                           all.data(),
-                           lengths.data(),
-                           begins.data(),
-                           MPI_CHAR,
-                           MPI_COMM_WORLD),
-            "MPI_Allgatherv");
+  std::string all;
+  run([&] {
+    check_mpi(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, MPI_COMM_WORLD), "MPI_Allgather");
+    int total = 0;
+    for (std::size_t r = 0; r < ranks; ++r) {
+      begins[r] = total;
+      total += lengths[r];
+    }
+    all.resize(static_cast<std::size_t>(total));
+    check_mpi(MPI_Allgatherv(text.data(),
+                             length,
+                             MPI_CHAR,
+                             all.data(),
+                             lengths.data(),
+                             begins.data(),
+                             MPI_CHAR,
+                             MPI_COMM_WORLD),
+              "MPI_Allgatherv");
+  });
   std::vector<std::string> texts;
   for (std::size_t r = 0; r < ranks; ++r) {
     texts.push_back(all.substr(static_cast<std::size_t>(begins[r]), static_cast<std::size_t>(lengths[r])));
@@ -244,8 +283,12 @@ std::vector<std::string> Communicator::gather_texts(const std::string& text) {
 
 void Communicator::barrier() {
   if (size_ == 1) return;
-  const Waiting waiting(*this);
-  check_mpi(MPI_Barrier(MPI_COMM_WORLD), "MPI_Barrier");
+  // One of the ranks may be at work that is its alone, for long.
+  run([] {
+    MPI_Request request;
+    check_mpi(MPI_Ibarrier(MPI_COMM_WORLD, &request), "MPI_Ibarrier");
+    finish(request, [] { return false; });
+  });
 }
 
 void Communicator::watch(double timeout_s) {
@@ -255,7 +298,7 @@ void Communicator::watch(double timeout_s) {
   int listener = -1;
   if (rank_ == 0) listener = Watchdog::listen(address);
   address = gather_texts(address).front();
-  watchdog_ = std::make_unique<Watchdog>(rank_, size_, timeout_s, listener, address, [] { MPI_Abort(MPI_COMM_WORLD, kLostRankStatus); });
+  watchdog_ = std::make_shared<Watchdog>(rank_, size_, timeout_s, listener, address, [] { MPI_Abort(MPI_COMM_WORLD, kLostRankStatus); });
 }
 
 void Communicator::phase(const std::string& what) {

@@ -2,13 +2,20 @@
 
 #include <torch/types.h>
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "trainer/distributed/exchange.h"
+
 namespace pocketvlm {
 
+class NcclRanks;
+class TaskThread;
 class Watchdog;
 
 /// Exit status of a job that the watchdog ended: the same command with --resume may well succeed (sysexits' EX_TEMPFAIL).
@@ -20,8 +27,11 @@ inline constexpr int kLostRankStatus = 75;
 /// Sums over CPU tensors are taken in the order of the ranks, whatever the message sizes: equal on every rank, and equal
 /// to what one process gets that adds the same numbers in the same order.
 ///
-/// All ranks must call the same operations in the same order. A rank that does not arrive within the time limit, or whose
-/// process ends, is named on standard error and the job is ended.
+/// All ranks must call the same operations in the same order; to start one counts, whenever it is waited for. MPI is called by one
+/// thread alone, in that order, so what was started goes on beside computing. That thread sleeps between looks as long as
+/// nobody waits for it: it leaves the processor to those who compute. On CUDA NCCL has a stream of its own instead.
+///
+/// A rank that does not arrive within the time limit, or whose process ends, is named on standard error and the job is ended.
 class Communicator {
  public:
   /// Joins the job. Throws Error when MPI cannot be started.
@@ -39,14 +49,24 @@ class Communicator {
   bool is_first() const { return rank_ == 0; }
 
   /// Sum of flat [size * n] float32 over the ranks; rank r gets the r-th n of it.
-  torch::Tensor reduce_scatter(const torch::Tensor& flat);
+  Exchange start_reduce_scatter(const torch::Tensor& flat);
   /// The parts [n] of all ranks, one after the other: [size * n].
-  torch::Tensor all_gather(const torch::Tensor& part);
+  Exchange start_all_gather(const torch::Tensor& part);
+  /// Sum of flat [size * n] float32 over the ranks, whole on every rank.
+  Exchange start_all_reduce(const torch::Tensor& flat);
+
   /// Element-wise sums, the same bits on every rank.
   std::vector<double> sum(const std::vector<double>& values);
   /// One text of every rank, in their order.
   std::vector<std::string> gather_texts(const std::string& text);
   void barrier();
+
+  /// Seconds that callers have spent waiting for collectives, for the wire and for ranks that came later. Of CUDA tensors the
+  /// device waits, which is not counted.
+  double seconds_waited() const { return waited_s_; }
+  /// Collectives of CPU tensors that this rank has started, and those that are done.
+  int64_t num_started() const { return num_started_; }
+  int64_t num_done() const { return num_done_; }
 
   /// Starts watching the other ranks; collective. What a rank is doing is said by `phase` (for the message).
   void watch(double timeout_s);
@@ -57,14 +77,22 @@ class Communicator {
   void abort(int status);
 
  private:
-  struct Nccl;
   class Waiting;  // marks a collective for the watchdog
-  void all_to_all(const void* send, void* receive, int64_t bytes_per_rank);
+  Exchange start(std::function<torch::Tensor()> collective);
+  torch::Tensor wait_for(std::future<torch::Tensor>& result);
+  void run(const std::function<void()>& collective);
+  // On the thread of communication:
+  torch::Tensor sum_of_parts(const torch::Tensor& flat);
+  torch::Tensor gathered(const torch::Tensor& part);
 
   int rank_ = 0, size_ = 1, local_rank_ = 0;
   bool joined_ = false;
-  std::unique_ptr<Nccl> nccl_;
-  std::unique_ptr<Watchdog> watchdog_;
+  std::atomic<int> callers_waiting_{0};
+  std::atomic<double> waited_s_{0};
+  std::atomic<int64_t> num_started_{0}, num_done_{0};
+  std::unique_ptr<NcclRanks> nccl_;
+  std::shared_ptr<Watchdog> watchdog_;  // of every collective, too, that was started under it
+  std::unique_ptr<TaskThread> thread_;  // when there are other ranks
 };
 
 }  // namespace pocketvlm

@@ -38,11 +38,11 @@ void set_random_state(torch::Device device, const Tensor& state) {
 /// The weights while they are needed.
 class Gathered {
  public:
-  explicit Gathered(const BlockWeights& weights) : weights_(weights) {
-    if (weights_.gather) weights_.gather();
+  Gathered(const BlockWeights& weights, Pass pass) : weights_(weights) {
+    if (weights_.enter) weights_.enter(pass);
   }
   ~Gathered() {
-    if (weights_.release) weights_.release();
+    if (weights_.leave) weights_.leave();
   }
   Gathered(const Gathered&) = delete;
   Gathered& operator=(const Gathered&) = delete;
@@ -61,7 +61,7 @@ struct RecomputedBlock : torch::autograd::Function<RecomputedBlock> {
     context->save_for_backward({x});
     context->saved_data["call"] = c10::IValue::make_capsule(call);
     context->saved_data["x_learns"] = x.requires_grad();
-    const Gathered gathered(*call->weights);
+    const Gathered gathered(*call->weights, Pass::kLearningForward);
     return call->body(x);
   }
 
@@ -76,7 +76,7 @@ struct RecomputedBlock : torch::autograd::Function<RecomputedBlock> {
     if (x_learns) wanted.push_back(x);
     wanted.insert(wanted.end(), weights.parameters.begin(), weights.parameters.end());
     {
-      const Gathered gathered(weights);
+      const Gathered gathered(weights, Pass::kBackward);
       const at::AutoGradMode graph(true);
       const ComputeDtype dtype(call.dtype);
       set_random_state(x.device(), call.random_state);
@@ -99,7 +99,7 @@ torch::Tensor recomputed_block(const BlockWeights& weights, const torch::Tensor&
   const bool learns = torch::GradMode::is_enabled() && (x.requires_grad() || !weights.kept.empty());
   if (!learns) {
     const torch::NoGradGuard no_grad;
-    const Gathered gathered(weights);
+    const Gathered gathered(weights, Pass::kForward);
     return body(x);
   }
   auto call = c10::make_intrusive<Call>();

@@ -9,13 +9,22 @@
 
 namespace pocketvlm {
 
+/// What a block is run for.
+enum class Pass {
+  kForward,          // nothing follows
+  kLearningForward,  // a backward will
+  kBackward,
+};
+
 /// What a block's weights are made of between uses, and what becomes of their gradients.
 struct BlockWeights {
   std::vector<torch::Tensor> parameters;  // the block's own, those that learn
   /// What the graph carries gradients to: the parameters themselves, or the part of their numbers that this rank keeps.
   std::vector<torch::Tensor> kept;
-  std::function<void()> gather, release;  // around every use; empty: the weights are always there
-  /// Gradients of `parameters` (undefined where there is none) to those of `kept`; empty: they are the same.
+  std::function<void(Pass)> enter;  // before every use, and after it; empty: the weights are always there
+  std::function<void()> leave;
+  /// Gradients of `parameters` (undefined where there is none) to those of `kept`; empty: they are the same. Undefined: they
+  /// are added to those of `kept` without autograd.
   std::function<std::vector<torch::Tensor>(const std::vector<torch::Tensor>&)> reduce;
 };
 

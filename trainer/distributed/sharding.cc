@@ -1,9 +1,14 @@
 #include "trainer/distributed/sharding.h"
 
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <algorithm>
 #include <set>
 #include <unordered_map>
 
 #include "base/error.h"
+#include "trainer/distributed/divided_blocks.h"
 #include "trainer/distributed/flat_bucket.h"
 #include "trainer/distributed/recomputed_block.h"
 
@@ -12,121 +17,66 @@ namespace {
 
 using torch::Tensor;
 
-/// Numbers of one exchange, about: small messages cost latency, large ones fall out of the caches.
-constexpr int64_t kBucketNumbers = 1 << 20;
-
-const Tensor& same(const Tensor& tensor) { return tensor; }
 Tensor gradient_of(const Tensor& tensor) { return tensor.grad(); }
 
-/// The transformer blocks of the model with their full names, in registration order.
-std::vector<std::pair<std::string, torch::nn::Module*>> transformer_blocks(torch::nn::Module& model) {
-  std::vector<std::pair<std::string, torch::nn::Module*>> blocks;
-  for (const auto& parent : model.named_modules()) {
-    if (parent.key() != "vision_encoder.blocks" && parent.key() != "language.layers") continue;
-    for (const auto& child : parent.value()->named_children()) {
-      blocks.emplace_back(parent.key() + "." + child.key(), child.value().get());
-    }
-  }
-  return blocks;
-}
+/// Calls `told` when the backward under way has added all it finds to a tensor's gradient.
+class AfterGradient : public torch::autograd::PostAccumulateGradHook {
+ public:
+  explicit AfterGradient(std::function<void()> told) : told_(std::move(told)) {}
+  void operator()(const torch::autograd::Variable& /*tensor*/) override { told_(); }
+
+ private:
+  std::function<void()> told_;
+};
 
 }  // namespace
 
 /// Tensors that are exchanged together, and which of the parts they are.
 struct Sharding::Row {
-  explicit Row(int ranks) : bucket(ranks) {}
+  explicit Row(FlatBucket tensors) : bucket(std::move(tensors)) {}
   FlatBucket bucket;
   std::size_t first_part = 0, num_parts = 0;
-};
-
-/// A block under full sharding: this rank's part of what learns in it and of what does not.
-struct Sharding::Unit {
-  Unit(Communicator& communicator, int size) : ranks(communicator), learned(std::make_shared<Row>(size)), frozen(size) {}
-
-  Communicator& ranks;
-  std::shared_ptr<Row> learned;
-  FlatBucket frozen;
-  Tensor kept, kept_frozen;  // [part_size]; undefined when there is nothing
-  BlockWeights weights;
-
-  void gather() const {
-    const torch::NoGradGuard no_grad;
-    fill(learned->bucket, kept);
-    fill(frozen, kept_frozen);
-  }
-  void release() const {
-    const torch::NoGradGuard no_grad;
-    for (const FlatBucket::Item& item : learned->bucket.items()) empty(item.tensor);
-    for (const FlatBucket::Item& item : frozen.items()) empty(item.tensor);
-  }
-  static void empty(Tensor tensor) { tensor.set_data(torch::empty({0}, tensor.options().requires_grad(false))); }
-
- private:
-  void fill(const FlatBucket& bucket, const Tensor& part) const {
-    if (bucket.empty()) return;
-    const std::vector<Tensor> views = bucket.views(ranks.all_gather(part.detach()));
-    for (std::size_t i = 0; i < views.size(); ++i) Tensor(bucket.items()[i].tensor).set_data(views[i]);
-  }
+  std::size_t missing = 0;  // gradients that the last backward has not found yet
+  Exchange sum;             // of gradients, under way
 };
 
 Sharding::Sharding(const DistributedConfig& config,
                    bool recompute_blocks,
                    torch::nn::Module& model,
                    const NamedWeights& weights,
-                   Communicator& ranks)
-    : ranks_(ranks), mode_(config.sharding) {
+                   Communicator& ranks,
+                   int64_t bucket_numbers)
+    : ranks_(ranks), mode_(config.sharding), overlap_(config.overlap) {
   const torch::NoGradGuard no_grad;
   for (const auto& [name, weight] : weights) tensors_.emplace_back(name, weight.sizes().vec());
   if (mode_ == "full") {
-    add_units(model);
+    add_divided_blocks(model);
   } else if (recompute_blocks) {
     add_recomputed_blocks(model);
   }
-  add_buckets(weights);
+  add_buckets(weights, bucket_numbers);
+  // Under `full` blocks talk during backward, and which gradients outside of them a rank finds when is its own affair.
+  if (overlap_ && mode_ != "full" && ranks_.size() > 1) add_hooks();
 }
 
-Sharding::~Sharding() = default;
+Sharding::~Sharding() {
+  for (const Tensor& tensor : hooked_) torch::autograd::impl::set_post_acc_grad_hooks(tensor, nullptr);
+}
 
-void Sharding::add_units(torch::nn::Module& model) {
-  const auto units = std::make_shared<std::unordered_map<const torch::nn::Module*, Unit*>>();
-  for (const auto& [name, block] : transformer_blocks(model)) {
-    const auto unit = std::make_shared<Unit>(ranks_, ranks_.size());
-    for (const auto& item : block->named_parameters()) {
-      const std::string full_name = name + "." + item.key();
-      (item.value().requires_grad() ? unit->learned->bucket : unit->frozen).add(full_name, item.value());
-      if (item.value().requires_grad()) unit->weights.parameters.push_back(item.value());
-    }
-    const auto keep = [&](const FlatBucket& bucket) {
-      if (bucket.empty()) return Tensor();
-      return bucket.flatten(same).narrow(0, ranks_.rank() * bucket.part_size(), bucket.part_size()).clone();
-    };
-    unit->kept = keep(unit->learned->bucket);
-    unit->kept_frozen = keep(unit->frozen);
-    if (unit->kept.defined()) {
-      unit->kept.requires_grad_(true);
-      unit->weights.kept = {unit->kept};
-      Row& row = *unit->learned;
-      row.first_part = parts_.size();
-      for (TensorSlice& slice : row.bucket.slices(unit->kept, ranks_.rank())) parts_.push_back(std::move(slice));
-      row.num_parts = parts_.size() - row.first_part;
-      rows_.push_back(unit->learned);
-    }
-    Unit* const raw = unit.get();
-    unit->weights.gather = [raw] { raw->gather(); };
-    unit->weights.release = [raw] { raw->release(); };
-    unit->weights.reduce = [raw](const std::vector<Tensor>& gradients) -> std::vector<Tensor> {
-      if (raw->weights.kept.empty()) return {};
-      std::size_t next = 0;  // flatten walks the tensors in the order of `parameters`
-      const Tensor flat = raw->learned->bucket.flatten([&](const Tensor&) { return gradients[next++]; });
-      return {raw->ranks.reduce_scatter(flat)};
-    };
-    unit->release();
-    (*units)[block] = raw;
-    units_.push_back(unit);
+bool Sharding::gathers_blocks() const { return blocks_ != nullptr && ranks_.size() > 1; }
+
+void Sharding::add_divided_blocks(torch::nn::Module& model) {
+  blocks_ = std::make_unique<DividedBlocks>(model, ranks_, overlap_);
+  for (const auto& block : blocks_->all()) {
+    if (!block->kept.defined()) continue;
+    const auto row = std::make_shared<Row>(block->learned);
+    row->first_part = parts_.size();
+    for (TensorSlice& slice : row->bucket.slices(block->kept, ranks_.rank())) parts_.push_back(std::move(slice));
+    row->num_parts = parts_.size() - row->first_part;
+    rows_.push_back(row);
+    block_rows_.emplace_back(row, block->kept);
   }
-  runner_ = [units](const torch::nn::Module& block, const Tensor& x, const BlockBody& body) {
-    return recomputed_block(units->at(&block)->weights, x, body);
-  };
+  runner_ = [this](const torch::nn::Module& block, const Tensor& x, const BlockBody& body) { return blocks_->run(block, x, body); };
 }
 
 void Sharding::add_recomputed_blocks(torch::nn::Module& model) {
@@ -143,7 +93,7 @@ void Sharding::add_recomputed_blocks(torch::nn::Module& model) {
   };
 }
 
-void Sharding::add_buckets(const NamedWeights& weights) {
+void Sharding::add_buckets(const NamedWeights& weights, int64_t bucket_numbers) {
   std::set<std::string> in_units;
   for (const auto& row : rows_) {
     for (const FlatBucket::Item& item : row->bucket.items()) in_units.insert(item.name);
@@ -151,8 +101,8 @@ void Sharding::add_buckets(const NamedWeights& weights) {
   for (const auto& [name, weight] : weights) {
     if (in_units.count(name) != 0) continue;
     TORCH_INTERNAL_ASSERT(weight.is_contiguous());
-    if (buckets_.empty() || buckets_.back()->bucket.numbers() + weight.numel() > kBucketNumbers) {
-      buckets_.push_back(std::make_shared<Row>(ranks_.size()));
+    if (buckets_.empty() || buckets_.back()->bucket.numbers() + weight.numel() > bucket_numbers) {
+      buckets_.push_back(std::make_shared<Row>(FlatBucket(ranks_.size())));
     }
     buckets_.back()->bucket.add(name, weight);
   }
@@ -172,55 +122,98 @@ bool Sharding::writes(std::size_t part) const {
   return mode_ != "replicated" || static_cast<int>(part % static_cast<std::size_t>(ranks_.size())) == ranks_.rank();
 }
 
-void Sharding::reduce_gradients() {
-  const torch::NoGradGuard no_grad;
-  if (mode_ == "replicated" && ranks_.size() == 1) return;
-  const auto set_gradients = [&](const Row& row, const Tensor& part) {
-    const std::vector<TensorSlice> gradients = row.bucket.slices(part, ranks_.rank());
-    for (std::size_t i = 0; i < gradients.size(); ++i) {
-      parts_[row.first_part + i].values.mutable_grad() = gradients[i].values;
-    }
-  };
-  for (const auto& unit : units_) {
-    if (unit->kept.defined() && unit->kept.grad().defined()) set_gradients(*unit->learned, unit->kept.grad());
-  }
+void Sharding::add_hooks() {
   for (const auto& row : buckets_) {
-    const Tensor part = ranks_.reduce_scatter(row->bucket.flatten(gradient_of));
-    for (const FlatBucket::Item& item : row->bucket.items()) item.tensor.mutable_grad().reset();
-    if (mode_ != "replicated") {
-      set_gradients(*row, part);
-      continue;
+    for (const FlatBucket::Item& item : row->bucket.items()) {
+      auto hook = std::make_unique<AfterGradient>([this, row = row.get()] { note_gradient(*row); });
+      torch::autograd::impl::set_post_acc_grad_hooks(item.tensor, std::move(hook));
+      hooked_.push_back(item.tensor);
     }
-    const std::vector<Tensor> views = row->bucket.views(ranks_.all_gather(part));
-    for (std::size_t i = 0; i < views.size(); ++i) row->bucket.items()[i].tensor.mutable_grad() = views[i];
   }
 }
 
-void Sharding::gather_row(const Row& row,
-                          const std::vector<Tensor>& values,
-                          const std::function<void(std::size_t, const Tensor&)>& use) {
+void Sharding::expect_last_backward() {
+  if (hooked_.empty()) return;
+  last_backward_ = true;
+  not_started_ = buckets_.size();
+  for (const auto& row : buckets_) row->missing = row->bucket.items().size();
+}
+
+void Sharding::note_gradient(Row& row) {
+  if (!last_backward_) return;
+  TORCH_INTERNAL_ASSERT(row.missing > 0, "a second backward after expect_last_backward()");
+  --row.missing;
+  // From the last bucket to the first, whatever comes first here: the order must be that of the other ranks.
+  while (not_started_ > 0 && buckets_[not_started_ - 1]->missing == 0) start_sum(*buckets_[--not_started_]);
+}
+
+void Sharding::start_sum(Row& row) {
+  const Tensor flat = row.bucket.flatten(gradient_of);
+  for (const FlatBucket::Item& item : row.bucket.items()) item.tensor.mutable_grad().reset();
+  row.sum = mode_ == "replicated" ? ranks_.start_all_reduce(flat) : ranks_.start_reduce_scatter(flat);
+}
+
+void Sharding::finish_sum(Row& row) {
+  const Tensor sum = row.sum.wait();
+  if (mode_ != "replicated") return set_gradients(row, sum);
+  const std::vector<Tensor> views = row.bucket.views(sum);
+  for (std::size_t i = 0; i < views.size(); ++i) row.bucket.items()[i].tensor.mutable_grad() = views[i];
+}
+
+void Sharding::set_gradients(const Row& row, const Tensor& part) {
+  const std::vector<TensorSlice> gradients = row.bucket.slices(part, ranks_.rank());
+  for (std::size_t i = 0; i < gradients.size(); ++i) {
+    parts_[row.first_part + i].values.mutable_grad() = gradients[i].values;
+  }
+}
+
+void Sharding::reduce_gradients() {
+  const torch::NoGradGuard no_grad;
+  if (mode_ == "replicated" && ranks_.size() == 1) return;
+  last_backward_ = false;
+  if (blocks_) blocks_->finish();
+  for (const auto& [row, kept] : block_rows_) {
+    if (kept.grad().defined()) set_gradients(*row, kept.grad());
+  }
+  for (std::size_t i = buckets_.size(); i > 0; --i) {
+    Row& row = *buckets_[i - 1];
+    if (!row.sum.started()) start_sum(row);
+    if (!overlap_) finish_sum(row);
+  }
+  if (!overlap_) return;
+  for (std::size_t i = buckets_.size(); i > 0; --i) finish_sum(*buckets_[i - 1]);
+}
+
+Exchange Sharding::start_gathering(const Row& row, const std::vector<Tensor>& values) {
   Tensor part = torch::zeros({row.bucket.part_size()}, row.bucket.items().front().tensor.options().requires_grad(false));
   const std::vector<TensorSlice> slices = row.bucket.slices(part, ranks_.rank());
   for (std::size_t i = 0; i < slices.size(); ++i) {
     const Tensor& from = values[row.first_part + i];
     if (from.defined()) Tensor(slices[i].values).copy_(from);
   }
-  const std::vector<Tensor> views = row.bucket.views(ranks_.all_gather(part));
+  return ranks_.start_all_gather(part);
+}
+
+void Sharding::gather_row(const Row& row,
+                          const std::vector<Tensor>& values,
+                          const std::function<void(std::size_t, const Tensor&)>& use) {
+  const std::vector<Tensor> views = row.bucket.views(start_gathering(row, values).wait());
   for (std::size_t i = 0; i < views.size(); ++i) use(i, views[i]);
 }
 
 void Sharding::spread_weights() {
   const torch::NoGradGuard no_grad;
-  for (const auto& unit : units_) {
-    if (unit->kept.defined()) unit->kept.mutable_grad().reset();
-  }
+  if (blocks_) blocks_->drop_gradients();
   if (mode_ == "replicated" || ranks_.size() == 1) return;
   std::vector<Tensor> values;
   for (const TensorSlice& part : parts_) values.push_back(part.values);
-  for (const auto& row : buckets_) {
-    gather_row(*row, values, [&](std::size_t i, const Tensor& whole) {
-      Tensor(row->bucket.items()[i].tensor).copy_(whole);
-    });
+  const std::size_t ahead = overlap_ ? 1 : 0;  // buckets that travel while one is copied
+  std::vector<Exchange> gathering;
+  for (std::size_t i = 0; i < buckets_.size(); ++i) {
+    while (gathering.size() < std::min(i + 1 + ahead, buckets_.size())) gathering.push_back(start_gathering(*buckets_[gathering.size()], values));
+    const FlatBucket& bucket = buckets_[i]->bucket;
+    const std::vector<Tensor> views = bucket.views(gathering[i].wait());
+    for (std::size_t k = 0; k < views.size(); ++k) Tensor(bucket.items()[k].tensor).copy_(views[k]);
   }
 }
 
@@ -264,22 +257,23 @@ void Sharding::put_together(const std::vector<Tensor>& values,
 }
 
 void Sharding::with_whole_model(const std::function<void()>& use) {
-  for (const auto& unit : units_) unit->gather();
+  if (blocks_) blocks_->gather_all();
   use();
-  for (const auto& unit : units_) unit->release();
+  if (blocks_) blocks_->release_all();
 }
 
 void Sharding::restore_model() {
+  runner_ = {};
+  if (!blocks_) return;
   const torch::NoGradGuard no_grad;
-  for (const auto& unit : units_) {
-    unit->gather();
+  blocks_->gather_all();
+  for (const auto& block : blocks_->all()) {
     // Tensors of their own: views would keep the exchanged row alive, and share one storage.
-    for (const FlatBucket* bucket : {&unit->learned->bucket, &unit->frozen}) {
+    for (const FlatBucket* bucket : {&block->learned, &block->frozen}) {
       for (const FlatBucket::Item& item : bucket->items()) Tensor(item.tensor).set_data(item.tensor.detach().clone());
     }
   }
-  units_.clear();
-  runner_ = {};
+  blocks_.reset();
 }
 
 }  // namespace pocketvlm

@@ -1,0 +1,160 @@
+#include "trainer/distributed/divided_blocks.h"
+
+#include <utility>
+
+namespace pocketvlm {
+namespace {
+
+using torch::Tensor;
+
+const Tensor& same(const Tensor& tensor) { return tensor; }
+
+/// Waits for `gathering` and puts it behind the tensors of `bucket`.
+void fill(const FlatBucket& bucket, Exchange& gathering) {
+  if (bucket.empty()) return;
+  const std::vector<Tensor> views = bucket.views(gathering.wait());
+  for (std::size_t i = 0; i < views.size(); ++i) Tensor(bucket.items()[i].tensor).set_data(views[i]);
+}
+
+void empty(const FlatBucket& bucket) {
+  for (const FlatBucket::Item& item : bucket.items()) {
+    Tensor(item.tensor).set_data(torch::empty({0}, item.tensor.options().requires_grad(false)));
+  }
+}
+
+}  // namespace
+
+std::vector<std::pair<std::string, torch::nn::Module*>> transformer_blocks(torch::nn::Module& model) {
+  std::vector<std::pair<std::string, torch::nn::Module*>> blocks;
+  for (const auto& parent : model.named_modules()) {
+    if (parent.key() != "vision_encoder.blocks" && parent.key() != "language.layers") continue;
+    for (const auto& child : parent.value()->named_children()) {
+      blocks.emplace_back(parent.key() + "." + child.key(), child.value().get());
+    }
+  }
+  return blocks;
+}
+
+DividedBlocks::DividedBlocks(torch::nn::Module& model, Communicator& ranks, bool overlap) : ranks_(ranks), overlap_(overlap) {
+  const torch::NoGradGuard no_grad;
+  for (const auto& [name, module] : transformer_blocks(model)) {
+    blocks_.push_back(std::make_unique<Block>(ranks.size()));
+    Block& block = *blocks_.back();
+    by_module_[module] = &block;
+    for (const auto& item : module->named_parameters()) {
+      const std::string full_name = name + "." + item.key();
+      (item.value().requires_grad() ? block.learned : block.frozen).add(full_name, item.value());
+      if (item.value().requires_grad()) block.weights.parameters.push_back(item.value());
+    }
+    const auto keep = [&](const FlatBucket& bucket) {
+      if (bucket.empty()) return Tensor();
+      return bucket.flatten(same).narrow(0, ranks_.rank() * bucket.part_size(), bucket.part_size()).clone();
+    };
+    block.kept = keep(block.learned);
+    block.kept_frozen = keep(block.frozen);
+    if (block.kept.defined()) {
+      block.kept.requires_grad_(true);
+      block.weights.kept = {block.kept};
+    }
+    block.weights.enter = [this, &block](Pass pass) { enter(block, pass); };
+    block.weights.leave = [this, &block] { leave(block); };
+    block.weights.reduce = [this, &block](const std::vector<Tensor>& gradients) { return reduce(block, gradients); };
+    release(block);
+  }
+}
+
+Tensor DividedBlocks::run(const torch::nn::Module& block, const Tensor& x, const BlockBody& body) {
+  return recomputed_block(by_module_.at(&block)->weights, x, body);
+}
+
+void DividedBlocks::start_gathering(Block& block) {
+  if (block.whole || block.gathering.started() || block.gathering_frozen.started()) return;
+  if (!block.learned.empty()) block.gathering = ranks_.start_all_gather(block.kept.detach());
+  if (!block.frozen.empty()) block.gathering_frozen = ranks_.start_all_gather(block.kept_frozen);
+}
+
+void DividedBlocks::gather(Block& block) {
+  if (block.whole) return;
+  const torch::NoGradGuard no_grad;
+  start_gathering(block);
+  fill(block.learned, block.gathering);
+  fill(block.frozen, block.gathering_frozen);
+  block.whole = true;
+}
+
+void DividedBlocks::release(Block& block) {
+  const torch::NoGradGuard no_grad;
+  for (Exchange* gathering : {&block.gathering, &block.gathering_frozen}) {
+    if (gathering->started()) gathering->wait();
+  }
+  empty(block.learned);
+  empty(block.frozen);
+  block.whole = false;
+}
+
+void DividedBlocks::enter(Block& block, Pass pass) {
+  // After a backward the weights may change, so nothing is forecast beyond it.
+  const bool forecast = overlap_ && last_ != nullptr && (last_pass_ != Pass::kBackward || pass == Pass::kBackward);
+  if (forecast) last_->next[static_cast<int>(last_pass_)] = &block;
+  last_ = &block;
+  last_pass_ = pass;
+  if (ahead_ != nullptr && ahead_ != &block) release(*ahead_);
+  ahead_ = nullptr;
+  gather(block);
+  Block* const next = block.next[static_cast<int>(pass)];
+  if (next == nullptr) return;
+  ahead_ = next;
+  start_gathering(*next);
+}
+
+void DividedBlocks::leave(Block& block) {
+  if (ahead_ != &block) release(block);  // the last block of a forward is the first of the backward
+}
+
+std::vector<Tensor> DividedBlocks::reduce(Block& block, const std::vector<Tensor>& gradients) {
+  if (block.weights.kept.empty()) return {};
+  std::size_t next = 0;  // flatten walks the tensors in the order of `parameters`
+  const Tensor flat = block.learned.flatten([&](const Tensor&) { return gradients[next++]; });
+  finish_reduction();
+  reduction_ = ranks_.start_reduce_scatter(flat);
+  reduced_ = &block;
+  if (!overlap_) finish_reduction();
+  return {Tensor()};  // finish_reduction adds it up
+}
+
+/// As autograd adds up what backward functions return.
+void DividedBlocks::finish_reduction() {
+  if (reduced_ == nullptr) return;
+  const torch::NoGradGuard no_grad;
+  const Tensor part = reduction_.wait();
+  Tensor& gradient = std::exchange(reduced_, nullptr)->kept.mutable_grad();
+  if (gradient.defined()) {
+    gradient.add_(part);
+  } else {
+    gradient = part;
+  }
+}
+
+void DividedBlocks::finish() {
+  finish_reduction();
+  if (ahead_ != nullptr) release(*ahead_);
+  ahead_ = last_ = nullptr;
+}
+
+void DividedBlocks::drop_gradients() {
+  finish();
+  for (const auto& block : blocks_) {
+    if (block->kept.defined()) block->kept.mutable_grad().reset();
+  }
+}
+
+void DividedBlocks::gather_all() {
+  finish();
+  for (const auto& block : blocks_) gather(*block);
+}
+
+void DividedBlocks::release_all() {
+  for (const auto& block : blocks_) release(*block);
+}
+
+}  // namespace pocketvlm
