@@ -43,6 +43,8 @@ void bench(const CommandLine& line) {
   settings.dtype = line.dtype.empty() ? "bf16" : line.dtype;
   settings.steps = line.steps;
   settings.batch = line.batch;
+  settings.padded = line.padded;
+  PV_CHECK(!line.padded || line.task == "sft" || line.task == "stage1", "bench: --padded is for sft and stage1, not {}", line.task);
   if (line.threads > 0) at::set_num_threads(static_cast<int>(line.threads));
   BenchResult result = found->second(settings);
   std::vector<double> sorted = result.seconds;

@@ -32,6 +32,7 @@ struct CommandLine {
   std::string html;                  // data check
   std::string task, shapes;          // bench
   std::int64_t steps = 4, batch = 8;
+  bool padded = false;  // bench
   std::vector<std::string> runs;              // plot
   std::vector<std::int64_t> simulate_ranks;   // train: plan only; what the plan assumes follows
   double mfu = 0.4, peak_tflops = 989, text_tokens = 64, slices = 0;

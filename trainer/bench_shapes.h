@@ -24,6 +24,7 @@ struct BenchSettings {
   std::string dtype = "bf16";
   int64_t steps = 4;
   int64_t batch = 8;
+  bool padded = false;  // sft, stage1: every text as long as its step's longest, to see what packing is worth
 };
 
 /// What a timed run says; the program adds parameters and peak memory.

@@ -11,8 +11,9 @@
 namespace pocketvlm {
 namespace {
 
-/// `lengths.size()` samples: a picture and a text whose every token is to be learned.
-Batch random_batch(const BenchShapes& shapes, const std::vector<int64_t>& lengths) {
+/// `lengths.size()` samples: a picture and a text whose every token is to be learned, with padding up to `padded` tokens that
+/// nobody learns.
+Batch random_batch(const BenchShapes& shapes, const std::vector<int64_t>& lengths, int64_t padded = 0) {
   const ModelConfig& model = shapes.model;
   const int64_t queries = model.projector.num_queries, patches = shapes.patches();
   const auto samples = static_cast<int64_t>(lengths.size());
@@ -22,12 +23,13 @@ Batch random_batch(const BenchShapes& shapes, const std::vector<int64_t>& length
   int64_t begin = 0;
   for (const int64_t length : lengths) {
     const torch::Tensor text = torch::randint(5, model.language.vocab, {length}, integers);
-    ids.push_back(torch::cat({torch::zeros({queries}, integers), text}));
-    labels.push_back(torch::cat({torch::full({queries - 1}, -100, integers), text, torch::full({1}, -100, integers)}));
-    positions.push_back(torch::arange(queries + length, integers));
+    const int64_t padding = std::max<int64_t>(0, padded - length), tokens = queries + length + padding;
+    ids.push_back(torch::cat({torch::zeros({queries}, integers), text, torch::zeros({padding}, integers)}));
+    labels.push_back(torch::cat({torch::full({queries - 1}, -100, integers), text, torch::full({1 + padding}, -100, integers)}));
+    positions.push_back(torch::arange(tokens, integers));
     visual_positions.push_back(torch::arange(begin, begin + queries, integers));
-    begin += queries + length;
-    batch.segment_lengths.push_back(queries + length);
+    begin += tokens;
+    batch.segment_lengths.push_back(tokens);
     batch.grids.push_back({model.vision.position_side, model.vision.position_side});
   }
   batch.input_ids = torch::cat(ids);
@@ -71,10 +73,11 @@ BenchResult bench_training(const BenchSettings& settings) {
   PackShape work;
   for (int64_t step = 0; step <= settings.steps; ++step) {
     const std::vector<int64_t> lengths = bench_lengths(settings.batch, static_cast<uint64_t>(step), 8, 512);
-    const Batch batch = random_batch(settings.shapes, lengths);
+    const Batch batch = random_batch(settings.shapes, lengths, settings.padded ? *std::max_element(lengths.begin(), lengths.end()) : 0);
     const auto begin = std::chrono::steady_clock::now();
     int64_t targets = 0;
     for (const int64_t length : lengths) targets += length;
+    const int64_t useful = targets + settings.shapes.model.projector.num_queries * settings.batch;
     {
       const ComputeDtype guard(dtype);
       model->loss_sum(batch).backward();
@@ -83,7 +86,7 @@ BenchResult bench_training(const BenchSettings& settings) {
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     if (step == 0) continue;  // warms up
     result.seconds.push_back(seconds);
-    result.useful += static_cast<double>(batch.input_ids.size(0));
+    result.useful += static_cast<double>(useful);
     work.add(batch.segment_lengths, targets, batch.grids);
   }
   const double operations = training_operations(config, LearningComponents::of(trainable), work);
