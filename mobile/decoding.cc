@@ -405,30 +405,36 @@ void MobileDecoder::attend(const Compute& compute,
 // Gate, up and their product take a few columns at a time, so that of a prompt only the int8 form
 // of what `down` reads is ever whole.
 void MobileDecoder::feed_forward(const Compute& compute,
-                                 const Layer& layer,
+                                 std::int64_t number,
                                  Activations& input,
                                  Activations& gated,
                                  float* out) const {
+  const Layer& layer = layers_[static_cast<std::size_t>(number)];
   const std::int64_t tokens = input.tokens();
   constexpr std::int64_t kGroup = MobileLinear::kRowGroup;
   const std::int64_t cached = std::max(kGroup, kFeedForwardFloats / 2 / tokens / kGroup * kGroup);
   layer.gate.prepare(input);
   layer.up.prepare(input);
   gated.clear();
-  compute.pool.for_pieces(params_.ffn,
-                          std::min(cached, layer.gate.rows_per_piece(compute, tokens)),
-                          [&](std::int64_t begin, std::int64_t end) {
-                            const std::int64_t columns = end - begin;
-                            const std::int64_t size = tokens * columns;
-                            const auto both = std::make_unique_for_overwrite<float[]>(
-                                static_cast<std::size_t>(2 * size));
-                            float* gate = both.get();
-                            float* up = gate + size;
-                            layer.gate.forward_rows(compute, input, begin, end, gate, columns);
-                            layer.up.forward_rows(compute, input, begin, end, up, columns);
-                            compute.kernels.silu_multiply(gate, up, size);
-                            gated.set_columns(begin, columns, gate);
-                          });
+  compute.pool.for_pieces(
+      params_.ffn,
+      std::min(cached, layer.gate.rows_per_piece(compute, tokens)),
+      [&](std::int64_t begin, std::int64_t end) {
+        const std::int64_t columns = end - begin;
+        const std::int64_t size = tokens * columns;
+        const auto both =
+            std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(2 * size));
+        float* gate = both.get();
+        float* up = gate + size;
+        layer.gate.forward_rows(compute, input, begin, end, gate, columns);
+        layer.up.forward_rows(compute, input, begin, end, up, columns);
+        compute.kernels.silu_multiply(gate, up, size);
+        gated.set_columns(begin, columns, gate);
+        if (compute.squares != nullptr) {
+          const std::string name = fmt::format("blk.{}.ffn_down.weight", number);
+          compute.squares->add(name, params_.ffn, begin, columns, gate, tokens);
+        }
+      });
   layer.down.forward(compute, gated, out, params_.hidden);
 }
 
@@ -458,7 +464,14 @@ void MobileDecoder::forward(const Compute& compute,
   for (std::size_t index = 0; index < layers_.size(); ++index) {
     const Layer& layer = layers_[index];
     const auto number = static_cast<std::int64_t>(index);
+    const auto observe = [&](const char* matrix, const std::vector<float>& values) {
+      if (compute.squares == nullptr) return;
+      const auto width = static_cast<std::int64_t>(values.size()) / tokens;
+      const std::string name = fmt::format("blk.{}.{}.weight", number, matrix);
+      compute.squares->add(name, width, 0, width, values.data(), tokens);
+    };
     layer.attention_norm.forward(compute, x.data(), tokens, normed.data());
+    observe("attn_q", normed);
     input.read(normed.data(), hidden);
     MobileLinear::forward_all(
         compute, input, {{&layer.q, q.data()}, {&layer.k, k.data()}, {&layer.v, v.data()}});
@@ -476,15 +489,17 @@ void MobileDecoder::forward(const Compute& compute,
                   &v[static_cast<std::size_t>(begin * kv_width)]);
     });
     attend(compute, cache, number, position, tokens, q.data());
+    observe("attn_output", q);
     input.read(q.data(), q_width);
     layer.out.forward(compute, input, normed.data(), hidden);
     add_branch();
     layer.ffn_norm.forward(compute, x.data(), tokens, normed.data());
+    observe("ffn_gate", normed);
     input.read(normed.data(), hidden);
     const bool quantized = needs_quantized_input(layer.down.type());
     if (!gated || gated->keeps_floats() == quantized)
       gated.emplace(compute, tokens, params_.ffn, quantized);
-    feed_forward(compute, layer, input, *gated, normed.data());
+    feed_forward(compute, number, input, *gated, normed.data());
     add_branch();
   }
 }
@@ -496,6 +511,14 @@ std::vector<float> MobileDecoder::logits(const Compute& compute,
   final_norm_.forward(compute, x, tokens, normed.data());
   if (params_.scale_logits != 1.0F) {
     for (float& value : normed) value /= params_.scale_logits;
+  }
+  if (compute.squares != nullptr) {
+    compute.squares->add(params_.tied_embeddings ? "token_embd.weight" : "output.weight",
+                         params_.hidden,
+                         0,
+                         params_.hidden,
+                         normed.data(),
+                         tokens);
   }
   return output_.forward(compute, normed.data(), tokens);
 }

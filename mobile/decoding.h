@@ -116,7 +116,7 @@ class MobileDecoder {
               std::int64_t tokens,
               float* q) const;
   void feed_forward(const Compute& compute,
-                    const Layer& layer,
+                    std::int64_t layer,
                     Activations& input,
                     Activations& gated,
                     float* out) const;

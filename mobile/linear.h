@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "mobile/gguf.h"
+#include "mobile/input_squares.h"
 #include "mobile/kernels.h"
 #include "mobile/thread_pool.h"
 
@@ -26,6 +27,8 @@ struct Compute {
   PieceSizes pieces = {};
   // Vision: attention in bfloat16 where the processor has such products.
   bool bf16_attention = false;
+  // Decoder: where what its matrices read is added up, or nullptr.
+  InputSquares* squares = nullptr;
 };
 
 struct FreeAligned {

@@ -421,6 +421,8 @@ Session::~Session() = default;
 Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session&&) noexcept = default;
 
+void Session::observe(InputSquares* squares) { state_->compute.squares = squares; }
+
 const PromptEncoder& Session::encoder() const { return *state_->encoder; }
 const MobileLanguageParams& Session::language() const { return state_->params; }
 const std::string& Session::kernels() const { return state_->kernels_name; }
