@@ -102,16 +102,21 @@ inline __mmask16 row_lanes(std::int64_t rows) {
   return static_cast<__mmask16>(rows >= kPanelRows ? 0xFFFFU : (1U << rows) - 1U);
 }
 
-/// Over a run of `count` blocks. y is continued where `resume`; `tokens` and `rows` of it are left,
-/// of the second panel at least one. A session with P::shapes() must live.
+/// Over a run of `count` blocks; steps as in tile_panels. y is continued where `resume`; `tokens`
+/// and `rows` of it are left, of the second panel at least one. A session with P::shapes() must
+/// live.
 template <typename P, int kPanels, int kGroups>
-void tile_products(TileOperands<P> operands,
+void tile_products(const typename P::Weights* panels,
+                   std::int64_t panel_step,
+                   const typename P::Input* groups,
+                   std::int64_t group_step,
                    std::int64_t count,
                    std::int64_t tokens,
                    std::int64_t rows,
                    bool resume,
                    float* y,
                    std::int64_t y_stride) {
+  TileOperands<P> operands = {{panels, panels + panel_step}, {groups, groups + group_step}};
   alignas(64) TileTotals totals[2][2];
   for (int g = 0; g < kGroups; ++g) {
     for (int t = 0; t < kTileRows; ++t) {
@@ -153,12 +158,11 @@ void tile_panels(const typename P::Weights* panels,
                  std::int64_t y_stride) {
   const bool two = rows > kPanelRows;
   while (tokens > 0) {
-    const TileOperands<P> operands = {{panels, panels + panel_step}, {groups, groups + group_step}};
     const int step = P::kGroups == 2 && two && tokens > kTileRows ? 2 : 1;
     const auto multiply = step == 2 ? tile_products<P, 2, P::kGroups>
                           : two     ? tile_products<P, 2, 1>
                                     : tile_products<P, 1, 1>;
-    multiply(operands, count, tokens, rows, resume, y, y_stride);
+    multiply(panels, panel_step, groups, group_step, count, tokens, rows, resume, y, y_stride);
     groups += step * group_step;
     tokens -= step * kTileRows;
     y += step * kTileRows * y_stride;
