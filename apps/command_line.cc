@@ -114,6 +114,10 @@ void add_model_commands(CLI::App& app, CommandLine& line) {
       ->check(CLI::PositiveNumber);
   out->add_option("--image", line.images, "calibration picture for the parity gate")->allow_extra_args(false);
   out->add_option("--prompt", line.prompt, "calibration question");
+  out->add_option("--importance-prompts", line.importance_prompts,
+                  "measure on so many prompts which columns of the language model's matrices matter, and quantize accordingly; 0: the "
+                  "reference's rules")
+      ->check(CLI::NonNegativeNumber);
   out->add_option("--gate", line.gate, "on: compare with the trainer, which is loaded for it; off: write the files unchecked, "
                                        "in the memory of one tensor")
       ->check(CLI::IsMember({"on", "off"}));

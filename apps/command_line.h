@@ -25,6 +25,7 @@ struct CommandLine {
   std::string vision_onnx;              // export: precision of the ONNX files; empty: none
   std::vector<std::string> onnx_grids;  // "32x32"
   std::int64_t onnx_longest = 0;        // 0: the grid's own
+  std::int64_t importance_prompts = 0;  // export
   std::vector<std::string> images, languages, types;
   std::string source, compat, conversation, adapter, video;
   double video_fps = 30.0;

@@ -19,8 +19,10 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "data/preprocess/tokenizer_json.h"
+#include "exporter/importance.h"
 #include "exporter/onnx_export.h"
 #include "exporter/parity.h"
+#include "exporter/tensor_types.h"
 #include "model/adapter.h"
 #include "model/generation.h"
 #include "model/initialization.h"
@@ -137,37 +139,59 @@ Json export_onnx(const CommandLine& line) {
   return export_vision_onnx(line.checkpoint, options, line.out);
 }
 
-/// What phone and trainer give for the calibration prompts; the trainer's model is in memory for no longer than that.
-Json run_gate(const CommandLine& line, const ExportConfig& config, const ExportedFiles& files) {
-  LoadedModel trainer = load_model(line.checkpoint);
+/// The question that goes with a picture.
+std::string picture_question(const CommandLine& line) { return line.prompt.empty() ? EvaluationConfig{}.prompt : line.prompt; }
+
+/// Prompts for the parity gate: the pictures given, or scenes.
+std::vector<ParityPrompt> gate_prompts(const CommandLine& line, const ExportConfig& config) {
+  const ModelConfig model = load_checkpoint_config(line.checkpoint);
   std::vector<ParityPrompt> prompts;
   for (const std::string& path : line.images) {
     Chat chat;
-    chat.turns.push_back({"user", line.prompt.empty() ? EvaluationConfig{}.prompt : line.prompt});
-    chat.images.push_back(load_image(path, decode_options(trainer.config.image)));
+    chat.turns.push_back({"user", picture_question(line)});
+    chat.images.push_back(load_image(path, decode_options(model.image)));
     prompts.push_back({std::move(chat)});
   }
-  if (prompts.empty()) prompts = calibration_prompts(config.parity_prompts, EvaluationConfig{}.prompt);
+  return prompts.empty() ? calibration_prompts(config.parity_prompts, picture_question(line)) : prompts;
+}
+
+/// What phone and trainer give for the calibration prompts; the trainer's model is in memory for no longer than that.
+Json run_gate(const CommandLine& line, const ExportConfig& config, const ExportedFiles& files) {
+  const std::vector<ParityPrompt> prompts = gate_prompts(line, config);
+  LoadedModel trainer = load_model(line.checkpoint);
   return check_parity(trainer, files, line.type, prompts, config);
+}
+
+/// On scenes that the gate does not see, so that its figures stay those of prompts nobody fitted.
+std::optional<Importance> measured_importance(const CommandLine& line, const ExportConfig& config) {
+  if (config.importance_prompts == 0) return std::nullopt;
+  PV_CHECK(uses_importance(line.type), "--importance-prompts changes nothing in a file of type {}; drop it, or take q4_0, q4_k_m or q6_k",
+           line.type);
+  return measure_importance(line.checkpoint,
+                            chats_of(calibration_prompts(config.importance_prompts, picture_question(line), config.parity_prompts)),
+                            kScenesDataset, line.out);
 }
 
 /// Language model and mmproj as GGUF, compared with the trainer unless --gate is off; returns files and parity.
 Json export_for_phone(const CommandLine& line) {
   const bool gate = line.gate == "on";
-  PV_CHECK(gate || (line.prompt.empty() && (line.images.empty() || !line.vision_onnx.empty())),
+  PV_CHECK(gate || ((line.prompt.empty() || line.importance_prompts > 0) && (line.images.empty() || !line.vision_onnx.empty())),
            "--image and --prompt are for the parity gate; drop them or --gate off");
   ExportConfig config;
   config.types = {line.type};
   config.mmproj_type = line.mmproj_type;
+  config.importance_prompts = line.importance_prompts;
   // Read through the config so that an unknown type is answered like any other mistake.
   config = read_config<ExportConfig>(config_to_json(config), "export");
-  const ExportedFiles files = export_gguf(line.checkpoint, line.type, line.mmproj_type, line.out);
+  const std::optional<Importance> importance = measured_importance(line, config);
+  const ExportedFiles files = export_gguf(line.checkpoint, line.type, line.mmproj_type, line.out, importance ? &*importance : nullptr);
   if (!gate) {
     spdlog::warn("--gate off: nobody compared {} with the checkpoint; run the export once without it where the model fits in memory",
                  files.language);
   }
   Json parity = gate ? run_gate(line, config, files) : Json{{"gate", "off"}, {"passed", nullptr}};
   parity["llama_cpp_differences"] = files.llama_cpp_differences;
+  parity["importance"] = importance ? importance->to_json() : Json(nullptr);
   write_json((fs::path(line.out) / "parity.json").string(), parity);
   return {{"language", files.language}, {"mmproj", files.mmproj}, {"language_bytes", files.language_bytes},
           {"mmproj_bytes", files.mmproj_bytes}, {"parity", parity}};

@@ -12,7 +12,9 @@
 #include "base/log.h"
 #include "base/random.h"
 #include "data/tokenizer_training/tokenizer_training.h"
+#include "exporter/importance.h"
 #include "exporter/parity.h"
+#include "exporter/tensor_types.h"
 #include "mobile/session.h"
 #include "model/generation.h"
 #include "rlaif/loop.h"
@@ -28,6 +30,7 @@ namespace fs = std::filesystem;
 /// Held-out pictures come from a stream that no training stage can reach, whatever its seed.
 constexpr std::uint64_t kHeldOutStream = 0x68656c646f7574;
 constexpr std::uint64_t kGalleryStream = 0x67616c6c657279;
+constexpr std::uint64_t kImportanceStream = 0x696d706f7274;
 constexpr std::uint64_t kParityStream = 0x706172697479;
 
 class Recipe {
@@ -245,12 +248,19 @@ class Recipe {
     if (!config_.exports) return;
     const fs::path folder = folder_ / "export";
     std::optional<LoadedModel> trainer;
+    std::optional<Importance> importance;
     for (const std::string& type : config_.exports->types) {
       const fs::path report = folder / ("parity-" + type + ".json");
       if (fs::exists(report)) continue;
       spdlog::info("export: {}", type);
-      const ExportedFiles files = export_gguf(final_checkpoint(), type, config_.exports->mmproj_type, folder.string());
+      const bool weighted = config_.exports->importance_prompts > 0 && uses_importance(type);
+      if (weighted && !importance) {
+        importance = measure_importance(final_checkpoint(), chats_of(importance_prompts()), "held-out pictures", folder.string());
+      }
+      const ExportedFiles files =
+          export_gguf(final_checkpoint(), type, config_.exports->mmproj_type, folder.string(), weighted ? &*importance : nullptr);
       Json result = {{"type", type}, {"language_bytes", files.language_bytes}, {"mmproj_bytes", files.mmproj_bytes}};
+      result["importance"] = weighted ? importance->to_json() : Json(nullptr);
       if (config_.exports->parity_prompts > 0) {
         if (!trainer) trainer = load_model(final_checkpoint());
         result["parity"] = check_parity(*trainer, files, type, parity_prompts(), *config_.exports);
@@ -264,6 +274,18 @@ class Recipe {
       result["phone"] = answer_on_phone(type, files);
       write_json(report.string(), result);
     }
+  }
+
+  /// None of the gate's.
+  std::vector<ParityPrompt> importance_prompts() const {
+    const std::int64_t gate = config_.exports->parity_prompts;
+    const std::vector<EvalItem> items = held_out(kImportanceStream, gate + config_.exports->importance_prompts);
+    PV_CHECK(static_cast<std::int64_t>(items.size()) > gate,
+             "exports.importance_prompts: {} has {} pictures, and the parity gate takes {} of them", config_.evaluation.folder, items.size(),
+             gate);
+    std::vector<ParityPrompt> prompts;
+    for (std::size_t i = static_cast<std::size_t>(gate); i < items.size(); ++i) prompts.push_back({question_about(items[i])});
+    return prompts;
   }
 
   std::vector<ParityPrompt> parity_prompts() const {

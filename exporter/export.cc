@@ -16,6 +16,7 @@
 #include "data/preprocess/sentencepiece_bpe.h"
 #include "data/preprocess/tokenizer.h"
 #include "exporter/chat_templates.h"
+#include "exporter/importance.h"
 #include "exporter/stock_vision.h"
 #include "exporter/tensor_types.h"
 #include "mobile/gguf.h"
@@ -52,6 +53,7 @@ struct RowSource {
   float factor = 1.0F;
   std::int64_t permuted_heads = 0;  // > 0: rotary halves become pairs inside each head (gguf.md 2)
   bool transposed = false;          // the file's row is the source's column
+  std::vector<float> importance;    // [row_length], or empty
 
   std::int64_t source_row(std::int64_t row) const {
     if (permuted_heads == 0) return row;
@@ -93,7 +95,8 @@ void write_rows(const RowSource& source, GgmlType type, const GgufWriter::Sink& 
       std::vector<float> row(static_cast<std::size_t>(source.row_length));
       for (std::int64_t r = first; r < last; ++r) {
         source.read(begin + r, row.data());
-        quantize_row(type, row.data(), source.row_length, chunk.data() + r * bytes_per_row);
+        quantize_row(type, row.data(), source.row_length, chunk.data() + r * bytes_per_row,
+                     source.importance.empty() ? nullptr : source.importance.data());
       }
     };
     if (rows * source.row_length < (1 << 16) || num_threads == 1) {
@@ -123,7 +126,8 @@ struct TensorForm {
 /// One GGUF file in the making: finds source tensors by name and declares them under GGUF's names.
 class FileBuilder {
  public:
-  FileBuilder(const Tensors& tensors, std::string where) : tensors_(tensors), where_(std::move(where)) {}
+  FileBuilder(const Tensors& tensors, std::string where, const Importance* importance = nullptr)
+      : tensors_(tensors), where_(std::move(where)), importance_(importance) {}
 
   GgufWriter& writer() { return writer_; }
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
@@ -139,7 +143,9 @@ class FileBuilder {
     for (const std::int64_t n : ne) elements *= n;
     PV_CHECK(elements * static_cast<std::int64_t>(dtype_bytes(view.dtype)) == static_cast<std::int64_t>(view.bytes.size()),
              "{}: the tensor {} does not have the size that config.json says", where_, name);
-    const RowSource source{&view, ne[0], elements / ne[0], form.factor, form.permuted_heads, form.transposed};
+    RowSource source{&view, ne[0], elements / ne[0], form.factor, form.permuted_heads, form.transposed, {}};
+    const float* columns = importance_ != nullptr ? importance_->find(target, ne[0]) : nullptr;
+    if (columns != nullptr) source.importance.assign(columns, columns + ne[0]);
     writer_.add_tensor(target, type, ne, [source, type](const GgufWriter::Sink& sink) { write_rows(source, type, sink); });
   }
 
@@ -188,6 +194,7 @@ class FileBuilder {
  private:
   const Tensors& tensors_;
   std::string where_;
+  const Importance* importance_;
   GgufWriter writer_;
 };
 
@@ -501,7 +508,8 @@ Vocabulary read_vocabulary(const fs::path& checkpoint) {
 ExportedFiles export_gguf(const std::string& checkpoint_folder,
                           const std::string& type,
                           const std::string& mmproj_type,
-                          const std::string& folder) {
+                          const std::string& folder,
+                          const Importance* importance) {
   const fs::path checkpoint(checkpoint_folder);
   const std::string config_path = (checkpoint / "config.json").string();
   const Json json = read_json(config_path);
@@ -516,9 +524,14 @@ ExportedFiles export_gguf(const std::string& checkpoint_folder,
   ExportedFiles files;
   files.language = (fs::path(folder) / ("language-" + type + ".gguf")).string();
   files.mmproj = (fs::path(folder) / ("mmproj-" + mmproj_type + ".gguf")).string();
-  FileBuilder language(weights.tensors(), checkpoint_folder);
+  FileBuilder language(weights.tensors(), checkpoint_folder, importance);
   const Vocabulary vocabulary = read_vocabulary(checkpoint);
   build_language(language, config, vocabulary, type, config_path);
+  if (importance != nullptr) {
+    language.writer().set_string("quantize.imatrix.dataset", importance->dataset);
+    language.writer().set_uint32("quantize.imatrix.entries_count", static_cast<std::uint32_t>(importance->columns.size()));
+    language.writer().set_uint32("quantize.imatrix.chunks_count", static_cast<std::uint32_t>(importance->prompts));
+  }
   language.writer().write(files.language);
   FileBuilder mmproj(weights.tensors(), checkpoint_folder);
   set_vision_metadata(mmproj.writer(), config, mmproj_type);

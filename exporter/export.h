@@ -8,6 +8,8 @@
 
 namespace pocketvlm {
 
+struct Importance;
+
 /// What was written.
 struct ExportedFiles {
   std::string language;  // DIR/language-TYPE.gguf
@@ -20,9 +22,12 @@ struct ExportedFiles {
 /// Streams a checkpoint folder into two GGUF files, tensor by tensor from the mapped safetensors (an 8B model passes in under
 /// 2 GiB). Types and fallbacks per row length as llama.cpp has them (gguf.md sections 4, 5); q4_k_m keeps attn_v and
 /// ffn_down of some layers at Q6_K. Both files are written atomically; an existing mmproj of the same type is rewritten.
+/// `importance` (importance.h) steers the quantizers of the language model and is noted in its metadata as llama-quantize notes an
+/// imatrix; without it blocks are byte-equal to llama-quantize's.
 ExportedFiles export_gguf(const std::string& checkpoint_folder,
                           const std::string& type,
                           const std::string& mmproj_type,
-                          const std::string& folder);
+                          const std::string& folder,
+                          const Importance* importance = nullptr);
 
 }  // namespace pocketvlm

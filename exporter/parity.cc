@@ -112,19 +112,25 @@ double required_agreement(const std::string& type, const ExportConfig& bounds) {
 
 }  // namespace
 
-std::vector<ParityPrompt> calibration_prompts(std::int64_t count, const std::string& question) {
+std::vector<ParityPrompt> calibration_prompts(std::int64_t count, const std::string& question, std::int64_t first) {
   ScenesConfig scenes;
   scenes.widths = {112, 168, 224};
   scenes.heights = {112, 112, 168};
   const SceneSource source(scenes, kCalibrationSeed);
   std::vector<ParityPrompt> prompts;
-  for (std::int64_t i = 0; i < count; ++i) {
+  for (std::int64_t i = first; i < first + count; ++i) {
     Chat chat;
     chat.turns.push_back({"user", question});
     chat.images.push_back(source.draw(source.scene(i)));
     prompts.push_back({std::move(chat)});
   }
   return prompts;
+}
+
+std::vector<Chat> chats_of(const std::vector<ParityPrompt>& prompts) {
+  std::vector<Chat> chats;
+  for (const ParityPrompt& prompt : prompts) chats.push_back(prompt.chat);
+  return chats;
 }
 
 Json check_parity(LoadedModel& trainer,

@@ -16,8 +16,11 @@ struct ParityPrompt {
   Chat chat;
 };
 
-/// Pictures of the embedded world to compare on when the user names none.
-std::vector<ParityPrompt> calibration_prompts(std::int64_t count, const std::string& question);
+/// Pictures of the embedded world to compare on when the user names none, from number `first` on.
+std::vector<ParityPrompt> calibration_prompts(std::int64_t count, const std::string& question, std::int64_t first = 0);
+
+std::vector<Chat> chats_of(const std::vector<ParityPrompt>& prompts);
+inline constexpr const char* kScenesDataset = "scenes of the embedded world";
 
 /// Compares phone runtime and trainer on the same pictures and prompts (float32 trainer):
 ///   pixels_equal     the preprocessed patches are byte-equal

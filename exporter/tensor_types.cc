@@ -55,6 +55,8 @@ GgmlType fitting_type(GgmlType type, std::int64_t row_length) {
   }
 }
 
+bool uses_importance(const std::string& type) { return type == "q4_0" || type == "q4_k_m" || type == "q6_k"; }
+
 std::uint32_t file_type_number(const std::string& type) { return file_type(type).number; }
 
 }  // namespace pocketvlm

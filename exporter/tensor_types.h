@@ -27,6 +27,9 @@ class TypePlan {
 /// The type itself, or the nearest one whose block divides the row: Q4_K -> Q5_0, Q6_K -> Q8_0, anything -> F16.
 GgmlType fitting_type(GgmlType type, std::int64_t row_length);
 
+/// Whether blocks of this quantization depend on importance: those of few bits do.
+bool uses_importance(const std::string& type);
+
 /// `general.file_type` of a quantization name.
 std::uint32_t file_type_number(const std::string& type);
 

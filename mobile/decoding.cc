@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <new>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -12,8 +14,10 @@ namespace pocketvlm {
 namespace {
 
 constexpr std::int64_t kCacheStep = 64;  // tokens by which the cache grows
-constexpr std::int64_t kQueryTile =
-    48;  // whole tiles of the vector kernels: six or sixteen queries
+// Whole tiles of the vector kernels: six or sixteen queries.
+constexpr std::int64_t kQueryTile = 48;
+// Floats of a piece of gate and up, which stay in the second-level cache.
+constexpr std::int64_t kFeedForwardFloats = 1 << 16;
 
 // The int8 form of a tile's queries where the keys are quantized; `input` is pointed at it.
 class QuantizedQueries {
@@ -128,28 +132,49 @@ std::byte* MobileKvCache::channel_at(std::int64_t layer, std::int64_t head, std:
          (head * head_dim_ + channel) * capacity_ * (row_bytes_ / head_dim_);
 }
 
-void MobileKvCache::store(std::int64_t layer,
+void MobileKvCache::store(const Kernels& kernels,
+                          std::int64_t layer,
                           std::int64_t position,
-                          const float* key,
-                          const float* value) {
+                          std::int64_t count,
+                          const float* keys,
+                          const float* values) {
+  const std::int64_t width = heads_ * head_dim_;
+  const auto store_row = [&](const float* row, std::byte* target) {
+    if (type_ == GgmlType::kF16)
+      kernels.to_half(row, head_dim_, reinterpret_cast<std::uint16_t*>(target));
+    else
+      quantize_row(type_, row, head_dim_, target);
+  };
+  std::vector<std::byte> rows(static_cast<std::size_t>(count * row_bytes_));
   for (std::int64_t head = 0; head < heads_; ++head) {
-    quantize_row(type_, key + head * head_dim_, head_dim_, row_at(keys_, layer, head, position));
-    const float* v = value + head * head_dim_;
-    if (type_ == GgmlType::kQ8_0) {
-      quantize_row(type_, v, head_dim_, row_at(values_, layer, head, position));
-      continue;
+    const std::int64_t at = head * head_dim_;
+    for (std::int64_t t = 0; t < count; ++t) {
+      store_row(keys + t * width + at, row_at(keys_, layer, head, position + t));
+      store_row(values + t * width + at,
+                type_ == GgmlType::kQ8_0 ? row_at(values_, layer, head, position + t)
+                                         : rows.data() + t * row_bytes_);
     }
-    const std::int64_t bytes = row_bytes_ / head_dim_;
-    std::byte* channel = channel_at(layer, head, 0) + position * bytes;
-    for (std::int64_t c = 0; c < head_dim_; ++c, channel += capacity_ * bytes) {
-      if (type_ == GgmlType::kF16) {
-        const std::uint16_t half = float_to_half(v[c]);
-        std::memcpy(channel, &half, 2);
-      } else {
-        std::memcpy(channel, &v[c], 4);
-      }
-    }
+    if (type_ != GgmlType::kQ8_0) store_values(layer, head, position, count, rows.data());
   }
+}
+
+// F32 and F16: rows [count, head_dim] of one head to their places along each channel.
+void MobileKvCache::store_values(std::int64_t layer,
+                                 std::int64_t head,
+                                 std::int64_t position,
+                                 std::int64_t count,
+                                 const std::byte* rows) {
+  const auto scatter = [&](auto element) {
+    const auto* from = reinterpret_cast<const decltype(element)*>(rows);
+    auto* channel = reinterpret_cast<decltype(element)*>(channel_at(layer, head, 0)) + position;
+    for (std::int64_t c = 0; c < head_dim_; ++c, channel += capacity_) {
+      for (std::int64_t t = 0; t < count; ++t) channel[t] = from[t * head_dim_ + c];
+    }
+  };
+  if (type_ == GgmlType::kF16)
+    scatter(std::uint16_t{});
+  else
+    scatter(std::uint32_t{});
 }
 
 WeightRows MobileKvCache::keys(std::int64_t layer, std::int64_t head, std::int64_t count) const {
@@ -249,19 +274,39 @@ void MobileDecoder::embed(std::int32_t id, float* out) const {
   for (std::int64_t h = 0; h < params_.hidden; ++h) out[h] *= params_.scale_embeddings;
 }
 
-void MobileDecoder::rotate(std::int64_t position, std::int64_t heads, float* x) const {
+void MobileDecoder::release_embeddings() const {
+  if (params_.tied_embeddings && output_.reads_file()) return;
+  file_.file().release(static_cast<std::size_t>(embeddings_.bytes.data() - file_.file().data()),
+                       embeddings_.bytes.size());
+}
+
+// Cosines, then sines of the angles of each token: [tokens, 2, head_dim / 2].
+std::vector<float> MobileDecoder::rotations(std::int64_t position, std::int64_t tokens) const {
+  std::vector<float> angles;
+  angles.reserve(static_cast<std::size_t>(tokens * params_.head_dim));
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const float place =
+        static_cast<float>(static_cast<double>(position + t) / params_.rope_scaling);
+    for (const float frequency : inverse_frequencies_)
+      angles.push_back(std::cos(place * frequency));
+    for (const float frequency : inverse_frequencies_)
+      angles.push_back(std::sin(place * frequency));
+  }
+  return angles;
+}
+
+// Heads of one token.
+void MobileDecoder::rotate(const float* rotation, std::int64_t heads, float* x) const {
   const std::int64_t half = params_.head_dim / 2;
-  const float place = static_cast<float>(static_cast<double>(position) / params_.rope_scaling);
   // Pairs lie side by side (llama, minicpm) or half a head apart (qwen2).
   const std::int64_t step = params_.rope_pairs ? 2 : 1;
   const std::int64_t partner = params_.rope_pairs ? 1 : half;
-  for (std::int64_t i = 0; i < half; ++i) {
-    const float angle = place * inverse_frequencies_[static_cast<std::size_t>(i)];
-    const float cosine = std::cos(angle);
-    const float sine = std::sin(angle);
-    for (std::int64_t head = 0; head < heads; ++head) {
-      float* a = x + head * params_.head_dim + i * step;
+  for (std::int64_t head = 0; head < heads; ++head, x += params_.head_dim) {
+    for (std::int64_t i = 0; i < half; ++i) {
+      float* a = x + i * step;
       float* b = a + partner;
+      const float cosine = rotation[i];
+      const float sine = rotation[half + i];
       const float first = *a * cosine - *b * sine;
       *b = *b * cosine + *a * sine;
       *a = first;
@@ -275,7 +320,7 @@ struct MobileDecoder::QueryTile {
   MatmulInput queries;
   std::int64_t first_seen;  // keys that the first query sees
   std::int64_t more_seen;   // more for each one after it: 1 along a prompt, 0 across heads
-  float* out;
+  float* out;               // may be where the queries are
   std::int64_t out_stride;
 
   std::int64_t seen(std::int64_t query) const { return first_seen + query * more_seen; }
@@ -325,8 +370,7 @@ void MobileDecoder::attend(const Compute& compute,
                            std::int64_t layer,
                            std::int64_t position,
                            std::int64_t tokens,
-                           const float* q,
-                           float* out) const {
+                           float* q) const {
   const std::int64_t head_dim = params_.head_dim;
   const std::int64_t width = params_.num_heads * head_dim;
   const std::int64_t group = params_.num_heads / params_.num_kv_heads;
@@ -339,8 +383,8 @@ void MobileDecoder::attend(const Compute& compute,
       heads.tokens = group;
       heads.values = q + kv_head * group * head_dim;
       heads.stride = head_dim;
-      float* target = out + kv_head * group * head_dim;
-      attend_tile(compute, cache, layer, {kv_head, heads, position + 1, 0, target, head_dim});
+      float* out = q + kv_head * group * head_dim;
+      attend_tile(compute, cache, layer, {kv_head, heads, position + 1, 0, out, head_dim});
     });
     return;
   }
@@ -354,8 +398,44 @@ void MobileDecoder::attend(const Compute& compute,
     rows.values = q + at;
     rows.stride = width;
     attend_tile(
-        compute, cache, layer, {head / group, rows, position + first + 1, 1, out + at, width});
+        compute, cache, layer, {head / group, rows, position + first + 1, 1, q + at, width});
   });
+}
+
+// Gate, up and their product take a few columns at a time, so that of a prompt only the int8 form
+// of what `down` reads is ever whole.
+void MobileDecoder::feed_forward(const Compute& compute,
+                                 std::int64_t number,
+                                 Activations& input,
+                                 Activations& gated,
+                                 float* out) const {
+  const Layer& layer = layers_[static_cast<std::size_t>(number)];
+  const std::int64_t tokens = input.tokens();
+  constexpr std::int64_t kGroup = MobileLinear::kRowGroup;
+  const std::int64_t cached = std::max(kGroup, kFeedForwardFloats / 2 / tokens / kGroup * kGroup);
+  layer.gate.prepare(input);
+  layer.up.prepare(input);
+  gated.clear();
+  compute.pool.for_pieces(
+      params_.ffn,
+      std::min(cached, layer.gate.rows_per_piece(compute, tokens)),
+      [&](std::int64_t begin, std::int64_t end) {
+        const std::int64_t columns = end - begin;
+        const std::int64_t size = tokens * columns;
+        const auto both =
+            std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(2 * size));
+        float* gate = both.get();
+        float* up = gate + size;
+        layer.gate.forward_rows(compute, input, begin, end, gate, columns);
+        layer.up.forward_rows(compute, input, begin, end, up, columns);
+        compute.kernels.silu_multiply(gate, up, size);
+        gated.set_columns(begin, columns, gate);
+        if (compute.squares != nullptr) {
+          const std::string name = fmt::format("blk.{}.ffn_down.weight", number);
+          compute.squares->add(name, params_.ffn, begin, columns, gate, tokens);
+        }
+      });
+  layer.down.forward(compute, gated, out, params_.hidden);
 }
 
 void MobileDecoder::forward(const Compute& compute,
@@ -370,58 +450,56 @@ void MobileDecoder::forward(const Compute& compute,
     return std::vector<float>(static_cast<std::size_t>(tokens * width));
   };
   cache.reserve(position + tokens);
+  const std::vector<float> angles = rotations(position, tokens);
+  // All layers share the buffers; a branch is written where its input was.
   std::vector<float> normed = rows(hidden);
   std::vector<float> q = rows(q_width);
   std::vector<float> k = rows(kv_width);
   std::vector<float> v = rows(kv_width);
-  std::vector<float> mixed = rows(q_width);
-  std::vector<float> branch = rows(hidden);
-  std::vector<float> gate = rows(params_.ffn);
-  std::vector<float> up = rows(params_.ffn);
+  Activations input(compute, normed.data(), tokens, hidden);
+  std::optional<Activations> gated;
   const auto add_branch = [&] {
-    compute.kernels.add_scaled(branch.data(), params_.scale_residual, tokens * hidden, x.data());
+    compute.kernels.add_scaled(normed.data(), params_.scale_residual, tokens * hidden, x.data());
   };
   for (std::size_t index = 0; index < layers_.size(); ++index) {
     const Layer& layer = layers_[index];
     const auto number = static_cast<std::int64_t>(index);
+    const auto observe = [&](const char* matrix, const std::vector<float>& values) {
+      if (compute.squares == nullptr) return;
+      const auto width = static_cast<std::int64_t>(values.size()) / tokens;
+      const std::string name = fmt::format("blk.{}.{}.weight", number, matrix);
+      compute.squares->add(name, width, 0, width, values.data(), tokens);
+    };
     layer.attention_norm.forward(compute, x.data(), tokens, normed.data());
-    {
-      Activations input(compute, normed.data(), tokens, hidden);
-      MobileLinear::forward_all(
-          compute, input, {{&layer.q, q.data()}, {&layer.k, k.data()}, {&layer.v, v.data()}});
-    }
+    observe("attn_q", normed);
+    input.read(normed.data(), hidden);
+    MobileLinear::forward_all(
+        compute, input, {{&layer.q, q.data()}, {&layer.k, k.data()}, {&layer.v, v.data()}});
     compute.pool.for_pieces(tokens, 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t t = begin; t < end; ++t) {
-        rotate(position + t, params_.num_heads, &q[static_cast<std::size_t>(t * q_width)]);
-        rotate(position + t, params_.num_kv_heads, &k[static_cast<std::size_t>(t * kv_width)]);
-        cache.store(number,
-                    position + t,
-                    &k[static_cast<std::size_t>(t * kv_width)],
-                    &v[static_cast<std::size_t>(t * kv_width)]);
+        const float* rotation = &angles[static_cast<std::size_t>(t * params_.head_dim)];
+        rotate(rotation, params_.num_heads, &q[static_cast<std::size_t>(t * q_width)]);
+        rotate(rotation, params_.num_kv_heads, &k[static_cast<std::size_t>(t * kv_width)]);
       }
+      cache.store(compute.kernels,
+                  number,
+                  position + begin,
+                  end - begin,
+                  &k[static_cast<std::size_t>(begin * kv_width)],
+                  &v[static_cast<std::size_t>(begin * kv_width)]);
     });
-    attend(compute, cache, number, position, tokens, q.data(), mixed.data());
-    {
-      Activations input(compute, mixed.data(), tokens, q_width);
-      layer.out.forward(compute, input, branch.data(), hidden);
-    }
+    attend(compute, cache, number, position, tokens, q.data());
+    observe("attn_output", q);
+    input.read(q.data(), q_width);
+    layer.out.forward(compute, input, normed.data(), hidden);
     add_branch();
     layer.ffn_norm.forward(compute, x.data(), tokens, normed.data());
-    {
-      Activations input(compute, normed.data(), tokens, hidden);
-      MobileLinear::forward_all(
-          compute, input, {{&layer.gate, gate.data()}, {&layer.up, up.data()}});
-    }
-    compute.pool.for_pieces(
-        tokens * params_.ffn, 1 << 14, [&](std::int64_t begin, std::int64_t end) {
-          compute.kernels.silu_multiply(&gate[static_cast<std::size_t>(begin)],
-                                        &up[static_cast<std::size_t>(begin)],
-                                        end - begin);
-        });
-    {
-      Activations input(compute, gate.data(), tokens, params_.ffn);
-      layer.down.forward(compute, input, branch.data(), hidden);
-    }
+    observe("ffn_gate", normed);
+    input.read(normed.data(), hidden);
+    const bool quantized = needs_quantized_input(layer.down.type());
+    if (!gated || gated->keeps_floats() == quantized)
+      gated.emplace(compute, tokens, params_.ffn, quantized);
+    feed_forward(compute, number, input, *gated, normed.data());
     add_branch();
   }
 }
@@ -433,6 +511,14 @@ std::vector<float> MobileDecoder::logits(const Compute& compute,
   final_norm_.forward(compute, x, tokens, normed.data());
   if (params_.scale_logits != 1.0F) {
     for (float& value : normed) value /= params_.scale_logits;
+  }
+  if (compute.squares != nullptr) {
+    compute.squares->add(params_.tied_embeddings ? "token_embd.weight" : "output.weight",
+                         params_.hidden,
+                         0,
+                         params_.hidden,
+                         normed.data(),
+                         tokens);
   }
   return output_.forward(compute, normed.data(), tokens);
 }

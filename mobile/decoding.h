@@ -25,9 +25,14 @@ class MobileKvCache {
   /// Makes room for `tokens` tokens, keeping what is there. When memory runs out the cache is empty
   /// afterwards.
   void reserve(std::int64_t tokens);
-  /// Stores one token's keys and values [kv_heads * head_dim] at `position`; thread-safe for
-  /// different positions.
-  void store(std::int64_t layer, std::int64_t position, const float* key, const float* value);
+  /// Stores keys and values [count, kv_heads * head_dim] of neighbouring tokens; thread-safe for
+  /// different tokens.
+  void store(const Kernels& kernels,
+             std::int64_t layer,
+             std::int64_t position,
+             std::int64_t count,
+             const float* keys,
+             const float* values);
   /// The first `count` keys of one head, [count, head_dim].
   WeightRows keys(std::int64_t layer, std::int64_t head, std::int64_t count) const;
   /// F32 and F16: the values of one head, transposed, [head_dim, capacity].
@@ -42,6 +47,11 @@ class MobileKvCache {
                     std::int64_t layer,
                     std::int64_t head,
                     std::int64_t position) const;
+  void store_values(std::int64_t layer,
+                    std::int64_t head,
+                    std::int64_t position,
+                    std::int64_t count,
+                    const std::byte* rows);
   std::byte* channel_at(std::int64_t layer, std::int64_t head, std::int64_t channel);
 
   std::int64_t layers_ = 0;
@@ -64,8 +74,11 @@ class MobileDecoder {
   /// The matrices whose products with these kernels want panels, and their names.
   std::vector<NamedLinear> packable(const Kernels& kernels);
 
-  /// Rows of the embedding table times scale_embeddings, appended to `out`.
+  /// The token's row of the embedding table times scale_embeddings.
   void embed(std::int32_t id, float* out) const;
+  /// Drops the pages of the embedding table, of which the system maps many around each row; they
+  /// are read again when touched. Not where the output layer reads them, too.
+  void release_embeddings() const;
 
   /// Runs tokens that follow the `position` tokens in the cache; they are added to it.
   ///   x  [tokens, hidden] embeddings; becomes the output of the last block, before the final norm
@@ -88,19 +101,25 @@ class MobileDecoder {
     MobileNorm ffn_norm;
     MobileLinear gate, up, down;
   };
-  void rotate(std::int64_t position, std::int64_t heads, float* x) const;
+  std::vector<float> rotations(std::int64_t position, std::int64_t tokens) const;
+  void rotate(const float* rotation, std::int64_t heads, float* x) const;
   struct QueryTile;
   void attend_tile(const Compute& compute,
                    const MobileKvCache& cache,
                    std::int64_t layer,
                    const QueryTile& tile) const;
+  /// q [tokens, heads * head_dim] becomes what the heads see.
   void attend(const Compute& compute,
               const MobileKvCache& cache,
               std::int64_t layer,
               std::int64_t position,
               std::int64_t tokens,
-              const float* q,
-              float* out) const;
+              float* q) const;
+  void feed_forward(const Compute& compute,
+                    std::int64_t layer,
+                    Activations& input,
+                    Activations& gated,
+                    float* out) const;
 
   const GgufFile& file_;
   MobileLanguageParams params_;

@@ -143,6 +143,8 @@ struct Kernels {
       const float* x, const float* weight, const float* bias, std::int64_t n, float eps, float* y);
   /// y += scale * x.
   void (*add_scaled)(const float* x, float scale, std::int64_t n, float* y);
+  /// IEEE halves of n values, rounded half to even: the same bits in all tables.
+  void (*to_half)(const float* x, std::int64_t n, std::uint16_t* halves);
 };
 
 /// The product for one tensor type. Throws Error when the type cannot be computed with.

@@ -28,6 +28,10 @@ struct Vector256 {
   static Type load_f16(const std::uint8_t* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
+  static void store_halves(std::uint16_t* p, Type v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
   static Type load_bf16(const std::uint8_t* p) {
     const __m256i wide =
         _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -295,6 +299,7 @@ const Kernels& avx2_kernels() {
       .rms_norm = vector_rms_norm<Vector256>,
       .layer_norm = vector_layer_norm<Vector256>,
       .add_scaled = vector_add_scaled<Vector256>,
+      .to_half = vector_to_half<Vector256>,
   };
   return kTable;
 }

@@ -312,6 +312,7 @@ const Kernels& avx512_kernels() {
       .rms_norm = vector_rms_norm<Vector512>,
       .layer_norm = vector_layer_norm<Vector512>,
       .add_scaled = vector_add_scaled<Vector512>,
+      .to_half = vector_to_half<Vector512>,
   };
   return kTable;
 }

@@ -163,6 +163,10 @@ void add_scaled(const float* x, float scale, std::int64_t n, float* y) {
   for (std::int64_t i = 0; i < n; ++i) y[i] += scale * x[i];
 }
 
+void to_half(const float* x, std::int64_t n, std::uint16_t* halves) {
+  for (std::int64_t i = 0; i < n; ++i) halves[i] = float_to_half(x[i]);
+}
+
 }  // namespace
 
 const Kernels& scalar_kernels() {
@@ -190,6 +194,7 @@ const Kernels& scalar_kernels() {
       .rms_norm = rms_norm,
       .layer_norm = layer_norm,
       .add_scaled = add_scaled,
+      .to_half = to_half,
   };
   return kScalar;
 }

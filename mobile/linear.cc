@@ -27,33 +27,74 @@ Activations::Activations(const Compute& compute,
                          std::int64_t columns)
     : compute_(compute) {
   input_.tokens = tokens;
+  read(values, columns);
+}
+
+Activations::Activations(const Compute& compute,
+                         std::int64_t tokens,
+                         std::int64_t columns,
+                         bool quantized)
+    : Activations(compute, nullptr, tokens, columns) {
+  quantized_by_columns_ = quantized;
+  if (quantized) {
+    make_room();
+    return;
+  }
+  own_values_.resize(static_cast<std::size_t>(tokens * columns));
+  input_.values = own_values_.data();
+}
+
+void Activations::read(const float* values, std::int64_t columns) {
   input_.columns = columns;
   input_.values = values;
   input_.stride = columns;
+  input_.quants = nullptr;
+  clear();
 }
 
-const MatmulInput& Activations::quantized() {
-  if (input_.quants != nullptr) return input_;
-  const std::int64_t tokens = input_.tokens;
-  const std::int64_t columns = input_.columns;
-  quants_.resize(static_cast<std::size_t>(tokens * columns));
-  scales_.resize(static_cast<std::size_t>(tokens * columns / 32));
-  sums16_.resize(static_cast<std::size_t>(tokens * columns / 16));
-  sums32_.resize(static_cast<std::size_t>(tokens * columns / 32));
-  compute_.pool.for_pieces(tokens, 8, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      compute_.kernels.quantize(input_.values + t * input_.stride,
-                                columns,
-                                {quants_.data() + t * columns,
-                                 scales_.data() + t * columns / 32,
-                                 sums16_.data() + t * columns / 16,
-                                 sums32_.data() + t * columns / 32});
-    }
-  });
+void Activations::clear() {
+  input_.packed = nullptr;
+  int8_ = {};
+}
+
+void Activations::set_columns(std::int64_t first, std::int64_t count, const float* values) {
+  for (std::int64_t t = 0; t < input_.tokens; ++t, values += count) {
+    if (quantized_by_columns_)
+      compute_.kernels.quantize(values, count, quantized_row(t, first));
+    else
+      std::copy_n(
+          values, count, &own_values_[static_cast<std::size_t>(t * input_.columns + first)]);
+  }
+}
+
+void Activations::make_room() {
+  const auto size = static_cast<std::size_t>(input_.tokens * input_.columns);
+  quants_.resize(size);
+  scales_.resize(size / 32);
+  sums16_.resize(size / 16);
+  sums32_.resize(size / 32);
   input_.quants = quants_.data();
   input_.scales = scales_.data();
   input_.sums16 = sums16_.data();
   input_.sums32 = sums32_.data();
+}
+
+QuantizedRow Activations::quantized_row(std::int64_t token, std::int64_t column) {
+  const std::int64_t at = token * input_.columns + column;
+  return {quants_.data() + at,
+          scales_.data() + at / 32,
+          sums16_.data() + at / 16,
+          sums32_.data() + at / 32};
+}
+
+const MatmulInput& Activations::quantized() {
+  if (input_.quants != nullptr) return input_;
+  make_room();
+  compute_.pool.for_pieces(input_.tokens, 8, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t)
+      compute_.kernels.quantize(
+          input_.values + t * input_.stride, input_.columns, quantized_row(t, 0));
+  });
   return input_;
 }
 
@@ -64,9 +105,11 @@ const MatmulInput& Activations::packed() {
   const std::int64_t bytes = kernels.packed_input_bytes(input_.tokens, input_.columns);
   if (bytes == 0) return input_;
   constexpr std::int64_t kLine = 64;
-  packed_.reset(
-      std::aligned_alloc(kLine, static_cast<std::size_t>((bytes + kLine - 1) / kLine * kLine)));
-  if (!packed_) throw std::bad_alloc();
+  if (bytes > packed_bytes_) {
+    packed_bytes_ = (bytes + kLine - 1) / kLine * kLine;
+    packed_.reset(std::aligned_alloc(kLine, static_cast<std::size_t>(packed_bytes_)));
+    if (!packed_) throw std::bad_alloc();
+  }
   compute_.pool.for_pieces((input_.tokens + 15) / 16, 1, [&](std::int64_t begin, std::int64_t end) {
     kernels.pack_input(input_, begin, end, packed_.get());
   });
@@ -137,19 +180,19 @@ MobileLinear MobileLinear::from_tensor(const GgufFile& file,
 
 const std::byte* MobileLinear::row(std::int64_t index) const { return data_ + index * row_bytes_; }
 
-// Rows that one thread takes at a time: small enough to share evenly, and whole groups of two
-// panels, so that the vector kernels see the same groups whatever the number of threads is.
+// Small enough to share evenly, and whole groups, so that the vector kernels see the same ones
+// whatever the number of threads is.
 std::int64_t MobileLinear::rows_per_piece(const Compute& compute, std::int64_t tokens) const {
-  constexpr std::int64_t kGroup = 2 * kPanelRows;
   const std::int64_t bytes = tokens == 1 ? compute.pieces.stream : compute.pieces.batch;
   const std::int64_t row = int8_panels_ != nullptr ? int8_panel_bytes(in_) / kPanelRows
                                                    : std::max<std::int64_t>(1, row_bytes_);
-  const std::int64_t piece = bytes / row / kGroup * kGroup;
-  const std::int64_t fair = (out_ / compute.pool.limit() / 4 + kGroup - 1) / kGroup * kGroup;
-  return std::max(kGroup, std::min(piece, fair));
+  const std::int64_t piece = bytes / row / kRowGroup * kRowGroup;
+  const std::int64_t fair =
+      (out_ / compute.pool.limit() / 4 + kRowGroup - 1) / kRowGroup * kRowGroup;
+  return std::max(kRowGroup, std::min(piece, fair));
 }
 
-void MobileLinear::compute_rows(const Compute& compute,
+void MobileLinear::forward_rows(const Compute& compute,
                                 Activations& x,
                                 std::int64_t begin,
                                 std::int64_t end,
@@ -158,19 +201,18 @@ void MobileLinear::compute_rows(const Compute& compute,
   const std::int64_t panel = begin / kPanelRows;
   if (int8_panels_ != nullptr) {
     compute.kernels.matmul_int8(
-        {int8_panels_ + panel * int8_panel_bytes(in_), end - begin}, x.int8(), y + begin, y_stride);
+        {int8_panels_ + panel * int8_panel_bytes(in_), end - begin}, x.int8(), y, y_stride);
   } else if (panels_ != nullptr) {
     packed_matmul_for(compute.kernels, type_, in_)(
-        {panels_ + panel * panel_bytes(type_, in_), end - begin}, x.packed(), y + begin, y_stride);
+        {panels_ + panel * panel_bytes(type_, in_), end - begin}, x.packed(), y, y_stride);
   } else {
     const MatmulInput& input = needs_quantized_input(type_) ? x.quantized() : x.floats();
-    matmul_for(compute.kernels, type_)(
-        {row(begin), row_bytes_, end - begin}, input, y + begin, y_stride);
+    matmul_for(compute.kernels, type_)({row(begin), row_bytes_, end - begin}, input, y, y_stride);
   }
   if (bias_.empty()) return;
   for (std::int64_t t = 0; t < x.tokens(); ++t) {
     compute.kernels.add_scaled(
-        &bias_[static_cast<std::size_t>(begin)], 1.0F, end - begin, y + t * y_stride + begin);
+        &bias_[static_cast<std::size_t>(begin)], 1.0F, end - begin, y + t * y_stride);
   }
 }
 
@@ -191,7 +233,7 @@ void MobileLinear::forward(const Compute& compute,
   prepare(x);
   compute.pool.for_pieces(
       out_, rows_per_piece(compute, x.tokens()), [&](std::int64_t begin, std::int64_t end) {
-        compute_rows(compute, x, begin, end, y, y_stride);
+        forward_rows(compute, x, begin, end, y + begin, y_stride);
       });
 }
 
@@ -213,8 +255,8 @@ void MobileLinear::forward_all(const Compute& compute,
         continue;
       }
       const std::int64_t begin = index * piece;
-      linear->compute_rows(
-          compute, x, begin, std::min(begin + piece, linear->out_), y, linear->out_);
+      linear->forward_rows(
+          compute, x, begin, std::min(begin + piece, linear->out_), y + begin, linear->out_);
       return;
     }
   });

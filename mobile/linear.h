@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "mobile/gguf.h"
+#include "mobile/input_squares.h"
 #include "mobile/kernels.h"
 #include "mobile/thread_pool.h"
 
@@ -26,6 +27,8 @@ struct Compute {
   PieceSizes pieces = {};
   // Vision: attention in bfloat16 where the processor has such products.
   bool bf16_attention = false;
+  // Decoder: where what its matrices read is added up, or nullptr.
+  InputSquares* squares = nullptr;
 };
 
 struct FreeAligned {
@@ -34,28 +37,48 @@ struct FreeAligned {
 
 /// Input rows of one or several matrix products; the int8 form is made once, when a product first
 /// needs it.
-///   values  [tokens, columns] with `stride` floats from row to row; must outlive this
 class Activations {
  public:
+  /// values  [tokens, columns], one after the other; must outlive this
   Activations(const Compute& compute,
               const float* values,
               std::int64_t tokens,
               std::int64_t columns);
+  /// Without values: set_columns brings them, and where `quantized` only their int8 form is kept.
+  Activations(const Compute& compute, std::int64_t tokens, std::int64_t columns, bool quantized);
+  Activations(const Activations&) = delete;
+  Activations& operator=(const Activations&) = delete;
+
+  /// From now on these values; forms of them are made again, in the same memory.
+  void read(const float* values, std::int64_t columns);
+  /// The same for values that set_columns brings.
+  void clear();
+  /// Columns [first, first + count) from `values` [tokens, count]; whole blocks of 32 where
+  /// quantized. Thread-safe for different columns.
+  void set_columns(std::int64_t first, std::int64_t count, const float* values);
+
   const MatmulInput& floats() const { return input_; }
   const MatmulInput& quantized();
   /// The int8 form, and beside it what packed products of these kernels read.
   const MatmulInput& packed();
   const Int8Input& int8();
   std::int64_t tokens() const { return input_.tokens; }
+  bool keeps_floats() const { return input_.values != nullptr; }
 
  private:
+  void make_room();
+  QuantizedRow quantized_row(std::int64_t token, std::int64_t column);
+
   const Compute& compute_;
   MatmulInput input_;
+  bool quantized_by_columns_ = false;
+  std::vector<float> own_values_;
   std::vector<std::int8_t> quants_;
   std::vector<float> scales_;
   std::vector<float> sums16_;
   std::vector<float> sums32_;
   std::unique_ptr<void, FreeAligned> packed_;
+  std::int64_t packed_bytes_ = 0;
   Int8Input int8_;
 };
 
@@ -81,6 +104,20 @@ class MobileLinear {
   /// The same on a plain buffer.
   std::vector<float> forward(const Compute& compute, const float* x, std::int64_t tokens) const;
 
+  /// Rows [begin, end) alone, for callers that share out pieces themselves: whole groups of
+  /// kRowGroup, but for the last. `prepare` comes first, outside of the loop over the threads.
+  ///   y  [tokens, end - begin], y_stride floats from row to row
+  void prepare(Activations& x) const;
+  void forward_rows(const Compute& compute,
+                    Activations& x,
+                    std::int64_t begin,
+                    std::int64_t end,
+                    float* y,
+                    std::int64_t y_stride) const;
+  /// Rows that one thread takes at a time.
+  std::int64_t rows_per_piece(const Compute& compute, std::int64_t tokens) const;
+  static constexpr std::int64_t kRowGroup = 32;  // two panels
+
   /// The same for several matrices that read one input, in one loop over the threads.
   struct Output {
     const MobileLinear* linear;
@@ -95,21 +132,15 @@ class MobileLinear {
   /// The same for panels of eight bits made of this matrix: inputs are rounded to eight bits, too.
   void use_int8_panels(const std::byte* panels) { int8_panels_ = panels; }
 
+  /// Products read the tensor in the file, not panels made of it.
+  bool reads_file() const { return panels_ == nullptr && int8_panels_ == nullptr; }
+
   std::int64_t in() const { return in_; }
   std::int64_t out() const { return out_; }
   GgmlType type() const { return type_; }
   const std::byte* row(std::int64_t index) const;
 
  private:
-  std::int64_t rows_per_piece(const Compute& compute, std::int64_t tokens) const;
-  void prepare(Activations& x) const;
-  void compute_rows(const Compute& compute,
-                    Activations& x,
-                    std::int64_t begin,
-                    std::int64_t end,
-                    float* y,
-                    std::int64_t y_stride) const;
-
   const std::byte* data_ = nullptr;
   GgmlType type_ = GgmlType::kF32;
   std::int64_t in_ = 0;

@@ -38,6 +38,9 @@ struct Vector128 {
   static Type load_f16(const std::uint8_t* p) {
     return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
   }
+  static void store_halves(std::uint16_t* p, Type v) {
+    vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v)));
+  }
   static Type load_bf16(const std::uint8_t* p) {
     return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
   }
@@ -323,6 +326,7 @@ constexpr Kernels neon_table(const char* name) {
       .rms_norm = vector_rms_norm<Vector128>,
       .layer_norm = vector_layer_norm<Vector128>,
       .add_scaled = vector_add_scaled<Vector128>,
+      .to_half = vector_to_half<Vector128>,
   };
 }
 

@@ -1,6 +1,6 @@
-#include "base/amx_tiles.h"
 #include "mobile/packed512.h"
 #include "mobile/packed_kernels.h"
+#include "mobile/tile_panels.h"
 
 // Products of packed weights with many input rows through AMX: tiles multiply 16 rows of weights
 // with 16 input rows over the 32 columns of one scale, and vector instructions scale and add what
@@ -75,84 +75,43 @@ void open_signed(const Unit& unit, OpenBlock<Unit>* blocks) {
   }
 }
 
-// Two sets of sums, inputs and weights.
-constexpr TileShapes tile_shapes() {
-  TileShapes shapes;
-  for (int set = 0; set < 2; ++set) {
-    shapes.set(3 * set, kTileRows, kTileRowBytes);
-    shapes.set(3 * set + 1, kTileRows, 32);
-    shapes.set(3 * set + 2, 8, kTileRowBytes);
-  }
-  return shapes;
-}
-
-using Products = std::int32_t[kTileRows][16];
-
-// Products of twice 32 columns: both tiles are under way before the first is stored.
+// What tile_panels.h multiplies with.
 template <typename Unit>
-inline void multiply_pair(const OpenBlock<Unit>* blocks,
-                          const InputBlock* inputs,
-                          Products (&products)[2]) {
-  clear_tile<0>();
-  load_tile<1>(inputs[0].quants, 32);
-  load_tile<2>(blocks[0].levels, kTileRowBytes);
-  clear_tile<3>();
-  load_tile<4>(inputs[1].quants, 32);
-  load_tile<5>(blocks[1].levels, kTileRowBytes);
-  dot_signed<0, 1, 2>();
-  dot_signed<3, 4, 5>();
-  store_tile<0>(products[0], kTileRowBytes);
-  store_tile<3>(products[1], kTileRowBytes);
-}
+struct PackedProducts {
+  using Weights = OpenBlock<Unit>;
+  using Input = InputBlock;
+  static constexpr int kGroups = 2;
+  static constexpr int kSmallStage = 2;
 
-// A panel of 16 rows times 16 input rows; y is continued where `resume`. `count` is even, as whole
-// units are.
-template <typename Unit>
-void tile_tokens(const OpenBlock<Unit>* blocks,
-                 std::int64_t count,
-                 const InputBlock* inputs,
-                 std::int64_t tokens,
-                 std::int64_t rows,
-                 bool resume,
-                 float* y,
-                 std::int64_t y_stride) {
-  const auto lanes = static_cast<__mmask16>(rows >= kPanelRows ? 0xFFFFU : (1U << rows) - 1U);
-  __m512 totals[kTileRows];
-#pragma GCC unroll 16
-  for (int t = 0; t < kTileRows; ++t) {
-    totals[t] = _mm512_setzero_ps();
-    if (resume && t < tokens) totals[t] = _mm512_maskz_loadu_ps(lanes, y + t * y_stride);
-  }
-  // Products are added one pair later: what tiles leave in memory is there only after a while.
-  alignas(64) Products products[2][2];
-  const auto add = [&](std::int64_t b) {
-    const __m512 factor = _mm512_load_ps(blocks[b].factors[0]);
-    const Products& ints = products[b / 2 % 2][b % 2];
-#pragma GCC unroll 16
-    for (int t = 0; t < kTileRows; ++t) {
-      const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(ints[t]));
-      const __m512 scaled = _mm512_mul_ps(sum, _mm512_set1_ps(inputs[b].scales[t]));
-      totals[t] = _mm512_fmadd_ps(scaled, factor, totals[t]);
+  static constexpr TileShapes shapes() {
+    TileShapes shapes;
+    for (int tile = 0; tile < kSumTiles; ++tile) shapes.set(tile, kTileRows, kTileRowBytes);
+    for (int i = 0; i < 2; ++i) {
+      shapes.set(4 + i, kTileRows, 32);
+      shapes.set(6 + i, 8, kTileRowBytes);
     }
+    return shapes;
+  }
+
+  template <int kSum, int kGroup, int kPanel>
+  static void multiply(const Weights& weights, const Input& input) {
+    if constexpr (kPanel == 0) load_tile<4 + kGroup>(input.quants, 32);
+    if constexpr (kGroup == 0) load_tile<6 + kPanel>(weights.levels, kTileRowBytes);
+    dot_signed<kSum, 4 + kGroup, 6 + kPanel>();
+  }
+
+  static __m512 add(
+      const Weights& weights, const Input& input, int t, __m512i product, __m512 total) {
+    const __m512 sum = _mm512_cvtepi32_ps(product);
+    const __m512 scaled = _mm512_mul_ps(sum, _mm512_set1_ps(input.scales[t]));
+    total = _mm512_fmadd_ps(scaled, _mm512_load_ps(weights.factors[0]), total);
     if constexpr (kStoredOffset<Unit>) {
-      const __m512 offset = _mm512_load_ps(blocks[b].factors[1]);
-#pragma GCC unroll 16
-      for (int t = 0; t < kTileRows; ++t)
-        totals[t] = _mm512_fmadd_ps(offset, _mm512_set1_ps(inputs[b].sums[t]), totals[t]);
+      const __m512 offset = _mm512_load_ps(weights.factors[1]);
+      total = _mm512_fmadd_ps(offset, _mm512_set1_ps(input.sums[t]), total);
     }
-  };
-  multiply_pair(blocks, inputs, products[0]);
-  for (std::int64_t b = 0; b < count; b += 2) {
-    const std::int64_t next = b + 2;
-    if (next < count) multiply_pair(blocks + next, inputs + next, products[next / 2 % 2]);
-    add(b);
-    add(b + 1);
+    return total;
   }
-#pragma GCC unroll 16
-  for (int t = 0; t < kTileRows; ++t) {
-    if (t < tokens) _mm512_mask_storeu_ps(y + t * y_stride, lanes, totals[t]);
-  }
-}
+};
 
 template <typename Unit>
 void amx_matmul(const PackedRows& weights,
@@ -161,13 +120,13 @@ void amx_matmul(const PackedRows& weights,
                 std::int64_t y_stride) {
   if (input.tokens < kTileTokens)
     return packed_matmul<Packed512, Unit, OpenPanels>(weights, input, y, y_stride);
-  static constexpr TileShapes kShapes = tile_shapes();
+  using P = PackedProducts<Unit>;
   constexpr std::int64_t kUnitBlocks = Unit::kColumns / 32;
   const std::int64_t count = input.columns / 32;
   const std::int64_t units = input.columns / Unit::kColumns;
   const std::int64_t groups = groups_of(input.tokens);
   const std::int64_t own = input.packed == nullptr ? groups * count : 0;
-  constexpr std::size_t kOpenedBytes = kChunk * sizeof(OpenBlock<Unit>);
+  constexpr std::size_t kOpenedBytes = 2 * kChunk * sizeof(OpenBlock<Unit>);
   auto* scratch = static_cast<std::byte*>(
       panel_scratch(kOpenedBytes + static_cast<std::size_t>(own) * sizeof(InputBlock)));
   auto* blocks = reinterpret_cast<OpenBlock<Unit>*>(scratch);
@@ -177,25 +136,28 @@ void amx_matmul(const PackedRows& weights,
     for (std::int64_t g = 0; g < groups; ++g) gather_inputs(input, g, gathered);
     inputs = gathered;
   }
+  static constexpr TileShapes kShapes = P::shapes();
   const TileSession session(kShapes);
   for (std::int64_t chunk = 0; chunk * kChunk < count; ++chunk) {
     const std::int64_t left = count - chunk * kChunk;
     const std::int64_t blocks_here = left < kChunk ? left : kChunk;
     const auto* unit = static_cast<const Unit*>(weights.data) + chunk * kChunk / kUnitBlocks;
-    for (std::int64_t row = 0; row < weights.rows; row += kPanelRows, unit += units) {
-      for (std::int64_t b = 0; b < blocks_here; b += kUnitBlocks)
-        open_signed(unit[b / kUnitBlocks], blocks + b);
-      for (std::int64_t g = 0; g < groups; ++g) {
-        const std::int64_t token = g * kTileRows;
-        tile_tokens(blocks,
-                    blocks_here,
-                    inputs + block_at(chunk, g, groups, count),
-                    input.tokens - token,
-                    weights.rows - row,
-                    chunk > 0,
-                    y + token * y_stride + row,
-                    y_stride);
+    for (std::int64_t row = 0; row < weights.rows; row += 2 * kPanelRows, unit += 2 * units) {
+      const std::int64_t rows = weights.rows - row;
+      for (int p = 0; p < (rows > kPanelRows ? 2 : 1); ++p) {
+        for (std::int64_t b = 0; b < blocks_here; b += kUnitBlocks)
+          open_signed(unit[p * units + b / kUnitBlocks], blocks + p * blocks_here + b);
       }
+      tile_panels<P>(blocks,
+                     blocks_here,
+                     inputs + block_at(chunk, 0, groups, count),
+                     blocks_here,
+                     blocks_here,
+                     input.tokens,
+                     rows,
+                     chunk > 0,
+                     y + row,
+                     y_stride);
     }
   }
 }

@@ -331,10 +331,15 @@ struct Session::State {
              position + tokens,
              cache.context());
     reserve(position + tokens);
+    if (!keeps_vision) decoder.release_embeddings();
     pool.limit(tokens == 1 ? decode_threads : pool.threads());
     for (std::int64_t begin = 0; begin < tokens; begin += prefill_tokens) {
       const std::int64_t count = std::min(prefill_tokens, tokens - begin);
-      std::vector<float> part(x.begin() + begin * hidden, x.begin() + (begin + count) * hidden);
+      std::vector<float> part;
+      if (count == tokens)
+        part = std::move(x);
+      else
+        part.assign(x.begin() + begin * hidden, x.begin() + (begin + count) * hidden);
       decoder.forward(compute, cache, position + begin, part);
       if (all_logits != nullptr) {
         const std::vector<float> logits = decoder.logits(compute, part.data(), count);
@@ -415,6 +420,8 @@ Session::Session(const std::string& model_path,
 Session::~Session() = default;
 Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session&&) noexcept = default;
+
+void Session::observe(InputSquares* squares) { state_->compute.squares = squares; }
 
 const PromptEncoder& Session::encoder() const { return *state_->encoder; }
 const MobileLanguageParams& Session::language() const { return state_->params; }

@@ -127,6 +127,9 @@ class Session {
   /// result; empty: it is computed. The KV cache is empty before and after.
   std::vector<float> forward_logits(const EncodedChat& prompt, std::span<const float> visual = {});
 
+  /// From now on (until nullptr) adds up the squares of what the decoder's matrices read.
+  void observe(InputSquares* squares);
+
   /// The steps of generation for those who time or steer them: start over, append tokens (text
   /// only), read the logits of the last appended token [vocab].
   void reset();

@@ -350,5 +350,14 @@ void vector_add_scaled(const float* x, float scale, std::int64_t n, float* y) {
   });
 }
 
+template <typename V>
+void vector_to_half(const float* x, std::int64_t n, std::uint16_t* halves) {
+  for_vectors<V>(n, [&](std::int64_t at, std::int64_t count) {
+    std::uint16_t some[V::kLanes];
+    V::store_halves(some, load_some<V>(x + at, count));
+    __builtin_memcpy(halves + at, some, static_cast<std::size_t>(2 * count));
+  });
+}
+
 }  // namespace
 }  // namespace pocketvlm

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 
@@ -10,6 +11,7 @@
 #include "base/files.h"
 #include "data/scenes/scene_source.h"
 #include "data/tokenizer_training/tokenizer_training.h"
+#include "exporter/importance.h"
 #include "exporter/parity.h"
 #include "mobile/gguf.h"
 #include "mobile/positions.h"
@@ -195,6 +197,103 @@ TEST_F(Export, SameCheckpointSameBytes) {
   const ExportedFiles b = export_gguf(folder_ + "/bucketed", "q4_0", "q8_0", folder_ + "/b");
   EXPECT_EQ(read_file(a.language), read_file(b.language));
   EXPECT_EQ(read_file(a.mmproj), read_file(b.mmproj));
+}
+
+/// A tensor of a GGUF file as float32.
+std::vector<float> values_of(const GgufFile& file, const std::string& name) {
+  const GgufTensor& tensor = file.tensor(name);
+  std::vector<float> values(static_cast<std::size_t>(tensor.num_elements()));
+  const std::int64_t columns = tensor.row_length();
+  for (std::int64_t r = 0; r < tensor.num_rows(); ++r) {
+    dequantize_row(tensor.type, tensor.bytes.data() + r * row_bytes(tensor.type, columns), columns, &values[static_cast<std::size_t>(r * columns)]);
+  }
+  return values;
+}
+
+/// Sum over all quantized matrices of importance times the squared error of each weight.
+double weighted_error(const std::string& path, const std::string& exact_path, const Importance& importance) {
+  const GgufFile file(path), exact(exact_path);
+  double total = 0;
+  for (const auto& [name, columns] : importance.columns) {
+    const std::vector<float> got = values_of(file, name), want = values_of(exact, name);
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      const double error = static_cast<double>(got[i]) - static_cast<double>(want[i]);
+      total += static_cast<double>(columns[i % columns.size()]) * error * error;
+    }
+  }
+  return total;
+}
+
+TEST_F(Export, ImportanceLessensTheErrorsThatMatter) {
+  const std::vector<Chat> prompts = chats_of(calibration_prompts(3, "what is in the picture?", 2));
+  const Importance importance = measure_importance(folder_ + "/bucketed", prompts, "three scenes", folder_ + "/importance");
+  EXPECT_TRUE(std::filesystem::is_empty(folder_ + "/importance"));  // no intermediate file stays
+  EXPECT_EQ(importance.columns.size(), 2U * 7U + 1U);               // two layers, tied embeddings
+  const ExportedFiles exact = export_gguf(folder_ + "/bucketed", "f32", "f16", folder_ + "/importance/exact");
+  for (const char* type : {"q4_0", "q4_k_m", "q6_k"}) {
+    const ExportedFiles plain = export_gguf(folder_ + "/bucketed", type, "f16", folder_ + "/importance/plain");
+    const ExportedFiles weighted = export_gguf(folder_ + "/bucketed", type, "f16", folder_ + "/importance/weighted", &importance);
+    EXPECT_LT(weighted_error(weighted.language, exact.language, importance), weighted_error(plain.language, exact.language, importance))
+        << type;
+    EXPECT_EQ(read_file(plain.mmproj), read_file(weighted.mmproj));
+    const GgufFile file(weighted.language);
+    EXPECT_EQ(file.get_string("quantize.imatrix.dataset"), "three scenes");
+    EXPECT_EQ(file.get_int("quantize.imatrix.entries_count", 0, 1000), 15);
+    EXPECT_EQ(file.get_int("quantize.imatrix.chunks_count", 0, 1000), 3);
+    EXPECT_EQ(GgufFile(plain.language).get_string_or("quantize.imatrix.dataset", "none"), "none");
+    EXPECT_TRUE(gate("bucketed", weighted, type)["pixels_equal"].get<bool>());
+  }
+}
+
+/// The first matrices read the normed embeddings, which are known without a model.
+TEST_F(Export, ImportanceIsTheMeanSquareOfWhatAMatrixReads) {
+  const ExportedFiles files = export_gguf(folder_ + "/bucketed", "f32", "f32", folder_ + "/squares");
+  SessionOptions options;
+  options.packed = "none";
+  Session session(files.language, "", options);
+  EncodedChat text;
+  text.ids = {5, 7, 7, 300, 11};
+  InputSquares squares;
+  session.observe(&squares);
+  session.forward_logits(text);
+  session.observe(nullptr);
+  session.forward_logits(text);
+  const GgufFile file(files.language);
+  const std::vector<float> table = values_of(file, "token_embd.weight"), norm = values_of(file, "blk.0.attn_norm.weight");
+  const auto hidden = norm.size();
+  std::vector<double> want(hidden);
+  for (const std::int32_t id : text.ids) {
+    const float* row = &table[static_cast<std::size_t>(id) * hidden];
+    double squared = 0;
+    for (std::size_t c = 0; c < hidden; ++c) squared += static_cast<double>(row[c]) * static_cast<double>(row[c]);
+    const double scale = 1.0 / (squared / static_cast<double>(hidden) + session.language().norm_eps);
+    for (std::size_t c = 0; c < hidden; ++c) want[c] += std::pow(static_cast<double>(row[c]) * static_cast<double>(norm[c]), 2) * scale / 5.0;
+  }
+  const Importance importance = to_importance(squares);
+  const float* got = importance.find("blk.0.attn_v.weight", static_cast<std::int64_t>(hidden));
+  ASSERT_NE(got, nullptr);
+  for (std::size_t c = 0; c < hidden; ++c) EXPECT_NEAR(got[c], std::max(want[c], 1e-3), 1e-4 * (1 + want[c])) << c;
+  for (const auto& [name, entry] : squares.entries()) EXPECT_EQ(entry.rows, 5) << name;
+  EXPECT_EQ(squares.entries().at("blk.1.ffn_down.weight").sums.size(), static_cast<std::size_t>(session.language().ffn));
+  EXPECT_EQ(importance.find("output_norm.weight", 1), nullptr);
+  EXPECT_THROW(importance.find("blk.0.ffn_up.weight", 7), Error);
+}
+
+/// Columns that nothing read still count a little, and a matrix that read nothing but zeros counts evenly.
+TEST(Importance, HasAFloor) {
+  InputSquares squares;
+  const std::vector<float> rows = {3.0F, 0.0F, 1.0F, 0.0F};
+  squares.add("blk.0.ffn_gate.weight", 2, 0, 2, rows.data(), 2);
+  const std::vector<float> zeros(2);
+  squares.add("blk.0.ffn_down.weight", 2, 0, 1, zeros.data(), 1);
+  squares.add("blk.0.ffn_down.weight", 2, 1, 1, zeros.data(), 1);
+  const Importance importance = to_importance(squares);
+  EXPECT_EQ(importance.columns.at("blk.0.ffn_up.weight"), (std::vector<float>{5.0F, 0.0025F}));
+  EXPECT_EQ(importance.columns.at("blk.0.ffn_down.weight"), (std::vector<float>{1.0F, 1.0F}));
+}
+
+TEST_F(Export, ImportanceNeedsPrompts) {
+  EXPECT_THROW(measure_importance(folder_ + "/bucketed", {}, "nothing", folder_ + "/no_prompts"), Error);
 }
 
 TEST_F(Export, AFolderThatIsNoCheckpointIsAnError) {

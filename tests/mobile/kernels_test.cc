@@ -293,6 +293,22 @@ TEST_P(KernelTables, ElementwiseFunctionsEqualThePlainLoops) {
   }
 }
 
+// Ties, numbers below the smallest normal half, too large ones; every rest of a vector.
+TEST_P(KernelTables, HalvesAreTheSameBits) {
+  Random random({31});
+  std::vector<float> x = {0.0F,        -0.0F,    1.0F + 0.5F / 1024.0F, 1.0F + 1.5F / 1024.0F,
+                          65504.0F,    65520.0F, -1e9F,                 5.9604645e-8F,
+                          2.9802322e-8F, 1e-5F,  -6.1e-5F,              INFINITY};
+  while (x.size() < 60) x.push_back(static_cast<float>(random.normal()));
+  for (std::size_t n = 0; n <= x.size(); ++n) {
+    std::vector<std::uint16_t> got(x.size(), 77);
+    std::vector<std::uint16_t> want = got;
+    for (std::size_t i = 0; i < n; ++i) want[i] = float_to_half(x[i]);
+    kernels_.to_half(x.data(), static_cast<std::int64_t>(n), got.data());
+    EXPECT_EQ(got, want) << n;
+  }
+}
+
 TEST_P(KernelTables, ExtremeInputsStayFinite) {
   std::vector<float> x = {-1000.0F, -88.0F, 0.0F, 88.0F, 1000.0F, 1e-30F, -30.0F, 30.0F, 5.0F};
   std::vector<float> probabilities = x;
