@@ -131,6 +131,34 @@ TEST(DataScenes, SameSeedSameBytes) {
   EXPECT_EQ(check["kept"], check["samples"]);
 }
 
+TEST(Bench, PaddingCountsTheSameTokensAsPacking) {
+  const std::string shapes = testing::TempDir() + "/bench_shapes.json";
+  write_file_atomic(shapes, R"({
+    "vision": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14},
+    "queries": 4, "resampler_heads": 2,
+    "language": {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}})");
+  const std::string bench = " bench --steps 1 --threads 1 --json --shapes " + shapes + " --task ";
+  const auto useful = [&](const std::string& more) {
+    const Json report = json_of(run_program(program("pocketvlm") + bench + more));
+    return report["useful_per_s"].get<double>() * report["median_s"].get<double>();
+  };
+  const double packed = useful("sft");
+  EXPECT_GT(packed, 8 * 4);  // visual tokens alone
+  EXPECT_NEAR(useful("sft --padded"), packed, 1e-6);
+  EXPECT_NE(run_program(program("pocketvlm") + bench + "dpo --padded").err.find("--padded is for sft and stage1"), std::string::npos);
+}
+
+TEST(Start, ThreadsOfTheEngineSpinBrieflyUnlessTheUserSaysOtherwise) {
+  const std::string start = program("pocketvlm") + " bench --task sft --shapes /nowhere.json";
+  const auto says = [&](const std::string& before, const std::string& text) {
+    return run_program("OMP_DISPLAY_ENV=verbose " + before + " " + start).err.find(text) != std::string::npos;
+  };
+  if (!says("", "GOMP_SPINCOUNT")) GTEST_SKIP() << "LibTorch was built with another OpenMP";
+  EXPECT_TRUE(says("", "GOMP_SPINCOUNT = '1000'"));
+  EXPECT_TRUE(says("GOMP_SPINCOUNT=77", "GOMP_SPINCOUNT = '77'"));
+  EXPECT_FALSE(says("OMP_WAIT_POLICY=active", "GOMP_SPINCOUNT = '1000'"));
+}
+
 TEST(Usage, MistakesExitWithOneAndSayWhatToDo) {
   for (const char* arguments : {"", "inspect", "nonsense", "inspect model nope --json", "run /nowhere.json", "generate --checkpoint /nowhere --prompt x",
                                 "inspect tokens --tokenizer /nowhere --text a", "data check /nowhere.json --json"}) {

@@ -1,3 +1,4 @@
+#include "model/row_padding.h"
 #include "model/token_log_probs.h"
 #include "tests/model/model_testing.h"
 
@@ -186,6 +187,31 @@ TEST(Model, Bfloat16ComputeStaysCloseToFloat32) {
                           (gradient.norm().item<double>() * expected.at(name).norm().item<double>());
     EXPECT_GT(cosine, 0.98) << name;
   }
+}
+
+TEST(Model, RowsThatFillUpProductsAreSeenByNobody) {
+  const torch::Tensor x = torch::ones({70, 3});
+  EXPECT_EQ(missing_rows(x, 70), 0);
+  const ModelConfig config = tiny_config();
+  VisionLanguageModel model(config, 3);
+  scatter_weights(*model, 5);
+  const Batch batch = to_batch(pack(mixed_samples(config)));
+  ASSERT_NE(batch.input_ids.size(0) % 64, 0);
+  const ComputeDtype compute(torch::kBFloat16);
+  EXPECT_EQ(missing_rows(x, 70), 58);
+  EXPECT_EQ(missing_rows(x, 128), 0);
+  EXPECT_TRUE(torch::equal(with_zero_rows(x, 2), torch::cat({x, torch::zeros({2, 3})})));
+  const torch::Tensor filled = model->hidden_states(batch);  // with a graph; without one the decoder fills nothing up
+  const torch::Tensor rows = target_rows(batch);
+  const torch::Tensor visual = model->encode_images(batch.patches, batch.grids);
+  const torch::Tensor chosen =
+      model->language->forward(model->embed(batch, visual), batch.position_ids, batch.segment_lengths, rows);
+  const torch::NoGradGuard no_grad;
+  const torch::Tensor plain = model->hidden_states(batch);
+  ASSERT_EQ(filled.sizes(), plain.sizes());
+  EXPECT_LT(relative_difference(filled, plain), 1e-2);
+  ASSERT_EQ(chosen.size(0), rows.size(0));
+  EXPECT_LT(relative_difference(chosen, plain.index_select(0, rows)), 1e-2);
 }
 
 TEST(Model, LossSumIsTheWeightedSumOfTargetLogProbs) {
