@@ -13,11 +13,12 @@
 
 namespace {
 
-/// GNU OpenMP reads its environment before main. A thread that arrives first spins for the others, by default some milliseconds:
+/// GNU OpenMP reads its environment before main. A thread that arrives first spins for the others, by default for many milliseconds:
 /// where anything else wants a core, the spinning takes it from the very thread that is waited for, and a training step became four
-/// times as long. About ten microseconds cover the gaps between the parallel regions of one step. Says nothing where the user did.
+/// times as long. A fraction of a millisecond covers the gaps between the parallel regions of a step. Nothing is said where the
+/// user did.
 void spin_briefly() {
-  if (std::getenv("OMP_WAIT_POLICY") == nullptr) ::setenv("GOMP_SPINCOUNT", "1000", /*overwrite=*/0);
+  if (std::getenv("OMP_WAIT_POLICY") == nullptr) ::setenv("GOMP_SPINCOUNT", "4000", /*overwrite=*/0);
 }
 
 /// oneDNN keeps the machine code of the last 1024 shapes of products, two megabytes each. A step has some dozens of shapes, and

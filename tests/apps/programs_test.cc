@@ -154,9 +154,9 @@ TEST(Start, ThreadsOfTheEngineSpinBrieflyUnlessTheUserSaysOtherwise) {
     return run_program("OMP_DISPLAY_ENV=verbose " + before + " " + start).err.find(text) != std::string::npos;
   };
   if (!says("", "GOMP_SPINCOUNT")) GTEST_SKIP() << "LibTorch was built with another OpenMP";
-  EXPECT_TRUE(says("", "GOMP_SPINCOUNT = '1000'"));
+  EXPECT_TRUE(says("", "GOMP_SPINCOUNT = '4000'"));
   EXPECT_TRUE(says("GOMP_SPINCOUNT=77", "GOMP_SPINCOUNT = '77'"));
-  EXPECT_FALSE(says("OMP_WAIT_POLICY=active", "GOMP_SPINCOUNT = '1000'"));
+  EXPECT_FALSE(says("OMP_WAIT_POLICY=active", "GOMP_SPINCOUNT = '4000'"));
 }
 
 TEST(Usage, MistakesExitWithOneAndSayWhatToDo) {
