@@ -50,7 +50,7 @@ for target in "${targets[@]}"; do
   wait "$fuzzer" || true
   trap - EXIT
   echo "== $target: $used of $seconds s of processor time"
-  grep -E 'ERROR|SUMMARY|runtime error|stat::number_of_executed_units|stat::peak_rss' "$log" || true
+  grep -aE 'ERROR|SUMMARY|runtime error|stat::number_of_executed_units|stat::peak_rss' "$log" || true
   keep_slow_units "$target"
 done
 if [ -n "$(ls build/fuzz/findings)" ]; then
