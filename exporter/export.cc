@@ -53,7 +53,7 @@ struct RowSource {
   float factor = 1.0F;
   std::int64_t permuted_heads = 0;  // > 0: rotary halves become pairs inside each head (gguf.md 2)
   bool transposed = false;          // the file's row is the source's column
-  std::vector<float> importance;    // [row_length], or empty
+  const float* importance = nullptr;  // [row_length]
 
   std::int64_t source_row(std::int64_t row) const {
     if (permuted_heads == 0) return row;
@@ -95,8 +95,7 @@ void write_rows(const RowSource& source, GgmlType type, const GgufWriter::Sink& 
       std::vector<float> row(static_cast<std::size_t>(source.row_length));
       for (std::int64_t r = first; r < last; ++r) {
         source.read(begin + r, row.data());
-        quantize_row(type, row.data(), source.row_length, chunk.data() + r * bytes_per_row,
-                     source.importance.empty() ? nullptr : source.importance.data());
+        quantize_row(type, row.data(), source.row_length, chunk.data() + r * bytes_per_row, source.importance);
       }
     };
     if (rows * source.row_length < (1 << 16) || num_threads == 1) {
@@ -143,9 +142,8 @@ class FileBuilder {
     for (const std::int64_t n : ne) elements *= n;
     PV_CHECK(elements * static_cast<std::int64_t>(dtype_bytes(view.dtype)) == static_cast<std::int64_t>(view.bytes.size()),
              "{}: the tensor {} does not have the size that config.json says", where_, name);
-    RowSource source{&view, ne[0], elements / ne[0], form.factor, form.permuted_heads, form.transposed, {}};
-    const float* columns = importance_ != nullptr ? importance_->find(target, ne[0]) : nullptr;
-    if (columns != nullptr) source.importance.assign(columns, columns + ne[0]);
+    const float* importance = importance_ != nullptr ? importance_->find(target, ne[0]) : nullptr;
+    const RowSource source{&view, ne[0], elements / ne[0], form.factor, form.permuted_heads, form.transposed, importance};
     writer_.add_tensor(target, type, ne, [source, type](const GgufWriter::Sink& sink) { write_rows(source, type, sink); });
   }
 

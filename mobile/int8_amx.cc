@@ -89,16 +89,16 @@ void amx_matmul_int8(const PackedRows& weights,
       gather_inputs(input, g * kTileRows, first, count, inputs + g * count);
     const auto* panel = static_cast<const PackedInt8*>(weights.data) + first;
     for (std::int64_t row = 0; row < weights.rows; row += 2 * kPanelRows, panel += 2 * units) {
-      tile_panels<Int8Products>(panel,
-                                units,
-                                inputs,
-                                count,
-                                count,
-                                input.tokens,
-                                weights.rows - row,
-                                first > 0,
-                                y + row,
-                                y_stride);
+      tile_panels<Int8Products>({.panels = panel,
+                                 .panel_step = units,
+                                 .groups = inputs,
+                                 .group_step = count,
+                                 .count = count,
+                                 .tokens = input.tokens,
+                                 .rows = weights.rows - row,
+                                 .resume = first > 0,
+                                 .y = y + row,
+                                 .y_stride = y_stride});
     }
   }
 }

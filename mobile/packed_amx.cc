@@ -148,16 +148,16 @@ void amx_matmul(const PackedRows& weights,
         for (std::int64_t b = 0; b < blocks_here; b += kUnitBlocks)
           open_signed(unit[p * units + b / kUnitBlocks], blocks + p * blocks_here + b);
       }
-      tile_panels<P>(blocks,
-                     blocks_here,
-                     inputs + block_at(chunk, 0, groups, count),
-                     blocks_here,
-                     blocks_here,
-                     input.tokens,
-                     rows,
-                     chunk > 0,
-                     y + row,
-                     y_stride);
+      tile_panels<P>({.panels = blocks,
+                      .panel_step = blocks_here,
+                      .groups = inputs + block_at(chunk, 0, groups, count),
+                      .group_step = blocks_here,
+                      .count = blocks_here,
+                      .tokens = input.tokens,
+                      .rows = rows,
+                      .resume = chunk > 0,
+                      .y = y + row,
+                      .y_stride = y_stride});
     }
   }
 }

@@ -102,70 +102,68 @@ inline __mmask16 row_lanes(std::int64_t rows) {
   return static_cast<__mmask16>(rows >= kPanelRows ? 0xFFFFU : (1U << rows) - 1U);
 }
 
-/// Over a run of `count` blocks; steps as in tile_panels. y is continued where `resume`; `tokens`
-/// and `rows` of it are left, of the second panel at least one. A session with P::shapes() must
-/// live.
+/// A run of `count` blocks of one or two panels and of groups.
+template <typename P>
+struct TileRun {
+  const typename P::Weights* panels;
+  std::int64_t panel_step;  // blocks from panel to panel
+  const typename P::Input* groups;
+  std::int64_t group_step;
+  std::int64_t count;
+  std::int64_t tokens;  // that are left of y
+  std::int64_t rows;    // that are left of y, of the second panel at least one
+  bool resume;          // y is continued
+  float* y;
+  std::int64_t y_stride;
+};
+
+/// Of the run's first groups. A session with P::shapes() must live.
 template <typename P, int kPanels, int kGroups>
-void tile_products(const typename P::Weights* panels,
-                   std::int64_t panel_step,
-                   const typename P::Input* groups,
-                   std::int64_t group_step,
-                   std::int64_t count,
-                   std::int64_t tokens,
-                   std::int64_t rows,
-                   bool resume,
-                   float* y,
-                   std::int64_t y_stride) {
-  TileOperands<P> operands = {{panels, panels + panel_step}, {groups, groups + group_step}};
+void tile_products(const TileRun<P>& run) {
+  TileOperands<P> operands = {{run.panels, run.panels + run.panel_step},
+                              {run.groups, run.groups + run.group_step}};
   alignas(64) TileTotals totals[2][2];
   for (int g = 0; g < kGroups; ++g) {
     for (int t = 0; t < kTileRows; ++t) {
       const std::int64_t token = g * kTileRows + t;
       for (int p = 0; p < kPanels; ++p) {
         const __mmask16 lanes =
-            resume && token < tokens ? row_lanes(rows - p * kPanelRows) : __mmask16{0};
+            run.resume && token < run.tokens ? row_lanes(run.rows - p * kPanelRows) : __mmask16{0};
         _mm512_store_ps(totals[g][p][t],
-                        _mm512_maskz_loadu_ps(lanes, y + token * y_stride + p * kPanelRows));
+                        _mm512_maskz_loadu_ps(
+                            lanes, run.y + token * run.y_stride + p * kPanelRows));
       }
     }
   }
+  std::int64_t count = run.count;
   for (; count >= kStage; count -= kStage) run_stage<P, kPanels, kGroups, kStage>(operands, totals);
   for (; count > 0; count -= P::kSmallStage)
     run_stage<P, kPanels, kGroups, P::kSmallStage>(operands, totals);
   for (int g = 0; g < kGroups; ++g) {
-    for (int t = 0; t < kTileRows && g * kTileRows + t < tokens; ++t) {
-      float* row = y + (g * kTileRows + t) * y_stride;
+    for (int t = 0; t < kTileRows && g * kTileRows + t < run.tokens; ++t) {
+      float* row = run.y + (g * kTileRows + t) * run.y_stride;
       for (int p = 0; p < kPanels; ++p) {
         _mm512_mask_storeu_ps(row + p * kPanelRows,
-                              row_lanes(rows - p * kPanelRows),
+                              row_lanes(run.rows - p * kPanelRows),
                               _mm512_load_ps(totals[g][p][t]));
       }
     }
   }
 }
 
-/// One or two panels (`panel_step` apart) times all groups (`group_step` apart).
+/// The whole run.
 template <typename P>
-void tile_panels(const typename P::Weights* panels,
-                 std::int64_t panel_step,
-                 const typename P::Input* groups,
-                 std::int64_t group_step,
-                 std::int64_t count,
-                 std::int64_t tokens,
-                 std::int64_t rows,
-                 bool resume,
-                 float* y,
-                 std::int64_t y_stride) {
-  const bool two = rows > kPanelRows;
-  while (tokens > 0) {
-    const int step = P::kGroups == 2 && two && tokens > kTileRows ? 2 : 1;
+void tile_panels(TileRun<P> run) {
+  const bool two = run.rows > kPanelRows;
+  while (run.tokens > 0) {
+    const int step = P::kGroups == 2 && two && run.tokens > kTileRows ? 2 : 1;
     const auto multiply = step == 2 ? tile_products<P, 2, P::kGroups>
                           : two     ? tile_products<P, 2, 1>
                                     : tile_products<P, 1, 1>;
-    multiply(panels, panel_step, groups, group_step, count, tokens, rows, resume, y, y_stride);
-    groups += step * group_step;
-    tokens -= step * kTileRows;
-    y += step * kTileRows * y_stride;
+    multiply(run);
+    run.groups += step * run.group_step;
+    run.tokens -= step * kTileRows;
+    run.y += step * kTileRows * run.y_stride;
   }
 }
 

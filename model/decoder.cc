@@ -93,10 +93,8 @@ torch::Tensor run_layers(const std::vector<std::shared_ptr<Block>>& layers,
   return x;
 }
 
-/// Rows to add to a training step's. Without gradients products with cached weights are our own, and take any number.
-int64_t missing_tokens(const torch::Tensor& embeddings) {
-  return torch::GradMode::is_enabled() ? missing_rows(embeddings, embeddings.size(0)) : 0;
-}
+/// Rows to add to those of a training step. Without gradients products with cached weights are our own, and take any number.
+int64_t missing_when_training(const torch::Tensor& x, int64_t rows) { return torch::GradMode::is_enabled() ? missing_rows(x, rows) : 0; }
 
 /// run_layers over tokens with rows of zeros below, which are left out again.
 torch::Tensor run_padded(const std::vector<std::shared_ptr<Block>>& layers,
@@ -106,7 +104,7 @@ torch::Tensor run_padded(const std::vector<std::shared_ptr<Block>>& layers,
                          const std::function<torch::Tensor(const torch::Tensor& qkv)>& attend) {
   const torch::Tensor x = with_zero_rows(embeddings, padding);
   if (!rows.defined()) return run_layers(layers, x, rows, attend).narrow(0, 0, embeddings.size(0));
-  const int64_t more = torch::GradMode::is_enabled() ? missing_rows(x, rows.size(0)) : 0;
+  const int64_t more = missing_when_training(x, rows.size(0));
   return run_layers(layers, x, with_zero_rows(rows, more), attend).narrow(0, 0, rows.size(0));  // the first token, again
 }
 
@@ -155,7 +153,7 @@ torch::Tensor DecoderImpl::forward(const torch::Tensor& embeddings,
                                    const torch::Tensor& position_ids,
                                    const std::vector<int64_t>& segment_lengths,
                                    const torch::Tensor& rows) {
-  const int64_t padding = missing_tokens(embeddings);
+  const int64_t padding = missing_when_training(embeddings, embeddings.size(0));
   std::vector<int64_t> lengths = segment_lengths;
   if (padding > 0) lengths.push_back(padding);
   const auto attend = [table = rotary(with_zero_rows(position_ids, padding)), lengths, heads = config_.num_heads](
@@ -169,7 +167,7 @@ torch::Tensor DecoderImpl::forward(const torch::Tensor& embeddings,
                                    const torch::Tensor& position_ids,
                                    const SharedPrefixes& shared,
                                    const torch::Tensor& rows) {
-  const int64_t padding = missing_tokens(embeddings);
+  const int64_t padding = missing_when_training(embeddings, embeddings.size(0));
   SharedPrefixes padded = shared;
   if (padding > 0) {
     const torch::Tensor added = torch::arange(padding, shared.expand.options());

@@ -8,6 +8,18 @@ namespace {
 /// Queries handled together, a multiple of every panel height: their scores stay in the second-level cache.
 constexpr int64_t kQueryBlock = 96;
 
+/// One head's row times `scale`, turned by the position of its token.
+template <typename T, typename Out>
+POCKETVLM_INLINE void turn_row(const Attention& a, const T* x, int64_t token, float scale, Out* y) {
+  const int64_t half = a.head_dim / 2;
+  for_lanes(half, [&](int64_t i, int64_t n) {
+    const Floats low = load_lanes(x + i, n) * scale, high = load_lanes(x + half + i, n) * scale;
+    const Floats c = load_lanes(a.cosine + token * half + i, n), s = load_lanes(a.sine + token * half + i, n);
+    store_lanes(y + i, low * c - high * s, n);
+    store_lanes(y + half + i, high * c + low * s, n);
+  });
+}
+
 /// Rows of one head as floats, [count, width] with zero padding up to whole vectors, scaled, turned by position if asked.
 template <typename T>
 void pack_rows(const Attention& a,
@@ -20,7 +32,6 @@ void pack_rows(const Attention& a,
                float scale,
                float* out) {
   const int64_t width = lanes_up(a.head_dim);
-  const int64_t half = a.head_dim / 2;
   for (int64_t row = 0; row < count; ++row) {
     const int64_t token = begin + row;
     const T* x = static_cast<const T*>(source) + token * stride + head * a.head_dim;
@@ -30,12 +41,7 @@ void pack_rows(const Attention& a,
       continue;
     }
     if (width != a.head_dim) std::memset(y, 0, static_cast<std::size_t>(width) * sizeof(float));
-    for_lanes(half, [&](int64_t i, int64_t n) {
-      const Floats low = load_lanes(x + i, n) * scale, high = load_lanes(x + half + i, n) * scale;
-      const Floats c = load_lanes(a.cosine + token * half + i, n), s = load_lanes(a.sine + token * half + i, n);
-      store_lanes(y + i, low * c - high * s, n);
-      store_lanes(y + half + i, high * c + low * s, n);
-    });
+    turn_row(a, x, token, scale, y);
   }
 }
 

@@ -11,8 +11,6 @@ namespace {
 
 constexpr int64_t kGroup = 16;             // rows of a tile
 constexpr int64_t kDepth = 32;             // of one product of tiles
-constexpr int64_t kPairs = kDepth / 2;
-constexpr int64_t kPanelBytes = 4 * kPanelColumns;  // a pair of each column
 
 /// Tiles 0 to 3 are sums, [group of rows][half of the panel]; 4 and 5 rows of x; 6 and 7 halves of the weights.
 TileShapes shapes_of(int64_t rows) {
@@ -27,77 +25,6 @@ TileShapes shapes_of(int64_t rows) {
   shapes.set(6, kGroup, pocketvlm::kTileRowBytes);
   shapes.set(7, kGroup, pocketvlm::kTileRowBytes);
   return shapes;
-}
-
-template <bool kTwoGroups>
-void multiply(const void* x, int64_t x_stride, const std::uint32_t* weights) {
-  load_tile<6>(weights, kPanelBytes);
-  load_tile<7>(weights + kGroup, kPanelBytes);
-  load_tile<4>(x, x_stride);
-  dot_bf16<0, 4, 6>();
-  dot_bf16<1, 4, 7>();
-  if constexpr (kTwoGroups) {
-    load_tile<5>(static_cast<const char*>(x) + kGroup * x_stride, x_stride);
-    dot_bf16<2, 5, 6>();
-    dot_bf16<3, 5, 7>();
-  }
-}
-
-/// `rows` (up to two groups, as the tiles' shapes are) times a panel.
-template <bool kTwoGroups>
-void tile_panel(const PackedProduct& a, int64_t row, int64_t rows, int64_t panel) {
-  const int64_t pairs = (a.depth + 1) / 2, whole = a.depth / kDepth;
-  const auto* weights = static_cast<const std::uint32_t*>(a.panels) + panel * pairs * kPanelColumns;
-  const auto* x = static_cast<const std::uint16_t*>(a.x) + row * a.depth;
-  clear_tile<0>();
-  clear_tile<1>();
-  if constexpr (kTwoGroups) {
-    clear_tile<2>();
-    clear_tile<3>();
-  }
-  for (int64_t block = 0; block < whole; ++block) {
-    multiply<kTwoGroups>(x + block * kDepth, 2 * a.depth, weights + block * kPairs * kPanelColumns);
-  }
-  if (const int64_t rest = a.depth - whole * kDepth; rest > 0) {
-    alignas(64) std::uint16_t x_rest[2 * kGroup][kDepth] = {};
-    alignas(64) std::uint32_t weights_rest[kPairs][kPanelColumns] = {};
-    for (int64_t r = 0; r < rows; ++r) std::memcpy(x_rest[r], x + r * a.depth + whole * kDepth, static_cast<std::size_t>(2 * rest));
-    std::memcpy(weights_rest, weights + whole * kPairs * kPanelColumns, static_cast<std::size_t>((rest + 1) / 2 * kPanelBytes));
-    multiply<kTwoGroups>(x_rest, sizeof(x_rest[0]), weights_rest[0]);
-  }
-  alignas(64) float sums[4][kGroup][kLanes];
-  store_tile<0>(sums[0], sizeof(sums[0][0]));
-  store_tile<1>(sums[1], sizeof(sums[0][0]));
-  if constexpr (kTwoGroups) {
-    store_tile<2>(sums[2], sizeof(sums[0][0]));
-    store_tile<3>(sums[3], sizeof(sums[0][0]));
-  }
-  for (int64_t half = 0; half < 2; ++half) {
-    const int64_t column = panel * kPanelColumns + half * kLanes;
-    const int64_t n = smaller(kLanes, a.columns - column);
-    if (n <= 0) break;
-    const Floats bias = a.bias != nullptr ? load_lanes(a.bias + column, n) : Floats{};
-    for (int64_t r = 0; r < rows; ++r) {
-      store_lanes(static_cast<Bf16*>(a.y) + (row + r) * a.columns + column, load(sums[r / kGroup * 2 + half][r % kGroup]) + bias, n);
-    }
-  }
-}
-
-void tile_product(const PackedProduct& a, int64_t panel_begin, int64_t panel_end) {
-  const int64_t whole = a.rows / (2 * kGroup) * 2 * kGroup, rest = a.rows - whole;
-  if (whole > 0) {
-    const TileShapes shapes = shapes_of(2 * kGroup);
-    const TileSession session(shapes);
-    for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-      for (int64_t row = 0; row < whole; row += 2 * kGroup) tile_panel<true>(a, row, 2 * kGroup, panel);
-    }
-  }
-  if (rest == 0) return;
-  const TileShapes shapes = shapes_of(rest);
-  const TileSession session(shapes);
-  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-    (rest > kGroup ? tile_panel<true> : tile_panel<false>)(a, whole, rest, panel);
-  }
 }
 
 /// PairProduct in tiles of 16 by 16 sums, up to two by two of them at a time.
@@ -116,7 +43,7 @@ class TileProducts {
     }
   }
 
- private:
+  /// One or two tiles' rows from `row`, and as many columns.
   template <bool kTwoRows, bool kTwoColumns, bool kAdd>
   static void square_of(const PairProduct& p, int64_t row, int64_t column, int64_t depth) {
     const int64_t a_stride = 2 * p.a_row, b_stride = 4 * p.b_row, c_stride = 4 * p.c_row;
@@ -148,6 +75,7 @@ class TileProducts {
     if constexpr (kTwoRows && kTwoColumns) store_tile<3>(c_below + kGroup, c_stride);
   }
 
+ private:
   template <int kTile, bool kAdd>
   static void start(const float* c, int64_t stride) {
     if constexpr (kAdd) {
@@ -160,6 +88,49 @@ class TileProducts {
   TileShapes shapes_ = shapes_of(2 * kGroup);
   TileSession session_{shapes_};
 };
+
+/// `rows` (up to two groups, as the tiles' shapes are) times a panel.
+template <bool kTwoGroups>
+void tile_panel(const PackedProduct& a, int64_t row, int64_t rows, int64_t panel) {
+  const int64_t pairs = (a.depth + 1) / 2, whole = a.depth / kDepth * kDepth;
+  const auto* weights = static_cast<const std::uint32_t*>(a.panels) + panel * pairs * kPanelColumns;
+  const auto* x = static_cast<const std::uint16_t*>(a.x) + row * a.depth;
+  alignas(64) float sums[2 * kGroup][kPanelColumns];
+  TileProducts::square_of<kTwoGroups, true, false>({x, a.depth, weights, kPanelColumns, sums[0], kPanelColumns}, 0, 0, whole);
+  if (const int64_t rest = a.depth - whole; rest > 0) {
+    alignas(64) std::uint16_t x_rest[2 * kGroup][kDepth] = {};
+    alignas(64) std::uint32_t weights_rest[kDepth / 2][kPanelColumns] = {};
+    for (int64_t r = 0; r < rows; ++r) std::memcpy(x_rest[r], x + r * a.depth + whole, static_cast<std::size_t>(2 * rest));
+    std::memcpy(weights_rest, weights + whole / 2 * kPanelColumns, static_cast<std::size_t>((rest + 1) / 2 * kPanelColumns) * sizeof(weights[0]));
+    TileProducts::square_of<kTwoGroups, true, true>({x_rest[0], kDepth, weights_rest[0], kPanelColumns, sums[0], kPanelColumns}, 0, 0, kDepth);
+  }
+  for (int64_t half = 0; half < 2; ++half) {
+    const int64_t column = panel * kPanelColumns + half * kLanes;
+    const int64_t n = smaller(kLanes, a.columns - column);
+    if (n <= 0) break;
+    const Floats bias = a.bias != nullptr ? load_lanes(a.bias + column, n) : Floats{};
+    for (int64_t r = 0; r < rows; ++r) {
+      store_lanes(static_cast<Bf16*>(a.y) + (row + r) * a.columns + column, load(sums[r] + half * kLanes) + bias, n);
+    }
+  }
+}
+
+void tile_product(const PackedProduct& a, int64_t panel_begin, int64_t panel_end) {
+  const int64_t whole = a.rows / (2 * kGroup) * 2 * kGroup, rest = a.rows - whole;
+  if (whole > 0) {
+    const TileShapes shapes = shapes_of(2 * kGroup);
+    const TileSession session(shapes);
+    for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+      for (int64_t row = 0; row < whole; row += 2 * kGroup) tile_panel<true>(a, row, 2 * kGroup, panel);
+    }
+  }
+  if (rest == 0) return;
+  const TileShapes shapes = shapes_of(rest);
+  const TileSession session(shapes);
+  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+    (rest > kGroup ? tile_panel<true> : tile_panel<false>)(a, whole, rest, panel);
+  }
+}
 
 constexpr Table amx_table() {
   Table table = make_table("amx");

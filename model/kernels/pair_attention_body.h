@@ -89,7 +89,6 @@ POCKETVLM_INLINE Words paired(Halves first, Halves second) {
                                 bool rotated,
                                 std::uint16_t* out) {
   const int64_t width = round_up(a.head_dim, kPairDepth);
-  const int64_t half = a.head_dim / 2;
   for (int64_t row = 0; row < count; ++row) {
     const int64_t token = begin + row;
     const Bf16* x = static_cast<const Bf16*>(source) + token * stride + head * a.head_dim;
@@ -97,13 +96,7 @@ POCKETVLM_INLINE Words paired(Halves first, Halves second) {
     if (!rotated) {
       std::memcpy(y, x, static_cast<std::size_t>(2 * a.head_dim));
     } else {
-      Bf16* turned = reinterpret_cast<Bf16*>(y);
-      for_lanes(half, [&](int64_t i, int64_t n) {
-        const Floats low = load_lanes(x + i, n), high = load_lanes(x + half + i, n);
-        const Floats c = load_lanes(a.cosine + token * half + i, n), s = load_lanes(a.sine + token * half + i, n);
-        store_lanes(turned + i, low * c - high * s, n);
-        store_lanes(turned + half + i, high * c + low * s, n);
-      });
+      turn_row(a, x, token, 1.0F, reinterpret_cast<Bf16*>(y));
     }
     for (int64_t i = a.head_dim; i < width; ++i) y[i] = 0;
   }
@@ -199,23 +192,29 @@ inline int64_t group_columns(const BlockShape& shape, int64_t row) {
   return round_up(shape.visible(smaller(row + kPairGroup, shape.rows) - 1), kPairDepth);
 }
 
+/// Calls f(row, count, columns) for each group of queries: its first one, the rows of its products, the keys they see.
+template <typename F>
+void for_groups(const BlockShape& shape, F&& f) {
+  for (int64_t row = 0; row < shape.rows; row += kPairGroup) {
+    f(row, round_up(smaller(kPairGroup, shape.rows - row), kPairRows), group_columns(shape, row));
+  }
+}
+
 /// scores [rows, row_size] = rows of a block times the transposed keys (or values), as far as each group sees.
 template <typename Products>
 void score_groups(const Products& products,
                   const BlockShape& shape,
                   const std::uint16_t* rows,
                   int64_t width,
-                  const std::uint32_t* columns,
+                  const std::uint32_t* transposed,
                   float* scores,
                   int64_t row_size) {
-  for (int64_t row = 0; row < shape.rows; row += kPairGroup) {
-    const PairProduct product = {rows + row * width, width, columns, row_size, scores + row * row_size, row_size};
-    const int64_t count = round_up(smaller(kPairGroup, shape.rows - row), kPairRows);
-    products.template multiply<false>(product, count, group_columns(shape, row), width);
-  }
+  for_groups(shape, [&](int64_t row, int64_t count, int64_t columns) {
+    products.template multiply<false>({rows + row * width, width, transposed, row_size, scores + row * row_size, row_size}, count, columns, width);
+  });
 }
 
-/// results [rows, lanes_up(head_dim)] = weights [rows, row_size] times pairs of keys' (or values') rows.
+/// results [rows, result_width] = weights [rows, row_size] times pairs of keys' (or values') rows.
 template <typename Products>
 void weigh_groups(const Products& products,
                   const BlockShape& shape,
@@ -224,12 +223,11 @@ void weigh_groups(const Products& products,
                   const std::uint32_t* rows,
                   int64_t width,
                   float* results,
-                  int64_t columns) {
-  for (int64_t row = 0; row < shape.rows; row += kPairGroup) {
-    const PairProduct product = {weights + row * row_size, row_size, rows, width, results + row * columns, columns};
-    const int64_t count = round_up(smaller(kPairGroup, shape.rows - row), kPairRows);
-    products.template multiply<false>(product, count, columns, group_columns(shape, row));
-  }
+                  int64_t result_width) {
+  for_groups(shape, [&](int64_t row, int64_t count, int64_t columns) {
+    products.template multiply<false>(
+        {weights + row * row_size, row_size, rows, width, results + row * result_width, result_width}, count, result_width, columns);
+  });
 }
 
 /// Softmax of one row without its division: weights of `columns` keys as bfloat16, and the sum of their float32 values.

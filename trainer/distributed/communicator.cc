@@ -200,42 +200,36 @@ torch::Tensor Communicator::gathered(const torch::Tensor& part) {
   return flat;
 }
 
-Exchange Communicator::start_reduce_scatter(const torch::Tensor& flat) {
-  TORCH_INTERNAL_ASSERT(flat.dim() == 1 && flat.is_contiguous() && flat.numel() % size_ == 0 &&
-                        flat.scalar_type() == torch::kFloat32);
-  if (size_ == 1) return Exchange([flat] { return flat; });
+/// A collective of x: by NCCL where it is a CUDA tensor, else on the thread of communication. Alone, x is the result.
+template <typename OnDevice>
+Exchange Communicator::start(const torch::Tensor& x,
+                             [[maybe_unused]] OnDevice on_device,
+                             std::function<torch::Tensor()> on_host) {
+  TORCH_INTERNAL_ASSERT(x.dim() == 1 && x.is_contiguous());
+  if (size_ == 1) return Exchange([x] { return x; });
 #ifdef POCKETVLM_CUDA
-  if (flat.is_cuda()) {
+  if (x.is_cuda()) {
     const Waiting waiting(watchdog_.get());
-    return nccl_->start_reduce_scatter(flat);
+    return on_device(*nccl_);
   }
 #endif
-  return start([this, flat] { return sum_of_parts(flat); });
+  return start(std::move(on_host));
+}
+
+Exchange Communicator::start_reduce_scatter(const torch::Tensor& flat) {
+  TORCH_INTERNAL_ASSERT(flat.numel() % size_ == 0 && flat.scalar_type() == torch::kFloat32);
+  return start(
+      flat, [&](auto& nccl) { return nccl.start_reduce_scatter(flat); }, [this, flat] { return sum_of_parts(flat); });
 }
 
 Exchange Communicator::start_all_gather(const torch::Tensor& part) {
-  TORCH_INTERNAL_ASSERT(part.dim() == 1 && part.is_contiguous());
-  if (size_ == 1) return Exchange([part] { return part; });
-#ifdef POCKETVLM_CUDA
-  if (part.is_cuda()) {
-    const Waiting waiting(watchdog_.get());
-    return nccl_->start_all_gather(part);
-  }
-#endif
-  return start([this, part] { return gathered(part); });
+  return start(part, [&](auto& nccl) { return nccl.start_all_gather(part); }, [this, part] { return gathered(part); });
 }
 
 Exchange Communicator::start_all_reduce(const torch::Tensor& flat) {
-  TORCH_INTERNAL_ASSERT(flat.dim() == 1 && flat.is_contiguous() && flat.numel() % size_ == 0 &&
-                        flat.scalar_type() == torch::kFloat32);
-  if (size_ == 1) return Exchange([flat] { return flat; });
-#ifdef POCKETVLM_CUDA
-  if (flat.is_cuda()) {
-    const Waiting waiting(watchdog_.get());
-    return nccl_->start_all_reduce(flat);
-  }
-#endif
-  return start([this, flat] { return gathered(sum_of_parts(flat)); });
+  TORCH_INTERNAL_ASSERT(flat.numel() % size_ == 0 && flat.scalar_type() == torch::kFloat32);
+  return start(
+      flat, [&](auto& nccl) { return nccl.start_all_reduce(flat); }, [this, flat] { return gathered(sum_of_parts(flat)); });
 }
 
 std::vector<double> Communicator::sum(const std::vector<double>& values) {

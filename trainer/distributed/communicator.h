@@ -79,6 +79,8 @@ class Communicator {
  private:
   class Waiting;  // marks a collective for the watchdog
   Exchange start(std::function<torch::Tensor()> collective);
+  template <typename OnDevice>
+  Exchange start(const torch::Tensor& x, OnDevice on_device, std::function<torch::Tensor()> on_host);
   torch::Tensor wait_for(std::future<torch::Tensor>& result);
   void run(const std::function<void()>& collective);
   // On the thread of communication:
