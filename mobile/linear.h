@@ -16,7 +16,7 @@ namespace pocketvlm {
 
 /// Bytes of a weight matrix that one thread takes at a time. Results do not depend on them.
 struct PieceSizes {
-  std::int64_t stream = 32 * 1024;  // single tokens: the weights stream through once
+  std::int64_t stream = 512 * 1024;  // single tokens: the weights stream through once
   std::int64_t batch = 512 * 1024;  // many tokens: a piece is reused from the second-level cache
 };
 

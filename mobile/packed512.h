@@ -15,6 +15,7 @@ struct Packed512 {
   using Bytes = __m512i;
   using Ints = __m512i;
   using Floats = __m512;
+  static constexpr int kStreams = 4;
   static constexpr int kPanels = 2;
   static constexpr int kTokens = 6;
   static constexpr float kQ8Bias = -128.0F;  // the levels are multiplied as they are, unsigned

@@ -16,6 +16,7 @@
 ///   zero, every(pointer to one float), load_floats, store_floats, store_rows(y, values, rows),
 ///   halves, signed_bytes (16 numbers of the format as floats), pair(scales of Q4_K, sub-block)
 ///   add, sub, mul, fma(a, b, c) = a b + c, fnma(a, b, c) = c - a b, prefetch(line)
+///   kStreams, panels that are read side by side in the first kind of product
 ///   kPanels and kTokens of a tile of the second kind that fit its registers
 /// Included by files with different instruction sets, hence internal linkage.
 namespace pocketvlm {
@@ -62,16 +63,35 @@ struct InputRow {
   const float* constants;
 };
 
-template <typename I, typename Unit>
-inline void prefetch_unit(const Unit* unit) {
-  constexpr int kAhead = 2048;  // of the multiplication
-  const auto* next = reinterpret_cast<const char*>(unit) + kAhead;
+// A unit is added in parts, and several panels take turns with theirs: more of memory is under way
+// than one run of addresses brings. Large units have parts because the reads of a whole one, asked
+// for at once, would hold up those that are waited for.
+template <typename Unit>
+constexpr int kParts = Unit::kColumns == 256 ? 4 : 1;
+
+template <typename I, typename Unit, int kPart>
+inline void prefetch_part(const Unit& unit) {
+  // Of the multiplication; what all panels have under way must fit the first-level cache.
+  constexpr int kAhead = kParts<Unit> == 1 ? 2048 : 2048 / I::kStreams;
+  constexpr int kBytes = static_cast<int>(sizeof(Unit));
+  constexpr int kPartBytes = (kBytes / kParts<Unit> + 63) / 64 * 64;
+  constexpr int kEnd = kPart + 1 == kParts<Unit> ? kBytes : (kPart + 1) * kPartBytes;
+  const auto* next = reinterpret_cast<const char*>(&unit) + kAhead;
 #pragma GCC unroll 64
-  for (int at = 0; at < static_cast<int>(sizeof(Unit)); at += 64) I::prefetch(next + at);
+  for (int at = kPart * kPartBytes; at < kEnd; at += 64) I::prefetch(next + at);
 }
 
+// The product of a panel with one input row, while its units are added.
 template <typename I>
-inline void add_unit(const PackedQ8_0& unit, const InputRow& x, int c, typename I::Floats& total) {
+struct PanelSum {
+  typename I::Floats total;
+  // Of one unit, before its own scales: Q4_K and Q6_K.
+  typename I::Floats scaled;
+  typename I::Floats lowered;
+};
+
+template <typename I, int kPart>
+inline void add_part(const PackedQ8_0& unit, const InputRow& x, int c, PanelSum<I>& panel) {
 #pragma GCC unroll 2
   for (int j = 0; j < 2; ++j) {
     auto even = I::zero_ints();
@@ -84,7 +104,7 @@ inline void add_unit(const PackedQ8_0& unit, const InputRow& x, int c, typename 
     }
     const auto sum = I::to_floats(I::add_ints(even, odd));
     const auto scaled = I::fma(sum, I::every(x.scales + c + j), I::every(x.constants + c + j));
-    total = I::fma(scaled, I::halves(unit.d[j]), total);
+    panel.total = I::fma(scaled, I::halves(unit.d[j]), panel.total);
   }
 }
 
@@ -106,8 +126,8 @@ inline NibbleLevels<I> nibble_levels(const Unit& unit, int j, int v) {
   return levels;
 }
 
-template <typename I, NibbleUnit Unit>
-inline void add_unit(const Unit& unit, const InputRow& x, int c, typename I::Floats& total) {
+template <typename I, int kPart, NibbleUnit Unit>
+inline void add_part(const Unit& unit, const InputRow& x, int c, PanelSum<I>& panel) {
 #pragma GCC unroll 2
   for (int j = 0; j < 2; ++j) {
     auto first = I::zero_ints();
@@ -121,40 +141,39 @@ inline void add_unit(const Unit& unit, const InputRow& x, int c, typename I::Flo
     const auto sum = I::to_floats(I::add_ints(first, second));
     if constexpr (kStoredOffset<Unit>) {
       const auto scaled = I::mul(sum, I::every(x.scales + c + j));
-      total = I::fma(scaled, I::halves(unit.d[j]), total);
-      total = I::fma(I::halves(unit.m[j]), I::every(x.constants + c + j), total);
+      panel.total = I::fma(scaled, I::halves(unit.d[j]), panel.total);
+      panel.total = I::fma(I::halves(unit.m[j]), I::every(x.constants + c + j), panel.total);
     } else {
       const auto scaled = I::fma(sum, I::every(x.scales + c + j), I::every(x.constants + c + j));
-      total = I::fma(scaled, I::halves(unit.d[j]), total);
+      panel.total = I::fma(scaled, I::halves(unit.d[j]), panel.total);
     }
   }
 }
 
-template <typename I>
-inline void add_unit(const PackedQ4_K& unit, const InputRow& x, int c, typename I::Floats& total) {
-  auto scaled = I::zero();
-  auto lowered = I::zero();
-#pragma GCC unroll 4
-  for (int g = 0; g < 4; ++g) {
-    const std::int8_t* inputs = x.quants + 32 * (c + 2 * g);
-    typename I::Ints dots[2] = {I::zero_ints(), I::zero_ints()};
+template <typename I, int kPart>
+inline void add_part(const PackedQ4_K& unit, const InputRow& x, int c, PanelSum<I>& panel) {
+  if constexpr (kPart == 0) panel.scaled = panel.lowered = I::zero();
+  constexpr int g = kPart;
+  const std::int8_t* inputs = x.quants + 32 * (c + 2 * g);
+  typename I::Ints dots[2] = {I::zero_ints(), I::zero_ints()};
 #pragma GCC unroll 8
-    for (int v = 0; v < 8; ++v) {
-      const auto packed = I::load(unit.qs[g][v]);
-      dots[0] = I::dot(dots[0], I::low_nibbles(packed), inputs + 4 * v);
-      dots[1] = I::dot(dots[1], I::high_nibbles(packed), inputs + 32 + 4 * v);
-    }
-#pragma GCC unroll 2
-    for (int h = 0; h < 2; ++h) {
-      const int j = 2 * g + h;
-      const auto pair = I::pair(unit.scales, j);
-      const auto factor = I::mul(pair.scales, I::every(x.scales + c + j));
-      scaled = I::fma(I::to_floats(dots[h]), factor, scaled);
-      lowered = I::fma(pair.mins, I::every(x.constants + c + j), lowered);
-    }
+  for (int v = 0; v < 8; ++v) {
+    const auto packed = I::load(unit.qs[g][v]);
+    dots[0] = I::dot(dots[0], I::low_nibbles(packed), inputs + 4 * v);
+    dots[1] = I::dot(dots[1], I::high_nibbles(packed), inputs + 32 + 4 * v);
   }
-  total = I::fma(scaled, I::halves(unit.d), total);
-  total = I::fnma(lowered, I::halves(unit.dmin), total);
+#pragma GCC unroll 2
+  for (int h = 0; h < 2; ++h) {
+    const int j = 2 * g + h;
+    const auto pair = I::pair(unit.scales, j);
+    const auto factor = I::mul(pair.scales, I::every(x.scales + c + j));
+    panel.scaled = I::fma(I::to_floats(dots[h]), factor, panel.scaled);
+    panel.lowered = I::fma(pair.mins, I::every(x.constants + c + j), panel.lowered);
+  }
+  if constexpr (kPart + 1 == kParts<PackedQ4_K>) {
+    panel.total = I::fma(panel.scaled, I::halves(unit.d), panel.total);
+    panel.total = I::fnma(panel.lowered, I::halves(unit.dmin), panel.total);
+  }
 }
 
 // Levels of quarter k (32 columns) of a half of a Q6_K unit, four columns v.
@@ -164,36 +183,33 @@ inline typename I::Bytes q6_levels(const PackedQ6_K& unit, int half, int v) {
                                   I::load(unit.qh[half][v]));
 }
 
-template <typename I>
-inline void add_unit(const PackedQ6_K& unit, const InputRow& x, int c, typename I::Floats& total) {
-  auto scaled = I::zero();
-#pragma GCC unroll 2
-  for (int half = 0; half < 2; ++half) {
-#pragma GCC unroll 2
-    for (int part = 0; part < 2; ++part) {  // 16 of the 32 columns of each quarter
-      const std::int8_t* inputs = x.quants + 32 * (c + 4 * half) + 16 * part;
-      typename I::Ints dots[4] = {I::zero_ints(), I::zero_ints(), I::zero_ints(), I::zero_ints()};
+// 16 of the 32 columns of each quarter of a half.
+template <typename I, int kPart>
+inline void add_part(const PackedQ6_K& unit, const InputRow& x, int c, PanelSum<I>& panel) {
+  if constexpr (kPart == 0) panel.scaled = I::zero();
+  constexpr int half = kPart / 2;
+  constexpr int sixteen = kPart % 2;
+  const std::int8_t* inputs = x.quants + 32 * (c + 4 * half) + 16 * sixteen;
+  typename I::Ints dots[4] = {I::zero_ints(), I::zero_ints(), I::zero_ints(), I::zero_ints()};
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        const int v = 4 * part + i;
-        dots[0] = I::dot(dots[0], q6_levels<I, 0>(unit, half, v), inputs + 4 * i);
-        dots[1] = I::dot(dots[1], q6_levels<I, 1>(unit, half, v), inputs + 32 + 4 * i);
-        dots[2] = I::dot(dots[2], q6_levels<I, 2>(unit, half, v), inputs + 64 + 4 * i);
-        dots[3] = I::dot(dots[3], q6_levels<I, 3>(unit, half, v), inputs + 96 + 4 * i);
-      }
-#pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k) {
-        const int at = 4 * half + k;  // of the 32 columns
-        const int sub = 2 * at + part;
-        const auto factor = I::signed_bytes(unit.scales[sub]);
-        const auto part_sum = I::fma(I::to_floats(dots[k]),
-                                     I::every(x.scales + c + at),
-                                     I::every(x.constants + 2 * c + sub));
-        scaled = I::fma(part_sum, factor, scaled);
-      }
-    }
+  for (int i = 0; i < 4; ++i) {
+    const int v = 4 * sixteen + i;
+    dots[0] = I::dot(dots[0], q6_levels<I, 0>(unit, half, v), inputs + 4 * i);
+    dots[1] = I::dot(dots[1], q6_levels<I, 1>(unit, half, v), inputs + 32 + 4 * i);
+    dots[2] = I::dot(dots[2], q6_levels<I, 2>(unit, half, v), inputs + 64 + 4 * i);
+    dots[3] = I::dot(dots[3], q6_levels<I, 3>(unit, half, v), inputs + 96 + 4 * i);
   }
-  total = I::fma(scaled, I::halves(unit.d), total);
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) {
+    const int at = 4 * half + k;  // of the 32 columns
+    const int sub = 2 * at + sixteen;
+    const auto factor = I::signed_bytes(unit.scales[sub]);
+    const auto part_sum = I::fma(
+        I::to_floats(dots[k]), I::every(x.scales + c + at), I::every(x.constants + 2 * c + sub));
+    panel.scaled = I::fma(part_sum, factor, panel.scaled);
+  }
+  if constexpr (kPart + 1 == kParts<PackedQ6_K>)
+    panel.total = I::fma(panel.scaled, I::halves(unit.d), panel.total);
 }
 
 // The sums times the bias, for `tokens` input rows.
@@ -207,28 +223,58 @@ const float* constants_of(const MatmulInput& input, float* scratch) {
   return scratch;
 }
 
-template <typename I, typename Unit>
+template <typename I, typename Unit, int kStreams, int kPart = 0>
+inline void add_units(const Unit* unit,
+                      std::int64_t distance,
+                      const InputRow& x,
+                      int c,
+                      PanelSum<I> (&panels)[kStreams]) {
+  if constexpr (kPart < kParts<Unit>) {
+#pragma GCC unroll 4
+    for (int s = 0; s < kStreams; ++s) {
+      prefetch_part<I, Unit, kPart>(unit[s * distance]);
+      add_part<I, kPart>(unit[s * distance], x, c, panels[s]);
+    }
+    add_units<I, Unit, kStreams, kPart + 1>(unit, distance, x, c, panels);
+  }
+}
+
+// Panels [first, end) of the weights, each of kStreams equal runs of them read in one go; what does
+// not divide is read as fewer runs.
+template <typename I, typename Unit, int kStreams = I::kStreams>
 void stream_panels(const PackedRows& weights,
                    const MatmulInput& input,
                    const float* constants,
                    float* y,
-                   std::int64_t y_stride) {
+                   std::int64_t y_stride,
+                   std::int64_t first = 0) {
   const std::int64_t units = input.columns / Unit::kColumns;
   constexpr int kGroups = Unit::kColumns / 32;
-  const auto* unit = static_cast<const Unit*>(weights.data);
-  for (std::int64_t first = 0; first < weights.rows; first += kPanelRows, unit += units) {
+  const std::int64_t end = (weights.rows + kPanelRows - 1) / kPanelRows;
+  const std::int64_t run = (end - first) / kStreams;
+  for (const std::int64_t stop = first + run; first < stop; ++first) {
+    const Unit* unit = static_cast<const Unit*>(weights.data) + first * units;
     for (std::int64_t t = 0; t < input.tokens; ++t) {
       const InputRow x = {input.quants + t * input.columns,
                           input.scales + t * input.columns / 32,
                           constants + t * input.columns / kScaleColumns<Unit>};
-      auto total = I::zero();
+      PanelSum<I> panels[kStreams];
+#pragma GCC unroll 4
+      for (PanelSum<I>& panel : panels) panel.total = I::zero();
       for (std::int64_t u = 0; u < units; ++u) {
-        prefetch_unit<I>(unit + u);
-        add_unit<I>(unit[u], x, static_cast<int>(u) * kGroups, total);
+        add_units<I, Unit, kStreams>(
+            unit + u, run * units, x, static_cast<int>(u) * kGroups, panels);
       }
-      I::store_rows(y + t * y_stride + first, total, weights.rows - first);
+#pragma GCC unroll 4
+      for (int s = 0; s < kStreams; ++s) {
+        const std::int64_t row = (first + s * run) * kPanelRows;
+        I::store_rows(y + t * y_stride + row, panels[s].total, weights.rows - row);
+      }
     }
   }
+  if constexpr (kStreams > 1)
+    stream_panels<I, Unit, kStreams / 2>(
+        weights, input, constants, y, y_stride, first + (kStreams - 1) * run);
 }
 
 // 32 columns of a panel with their levels as bytes.

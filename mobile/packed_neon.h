@@ -30,6 +30,7 @@ struct Packed128 {
   struct Floats {
     float32x4_t v[4];
   };
+  static constexpr int kStreams = 1;
   static constexpr int kPanels = 1;
   static constexpr int kTokens = 4;
   static constexpr float kQ8Bias = 0.0F;  // levels are multiplied as signed bytes

@@ -206,12 +206,12 @@ Tuning tune(const std::string& model_path,
                      });
   search.choose<std::int64_t>(
       "stream_kib",
-      {8, 16, 64, 128},
+      {64, 128, 256, 1024},
       decode_seconds,
       [](SessionOptions& session, std::int64_t kib) { session.pieces.stream = kib * 1024; });
   search.choose<std::int64_t>(
       "batch_kib",
-      {32, 64, 256, 512},
+      {64, 128, 256, 1024},
       prompt_seconds,
       [](SessionOptions& session, std::int64_t kib) { session.pieces.batch = kib * 1024; });
   std::vector<std::int64_t> passes = {32, 64, 128, 256};

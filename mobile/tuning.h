@@ -17,8 +17,8 @@ struct Tuning {
   std::string kernels = "auto";
   std::int64_t threads = 1;
   std::int64_t decode_threads = 1;
-  std::int64_t stream_kib = 32;
-  std::int64_t batch_kib = 128;
+  std::int64_t stream_kib = PieceSizes{}.stream / 1024;
+  std::int64_t batch_kib = PieceSizes{}.batch / 1024;
   std::int64_t prefill_tokens = 512;
   double vision_ms_per_slice = 0;
   double prefill_tps = 0;

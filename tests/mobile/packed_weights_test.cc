@@ -86,14 +86,14 @@ TEST(PackedProducts, EqualThePlainLoops) {
   for (const GgmlType type : kPackedTypes) {
     const std::int64_t unit = type_info(type).block == 256 ? 256 : 64;
     for (const std::int64_t columns : {unit, 2 * unit, 5 * unit}) {
-      Matrix all(type, 50, columns);
+      Matrix all(type, 201, columns);
       std::vector<float> row(static_cast<std::size_t>(columns));
       for (std::int64_t r = 0; r < all.rows; ++r) {
         for (float& value : row) value = static_cast<float>(random.normal());
         quantize_row(
             type, row.data(), columns, &all.plain[static_cast<std::size_t>(r * all.row_size)]);
       }
-      for (const std::int64_t rows : {1, 8, 9, 15, 16, 17, 32, 33, 50}) {
+      for (const std::int64_t rows : {1, 8, 9, 15, 16, 17, 32, 33, 50, 64, 112, 201}) {
         Matrix matrix(type, rows, columns);
         std::copy_n(all.plain.begin(), matrix.plain.size(), matrix.plain.begin());
         matrix.pack();

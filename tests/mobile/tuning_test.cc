@@ -77,7 +77,7 @@ TEST(Tuning, TriesEverySettingOnceAndReturnsOneThatRuns) {
         EXPECT_GT(s.decode_tps, 0.0);
       });
   EXPECT_EQ(settings.front(), "start");
-  for (const char* setting : {"stream_kib 8", "batch_kib 512", "prefill_tokens 32"})
+  for (const char* setting : {"stream_kib 64", "batch_kib 128", "prefill_tokens 32"})
     EXPECT_EQ(std::count(settings.begin(), settings.end(), setting), 1) << setting;
   EXPECT_TRUE(made_here(tuning));
   EXPECT_GT(tuning.decode_tps, 0.0);
