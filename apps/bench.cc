@@ -44,7 +44,10 @@ void bench(const CommandLine& line) {
   settings.steps = line.steps;
   settings.batch = line.batch;
   settings.padded = line.padded;
-  PV_CHECK(!line.padded || line.task == "sft" || line.task == "stage1", "bench: --padded is for sft and stage1, not {}", line.task);
+  if (line.longest_text > 0) settings.longest_text = line.longest_text;
+  const bool packs = line.task == "sft" || line.task == "stage1";
+  PV_CHECK(packs || !line.padded, "bench: --padded is for sft and stage1, not {}", line.task);
+  PV_CHECK(packs || line.longest_text == 0, "bench: --longest-text is for sft and stage1, not {}", line.task);
   if (line.threads > 0) at::set_num_threads(static_cast<int>(line.threads));
   BenchResult result = found->second(settings);
   std::vector<double> sorted = result.seconds;

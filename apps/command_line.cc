@@ -131,6 +131,8 @@ void add_bench_command(CLI::App& app, CommandLine& line) {
   bench->add_option("--dtype", line.dtype, "of matrix products; default: bf16")->check(CLI::IsMember({"f32", "bf16"}));
   bench->add_option("--steps", line.steps, "timed after one that warms up")->check(CLI::Range(1, 1000000));
   bench->add_option("--batch", line.batch, "samples of an optimizer step")->check(CLI::Range(1, 1000000));
+  bench->add_option("--longest-text", line.longest_text, "sft, stage1: texts of 8 to this many tokens; default: 512")
+      ->check(CLI::Range(8, 1000000));
   bench->add_flag("--padded", line.padded, "sft, stage1: pad texts to the longest of their step instead of packing them");
   bench->add_option("--threads", line.threads, "0: all cores")->check(CLI::NonNegativeNumber);
   add_json(bench, line);

@@ -32,7 +32,7 @@ struct CommandLine {
   std::int64_t index = 0;
   std::string html;                  // data check
   std::string task, shapes;          // bench
-  std::int64_t steps = 4, batch = 8;
+  std::int64_t steps = 4, batch = 8, longest_text = 0;
   bool padded = false;  // bench
   std::vector<std::string> runs;              // plot
   std::vector<std::int64_t> simulate_ranks;   // train: plan only; what the plan assumes follows

@@ -10,7 +10,7 @@ namespace pocketvlm {
 
 /// Sizes of a model for timing, read from a file in Hugging Face's words:
 ///   {"vision": {SigLIP's config}, "queries", "resampler_heads", "language": {Llama's config}}
-/// Every picture is one square slice, every sample has one, answers are 8 to 512 tokens long.
+/// Every picture is one square slice, every sample has one.
 struct BenchShapes {
   ModelConfig model;
   static BenchShapes read(const std::string& path);
@@ -24,6 +24,7 @@ struct BenchSettings {
   std::string dtype = "bf16";
   int64_t steps = 4;
   int64_t batch = 8;
+  int64_t longest_text = 512;  // sft, stage1: texts are 8 to this many tokens long
   bool padded = false;  // sft, stage1: every text as long as its step's longest, to see what packing is worth
 };
 

@@ -72,7 +72,7 @@ BenchResult bench_training(const BenchSettings& settings) {
   Optimizer optimizer(bench_optimizer(), weights, settings.steps + 1);
   PackShape work;
   for (int64_t step = 0; step <= settings.steps; ++step) {
-    const std::vector<int64_t> lengths = bench_lengths(settings.batch, static_cast<uint64_t>(step), 8, 512);
+    const std::vector<int64_t> lengths = bench_lengths(settings.batch, static_cast<uint64_t>(step), 8, settings.longest_text);
     const Batch batch = random_batch(settings.shapes, lengths, settings.padded ? *std::max_element(lengths.begin(), lengths.end()) : 0);
     const auto begin = std::chrono::steady_clock::now();
     int64_t targets = 0;

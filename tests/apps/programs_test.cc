@@ -145,7 +145,12 @@ TEST(Bench, PaddingCountsTheSameTokensAsPacking) {
   const double packed = useful("sft");
   EXPECT_GT(packed, 8 * 4);  // visual tokens alone
   EXPECT_NEAR(useful("sft --padded"), packed, 1e-6);
-  EXPECT_NE(run_program(program("pocketvlm") + bench + "dpo --padded").err.find("--padded is for sft and stage1"), std::string::npos);
+  EXPECT_LT(useful("sft --longest-text 8"), packed);
+  EXPECT_NEAR(useful("stage1 --longest-text 8"), 8 * (4 + 8), 1e-6);
+  for (const char* option : {"--padded", "--longest-text 64"}) {
+    const std::string error = run_program(program("pocketvlm") + bench + "dpo " + option).err;
+    EXPECT_NE(error.find("is for sft and stage1, not dpo"), std::string::npos) << error;
+  }
 }
 
 TEST(Start, ThreadsOfTheEngineSpinBrieflyUnlessTheUserSaysOtherwise) {
