@@ -201,7 +201,7 @@ BenchResult bench_judge(const BenchSettings& settings) {
     const std::vector<float> picture = data.picture();
     std::vector<EncodedChat> questions;
     for (std::int64_t i = 0; i < kQuestions; ++i)
-      questions.push_back(data.chat(picture, data.text(kQuestionTokens), 0));
+      questions.push_back(data.chat(i == 0 ? picture : std::vector<float>(), data.text(kQuestionTokens), 0));
     const double seconds = seconds_of(
         [&] { shared_first_token_log_probs(bench.model, questions, {5, 6, 7, 8}); });
     if (step == 0) continue;  // warms up

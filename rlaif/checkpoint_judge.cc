@@ -61,7 +61,8 @@ std::vector<Verdict> CheckpointJudge::verdicts(const Image& image,
   for (std::size_t i = 0; i < questions.size(); ++i) {
     Chat chat;
     chat.turns.push_back({"user", without_image_marks(questions[i]) + suffix_});
-    chat.images.push_back(image);
+    // Questions that share the picture's tokens need no pixels of their own.
+    chat.images.push_back(share_prefix_ && !prompts.empty() ? Image::outline(image.width, image.height) : image);
     EncodedChat prompt = judge_.encoder->encode(chat, true);
     if (static_cast<std::int64_t>(prompt.ids.size()) >= judge_.config.language.max_positions)
       verdicts[i].problem = "too long for the judge";

@@ -37,7 +37,7 @@ class CheckpointJudge : public Judge {
 };
 
 /// log p of each candidate as the first token after each prompt, [prompts][candidates]; the prompts are about one
-/// picture and share the decoder's work on what they begin with.
+/// picture and share the decoder's work on what they begin with. Those after the first need an outline of it alone.
 std::vector<std::vector<double>> shared_first_token_log_probs(
     VisionLanguageModel& model,
     const std::vector<EncodedChat>& prompts,

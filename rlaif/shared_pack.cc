@@ -74,8 +74,9 @@ void append_branches(std::vector<EncodedSample> sequences, BranchedBatch& branch
                                        chat.ids.end());
     common = std::min(static_cast<std::size_t>(differs.first - first.ids.begin()),
                       prompt_without_end(chat));
+    const bool outlined = chat.patches.empty();
     PV_CHECK(chat.visual_positions == first.visual_positions && chat.grids == first.grids &&
-                 chat.patches == first.patches,
+                 (outlined || chat.patches == first.patches),
              "{}: sequences that share a prompt must be about the same picture",
              sequence.id);
   }

@@ -29,7 +29,8 @@ struct BranchedBatch {
 /// Appends sequences about one picture that begin alike: their longest common beginning as a segment
 /// without targets, and the rest of each as a segment that continues it. A continuation has at
 /// least its last prompt token, so that each predicts its own first answer token; visual tokens
-/// always lie in the common part. Throws Error when the pictures are not the same.
+/// always lie in the common part. Sequences after the first may have an outline of the picture in its place (Image::outline).
+/// Throws Error when the pictures are not the same.
 void append_branches(std::vector<EncodedSample> sequences, BranchedBatch& branched);
 
 /// The whole sequences that a decoder's attention sees: for every segment without continuation, its
