@@ -16,6 +16,9 @@ namespace {
 constexpr std::int64_t kCacheStep = 64;  // tokens by which the cache grows
 // Whole tiles of the vector kernels: six or sixteen queries.
 constexpr std::int64_t kQueryTile = 48;
+// Queries that are worth laying out keys and values for, and those that share one layout.
+constexpr std::int64_t kCausalTokens = 16;
+constexpr std::int64_t kCausalQueries = 256;
 // Floats of a piece of gate and up, which stay in the second-level cache.
 constexpr std::int64_t kFeedForwardFloats = 1 << 16;
 
@@ -365,6 +368,37 @@ void MobileDecoder::attend_tile(const Compute& compute,
   }
 }
 
+void MobileDecoder::attend_causal(const Compute& compute,
+                                  const MobileKvCache& cache,
+                                  std::int64_t layer,
+                                  std::int64_t position,
+                                  std::int64_t tokens,
+                                  float* q) const {
+  const std::int64_t head_dim = params_.head_dim;
+  const std::int64_t width = params_.num_heads * head_dim;
+  const std::int64_t group = params_.num_heads / params_.num_kv_heads;
+  const std::int64_t pieces = (tokens + kCausalQueries - 1) / kCausalQueries;
+  compute.pool.for_pieces(params_.num_heads * pieces, 1, [&](std::int64_t piece, std::int64_t) {
+    const std::int64_t head = piece / pieces;
+    const std::int64_t first = piece % pieces * kCausalQueries;
+    const std::int64_t queries = std::min(kCausalQueries, tokens - first);
+    const std::int64_t seen = position + first + 1;
+    const WeightRows keys = cache.keys(layer, head / group, seen + queries - 1);
+    const WeightRows values = cache.transposed_values(layer, head / group);
+    float* out = q + first * width + head * head_dim;
+    compute.kernels.attend_causal({.q = out,
+                                   .out = out,
+                                   .stride = width,
+                                   .queries = queries,
+                                   .first_seen = seen,
+                                   .keys = static_cast<const std::uint16_t*>(keys.data),
+                                   .values = static_cast<const std::uint16_t*>(values.data),
+                                   .value_stride = values.row_bytes / 2,
+                                   .head_dim = head_dim,
+                                   .scale = 1.0F / std::sqrt(static_cast<float>(head_dim))});
+  });
+}
+
 void MobileDecoder::attend(const Compute& compute,
                            const MobileKvCache& cache,
                            std::int64_t layer,
@@ -388,6 +422,9 @@ void MobileDecoder::attend(const Compute& compute,
     });
     return;
   }
+  if (cache.type() == GgmlType::kF16 && compute.kernels.attend_causal != nullptr &&
+      tokens >= kCausalTokens)
+    return attend_causal(compute, cache, layer, position, tokens, q);
   const std::int64_t tiles = (tokens + kQueryTile - 1) / kQueryTile;
   compute.pool.for_pieces(params_.num_heads * tiles, 1, [&](std::int64_t piece, std::int64_t) {
     const std::int64_t head = piece / tiles;

@@ -115,6 +115,13 @@ class MobileDecoder {
               std::int64_t position,
               std::int64_t tokens,
               float* q) const;
+  /// The same through the kernel for whole prompts.
+  void attend_causal(const Compute& compute,
+                     const MobileKvCache& cache,
+                     std::int64_t layer,
+                     std::int64_t position,
+                     std::int64_t tokens,
+                     float* q) const;
   void feed_forward(const Compute& compute,
                     std::int64_t layer,
                     Activations& input,

@@ -82,6 +82,21 @@ struct AttentionHead {
   float scale;
 };
 
+/// Queries of one head along a prompt, over keys and values in halves: query i sees the first
+/// first_seen + i keys, at least one. out = softmax(scale q k^T) v.
+struct CausalHead {
+  const float* q;  // [queries, head_dim], `stride` floats from row to row
+  float* out;      // the same; may be q
+  std::int64_t stride;
+  std::int64_t queries;
+  std::int64_t first_seen;
+  const std::uint16_t* keys;    // [keys, head_dim]
+  const std::uint16_t* values;  // [head_dim, keys], `value_stride` halves from row to row
+  std::int64_t value_stride;
+  std::int64_t head_dim;
+  float scale;
+};
+
 /// The inner loops of the runtime. One plain table ("scalar") is the oracle; others use what a
 /// processor has and are chosen at run time. Every function works for any size and alignment.
 struct Kernels {
@@ -126,6 +141,8 @@ struct Kernels {
   /// Attention with bfloat16 inputs and float32 sums; nullptr where the processor has no such
   /// products.
   void (*attend_bf16)(const AttentionHead& head);
+  /// Attention of a prompt, as exact as float32 sums are; nullptr where products of floats do.
+  void (*attend_causal)(const CausalHead& head) = nullptr;
 
   /// int8 form of n values (a multiple of 32). q = round half to even of x * (127 / max |x|), so
   /// all tables give the same bits.

@@ -12,6 +12,7 @@ const Kernels& amx_kernels() {
     table.pack_input = amx_pack_input;
     table.matmul_int8 = amx_matmul_int8;
     table.attend_bf16 = amx_attend;
+    table.attend_causal = amx_attend_causal;
     return table;
   }();
   return kTable;

@@ -40,6 +40,7 @@ PackedMatmulFunction amx_packed_matmul(GgmlType type);
 std::int64_t amx_packed_input_bytes(std::int64_t tokens, std::int64_t columns);
 void amx_pack_input(const MatmulInput& input, std::int64_t begin, std::int64_t end, void* packed);
 void amx_attend(const AttentionHead& head);
+void amx_attend_causal(const CausalHead& head);
 void amx_matmul_int8(const PackedRows& weights,
                      const Int8Input& input,
                      float* y,
