@@ -478,6 +478,7 @@ void MobileDecoder::feed_forward(const Compute& compute,
 void MobileDecoder::forward(const Compute& compute,
                             MobileKvCache& cache,
                             std::int64_t position,
+                            std::int64_t wanted,
                             std::vector<float>& x) const {
   const std::int64_t hidden = params_.hidden;
   const auto tokens = static_cast<std::int64_t>(x.size()) / hidden;
@@ -493,10 +494,12 @@ void MobileDecoder::forward(const Compute& compute,
   std::vector<float> q = rows(q_width);
   std::vector<float> k = rows(kv_width);
   std::vector<float> v = rows(kv_width);
-  Activations input(compute, normed.data(), tokens, hidden);
+  std::optional<Activations> input;
   std::optional<Activations> gated;
+  input.emplace(compute, normed.data(), tokens, hidden);
   const auto add_branch = [&] {
-    compute.kernels.add_scaled(normed.data(), params_.scale_residual, tokens * hidden, x.data());
+    const auto size = static_cast<std::int64_t>(x.size());
+    compute.kernels.add_scaled(normed.data(), params_.scale_residual, size, x.data());
   };
   for (std::size_t index = 0; index < layers_.size(); ++index) {
     const Layer& layer = layers_[index];
@@ -509,13 +512,25 @@ void MobileDecoder::forward(const Compute& compute,
     };
     layer.attention_norm.forward(compute, x.data(), tokens, normed.data());
     observe("attn_q", normed);
-    input.read(normed.data(), hidden);
-    MobileLinear::forward_all(
-        compute, input, {{&layer.q, q.data()}, {&layer.k, k.data()}, {&layer.v, v.data()}});
+    input->read(normed.data(), hidden);
+    // Of the last layer most tokens leave keys and values alone.
+    const std::int64_t asked = index + 1 == layers_.size() ? wanted : tokens;
+    const std::int64_t skipped = tokens - asked;
+    if (skipped == 0) {
+      MobileLinear::forward_all(
+          compute, *input, {{&layer.q, q.data()}, {&layer.k, k.data()}, {&layer.v, v.data()}});
+    } else {
+      MobileLinear::forward_all(compute, *input, {{&layer.k, k.data()}, {&layer.v, v.data()}});
+      x.erase(x.begin(), x.begin() + skipped * hidden);
+      input.emplace(compute, normed.data() + skipped * hidden, asked, hidden);
+      gated.reset();
+      if (asked > 0) layer.q.forward(compute, *input, q.data(), q_width);
+    }
     compute.pool.for_pieces(tokens, 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t t = begin; t < end; ++t) {
         const float* rotation = &angles[static_cast<std::size_t>(t * params_.head_dim)];
-        rotate(rotation, params_.num_heads, &q[static_cast<std::size_t>(t * q_width)]);
+        if (t >= skipped)
+          rotate(rotation, params_.num_heads, &q[static_cast<std::size_t>((t - skipped) * q_width)]);
         rotate(rotation, params_.num_kv_heads, &k[static_cast<std::size_t>(t * kv_width)]);
       }
       cache.store(compute.kernels,
@@ -525,18 +540,19 @@ void MobileDecoder::forward(const Compute& compute,
                   &k[static_cast<std::size_t>(begin * kv_width)],
                   &v[static_cast<std::size_t>(begin * kv_width)]);
     });
-    attend(compute, cache, number, position, tokens, q.data());
+    if (asked == 0) return;
+    attend(compute, cache, number, position + skipped, asked, q.data());
     observe("attn_output", q);
-    input.read(q.data(), q_width);
-    layer.out.forward(compute, input, normed.data(), hidden);
+    input->read(q.data(), q_width);
+    layer.out.forward(compute, *input, normed.data(), hidden);
     add_branch();
-    layer.ffn_norm.forward(compute, x.data(), tokens, normed.data());
+    layer.ffn_norm.forward(compute, x.data(), asked, normed.data());
     observe("ffn_gate", normed);
-    input.read(normed.data(), hidden);
+    input->read(normed.data(), hidden);
     const bool quantized = needs_quantized_input(layer.down.type());
     if (!gated || gated->keeps_floats() == quantized)
-      gated.emplace(compute, tokens, params_.ffn, quantized);
-    feed_forward(compute, number, input, *gated, normed.data());
+      gated.emplace(compute, asked, params_.ffn, quantized);
+    feed_forward(compute, number, *input, *gated, normed.data());
     add_branch();
   }
 }

@@ -81,10 +81,12 @@ class MobileDecoder {
   void release_embeddings() const;
 
   /// Runs tokens that follow the `position` tokens in the cache; they are added to it.
-  ///   x  [tokens, hidden] embeddings; becomes the output of the last block, before the final norm
+  ///   x  [tokens, hidden] embeddings; becomes the output of the last block, before the final norm,
+  ///      of the last `wanted` tokens: the others' is not computed
   void forward(const Compute& compute,
                MobileKvCache& cache,
                std::int64_t position,
+               std::int64_t wanted,
                std::vector<float>& x) const;
 
   /// Final norm and output layer: logits [tokens, vocab] of x [tokens, hidden].

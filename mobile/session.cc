@@ -340,13 +340,15 @@ struct Session::State {
         part = std::move(x);
       else
         part.assign(x.begin() + begin * hidden, x.begin() + (begin + count) * hidden);
-      decoder.forward(compute, cache, position + begin, part);
+      const bool last = begin + count == tokens;
+      // What the matrices read is measured on every token.
+      const bool all = all_logits != nullptr || compute.squares != nullptr;
+      decoder.forward(compute, cache, position + begin, all ? count : last ? 1 : 0, part);
       if (all_logits != nullptr) {
         const std::vector<float> logits = decoder.logits(compute, part.data(), count);
         all_logits->insert(all_logits->end(), logits.begin(), logits.end());
-      } else if (begin + count == tokens) {
-        last_logits =
-            decoder.logits(compute, &part[static_cast<std::size_t>((count - 1) * hidden)], 1);
+      } else if (last) {
+        last_logits = decoder.logits(compute, part.data() + part.size() - hidden, 1);
       }
     }
   }
