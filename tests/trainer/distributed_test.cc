@@ -8,6 +8,7 @@
 
 #include "base/files.h"
 #include "tiny_stage.h"
+#include "trainer/distributed/lost_rank.h"
 #include "trainer/state_store.h"
 
 /// Starts jobs of several processes (rank_program) with mpirun and compares what they leave behind.
@@ -21,12 +22,14 @@ struct Outcome {
 
 std::string folder_of(const std::string& name) { return test::test_folder() + "/ranks-" + name; }
 
-Outcome run_ranks(int ranks, Json job) {
+/// `environment`: assignments of the shell, before mpirun.
+Outcome run_ranks(int ranks, Json job, const std::string& environment = {}) {
   job["tokenizer"] = test::tiny_tokenizer_path();
   const std::string log = test::test_folder() + "/ranks.log";
   // One core is enough for a test; in a container the processes belong to root.
   const std::string command =
-      fmt::format("OMP_NUM_THREADS=1 timeout 300 mpirun --allow-run-as-root --oversubscribe --bind-to none -n {} {}/tests/rank_program '{}' > {} 2>&1",
+      fmt::format("OMP_NUM_THREADS=1 {} timeout 300 mpirun --allow-run-as-root --oversubscribe --bind-to none -n {} {}/tests/rank_program '{}' > {} 2>&1",
+                  environment,
                   ranks,
                   BINARY_ROOT,
                   job.dump(),
@@ -249,6 +252,17 @@ TEST(Ranks, HearOfWhatFailedBesideThem) {
   EXPECT_NE(outcome.output.find("8589934592 bytes from one rank to another in one message exceed MPI's limit; use more ranks; the sum is 2"),
             std::string::npos)
       << outcome.output;
+}
+
+TEST(Ranks, EndWithTheStatusOfARestartWhenACollectiveFails) {
+  const std::string broke = test::test_folder() + "/link-broke";
+  const Outcome outcome = run_ranks(
+      2,
+      {{"task", "train"}, {"folder", folder_of("broken-link")}, {"steps", 1000000}},
+      fmt::format("LD_PRELOAD={}/tests/libfailing_mpi.so POCKETVLM_TEST_LINK_BROKE={}", BINARY_ROOT, broke));
+  EXPECT_TRUE(std::filesystem::exists(broke));
+  EXPECT_EQ(outcome.status, kLostRankStatus) << outcome.output;
+  EXPECT_NE(outcome.output.find("rank 1: MPI_Allgather failed: MPI_ERR_OTHER"), std::string::npos) << outcome.output;
 }
 
 TEST(Sharding, DividesFrozenBlocksAndLetsThemPassGradientsOn) {

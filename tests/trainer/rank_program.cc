@@ -213,7 +213,7 @@ int main(int /*argc*/, char** argv) {
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "pocketvlm: rank %d: %s\n", ranks.rank(), error.what());
-    ranks.abort(1);
-    return 1;
+    ranks.abort(exit_status(error));
+    return exit_status(error);
   }
 }

@@ -26,12 +26,13 @@ bool has_launcher() {
   return false;
 }
 
+/// What MPI refuses once it is running is the fault of the wire or of another rank: the arguments are right by construction.
 void check_mpi(int code, const char* what) {
   if (code == MPI_SUCCESS) return;
   char text[MPI_MAX_ERROR_STRING] = {};
   int length = 0;
   MPI_Error_string(code, text, &length);
-  fail("{} failed: {}", what, std::string(text, static_cast<std::size_t>(length)));
+  throw LostRank(fmt::format("{} failed: {}", what, std::string(text, static_cast<std::size_t>(length))));
 }
 
 int mpi_count(int64_t bytes) {
@@ -129,7 +130,7 @@ void Communicator::stop_watching() {
   // Rank 0's watchdog must outlive the last report that is not a goodbye.
   if (std::uncaught_exceptions() == 0) {
     thread_->start([] {
-      MPI_Barrier(MPI_COMM_WORLD);
+      MPI_Barrier(MPI_COMM_WORLD);  // unchecked: all is done, and a rank that is lost now is the watchdog's
       return torch::Tensor();
     }).wait();
   }

@@ -11,15 +11,13 @@
 #include <vector>
 
 #include "trainer/distributed/exchange.h"
+#include "trainer/distributed/lost_rank.h"
 
 namespace pocketvlm {
 
 class NcclRanks;
 class TaskThread;
 class Watchdog;
-
-/// Exit status of a job that the watchdog ended: the same command with --resume may well succeed (sysexits' EX_TEMPFAIL).
-inline constexpr int kLostRankStatus = 75;
 
 /// The ranks of one job. CPU tensors travel over MPI, CUDA tensors over NCCL (its id over MPI). A process that neither
 /// mpirun nor srun started is alone: MPI is then never touched and every operation is free.
@@ -32,6 +30,7 @@ inline constexpr int kLostRankStatus = 75;
 /// nobody waits for it: it leaves the processor to those who compute. On CUDA NCCL has a stream of its own instead.
 ///
 /// A rank that does not arrive within the time limit, or whose process ends, is named on standard error and the job is ended.
+/// A collective that fails because of it, before the watchdog has noticed, throws LostRank.
 class Communicator {
  public:
   /// Joins the job. Throws Error when MPI cannot be started.
