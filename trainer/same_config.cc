@@ -9,7 +9,7 @@ namespace {
 Json deciding_fields(const StageConfig& config) {
   Json json = config_to_json(config);
   for (const char* key : {"threads", "distributed"}) json.erase(key);  // change last bits only; the saved state warns
-  for (const char* key : {"checkpoint_every", "checkpoint_in_background", "recompute_blocks", "peak_tflops", "trace"}) json.erase(key);
+  for (const char* key : {"checkpoint_every", "checkpoint_in_background", "recompute_blocks", "peak_tflops", "trace", "log_samples"}) json.erase(key);
   json["data"].erase("workers");
   json["feature_cache"] = config.feature_cache.megabytes > 0;  // a cache changes last bits, its size none
   return json;
@@ -22,15 +22,16 @@ void check_same_config(const StageConfig& config, const std::string& folder, int
   Json now = deciding_fields(config);
   Json then = deciding_fields(read_config<StageConfig>(read_json(path), path));
   if (packs_then > 0) {
-    PV_CHECK(config.accumulation * ranks == packs_then,
-             "{}: was begun with {} packs an optimizer step; {} on {} ranks are {}. Set accumulation so that "
-             "accumulation times ranks is {}, or choose another folder",
+    // Left as it was, it keeps its meaning: the packs of a step stay what they were, however many ranks there are now.
+    PV_CHECK(now["accumulation"] == then["accumulation"] || config.accumulation * ranks == packs_then,
+             "{}: was begun with {} packs an optimizer step, which stay; accumulation {} on {} ranks would be {}. Leave "
+             "accumulation at {}, or choose another folder",
              folder,
              packs_then,
              config.accumulation,
              ranks,
              config.accumulation * ranks,
-             packs_then);
+             then["accumulation"].get<int64_t>());
     now.erase("accumulation");
     then.erase("accumulation");
   }

@@ -70,12 +70,15 @@ class StageRun {
         after_step_(after_step),
         ranks_(ranks),
         store_(folder + "/state", &ranks),
+        saved_(find_saved()),
+        packs_per_step_(saved_ && saved_->packs_per_step > 0 ? saved_->packs_per_step
+                                                             : config.accumulation * ranks.size()),
         states_(folder + "/state", &ranks),
         device_(device_of(config, ranks)),
         encoder_(*model.tokenizer,
                  stage_prompt(config.input, model.config.prompt),
                  stage_image(config.input, model.config.image)),
-        loader_(loader_config(config), encoder_, ranks.rank(), ranks.size()) {}
+        loader_(loader_config(config), encoder_, ranks.rank(), ranks.size(), packs_per_step_) {}
 
   StageResult run() {
     prepare_model();
@@ -108,6 +111,19 @@ class StageRun {
   torch::Dtype compute_type() const {
     return config_.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32;
   }
+
+  /// The newest state of a stage like this one.
+  std::optional<TrainingState> find_saved() const {
+    std::optional<TrainingState> saved = store_.find();
+    if (saved) check_same_config(config_, folder_, saved->packs_per_step, ranks_.size());
+    return saved;
+  }
+
+  /// Packs of a step in which each rank has at most one.
+  int64_t rounds_per_step() const { return (packs_per_step_ + ranks_.size() - 1) / ranks_.size(); }
+  /// In the whole step, of round i.
+  int64_t own_pack(int64_t i) const { return i * ranks_.size() + ranks_.rank(); }
+  int64_t num_own_packs() const { return rounds_per_step() - (own_pack(rounds_per_step() - 1) < packs_per_step_ ? 0 : 1); }
 
   /// What learns; puts the low-rank updates into the model first.
   std::vector<std::string> learning_patterns() {
@@ -177,15 +193,24 @@ class StageRun {
 
   void continue_or_begin() {
     if (ranks_.is_first()) make_folders(folder_);
-    if (std::optional<TrainingState> saved = store_.find()) {
-      check_same_config(config_, folder_, saved->packs_per_step, ranks_.size());
-      restore(std::move(*saved));
+    if (saved_) {
+      restore(std::move(*saved_));
       if (ranks_.is_first()) spdlog::info("{}: continues after step {}", config_.name, steps_done());
     } else if (ranks_.is_first()) {
       write_json(folder_ + "/config.json", config_to_json(config_));
     }
-    state_.packs_per_step = config_.accumulation * ranks_.size();
-    if (ranks_.is_first()) log_.emplace(folder_, state_.metrics_bytes);
+    state_.packs_per_step = packs_per_step_;
+    if (!ranks_.is_first()) return;
+    log_.emplace(folder_, state_.metrics_bytes);
+    if (config_.log_samples) samples_log_.emplace(folder_ + "/samples.jsonl", state_.samples_bytes);
+    const int64_t places = rounds_per_step() * ranks_.size();
+    if (places != packs_per_step_) {
+      spdlog::warn("{}: a step takes {} packs, as when the stage began; {} ranks could take {} in the same time",
+                   config_.name,
+                   packs_per_step_,
+                   ranks_.size(),
+                   places);
+    }
   }
 
   void restore(TrainingState saved) {
@@ -224,17 +249,21 @@ class StageRun {
     torch::Tensor loss = torch::zeros({}, torch::TensorOptions(device_).dtype(torch::kFloat64));
     double weight = 0, emptied = 0;  // packs that lost every sample to damaged pictures
     std::string samples;
-    for (int64_t i = 0; i < config_.accumulation; ++i) {
+    Json sample_ids = Json::array();  // of the own packs
+    const int64_t rounds = rounds_per_step();
+    for (int64_t i = 0; i < rounds; ++i) {
       ranks_.phase(fmt::format("loading data for step {}", steps_done() + 1));
       PackedBatch packed = next_pack();
-      if (packed.num_tokens() == 0) emptied += 1;
+      const bool own = own_pack(i) < packs_per_step_;  // else the pack is empty: other ranks have one more
+      if (own && packed.num_tokens() == 0) emptied += 1;
+      if (own && config_.log_samples) sample_ids.push_back(packed.sample_ids);
       if (!packed.sample_ids.empty())
         samples += (i > 0 ? ", " : "") + packed.sample_ids.front() + " ...";
       now.tokens += packed.num_tokens();
       for (const int64_t slices : packed.segment_slices) now.images += slices > 0 ? 1 : 0;
       work_.add(packed.segment_lengths, packed.num_targets(), packed.grids);
       ranks_.phase(fmt::format("in step {}", steps_done() + 1));
-      loss += accumulate_gradients(std::move(packed), i + 1 == config_.accumulation, weight);
+      loss += accumulate_gradients(std::move(packed), i + 1 == rounds, weight);
     }
     {
       RECORD_USER_SCOPE("reduce");
@@ -284,6 +313,20 @@ class StageRun {
     } else {
       record_refused(now, bad);
     }
+    if (config_.log_samples) log_samples(sample_ids);
+  }
+
+  /// The packs of the step in their order, whichever rank had them. Collective.
+  void log_samples(const Json& own) {
+    const std::vector<std::string> texts = ranks_.gather_texts(own.dump(-1, ' ', false, Json::error_handler_t::replace));
+    if (!samples_log_) return;
+    std::vector<Json> of_ranks;
+    for (const std::string& text : texts) of_ranks.push_back(parse_json(text, "ids of a rank"));
+    Json packs = Json::array();
+    for (int64_t i = 0; i < packs_per_step_; ++i) {
+      packs.push_back(of_ranks[static_cast<std::size_t>(i % ranks_.size())][static_cast<std::size_t>(i / ranks_.size())]);
+    }
+    samples_log_->append({{"step", steps_done()}, {"packs", std::move(packs)}});
   }
 
   PackedBatch next_pack() {
@@ -372,8 +415,9 @@ class StageRun {
     work_seconds_ += now.seconds;
     if (steps_done() % config_.log_every != 0 && steps_done() != config_.steps) return;
     const StepTotals& window = state_.window;
-    const double operations =
-        training_operations(model_.config, LearningComponents::of(config_.trainable), work_) * ranks_.size();
+    // Work of this rank's packs, and as much for each of the others.
+    const double operations = training_operations(model_.config, LearningComponents::of(config_.trainable), work_) *
+                              static_cast<double>(packs_per_step_) / static_cast<double>(std::max<int64_t>(1, num_own_packs()));
     mfu_ = operations / (work_seconds_ * peak_ * ranks_.size());
     const double communication_wait = waited_s_ / work_seconds_;
     work_ = {};
@@ -409,17 +453,24 @@ class StageRun {
     note_skipped();
     TrainingState state = state_;
     state.ranks = ranks_.size();
-    if (log_) state.metrics_bytes = log_->bytes();
+    std::vector<std::string> logs;
+    if (log_) {
+      state.metrics_bytes = log_->bytes();
+      logs.push_back(log_->path());
+    }
+    if (samples_log_) {
+      state.samples_bytes = samples_log_->bytes();
+      logs.push_back(samples_log_->path());
+    }
     state.loader = loader_.state();
     const StateSlices slices = {written(sharding_->parts()),
                                 written(optimizer_->moments()),
                                 ema_ ? written(ema_->averages()) : std::vector<TensorSlice>()};
-    const std::string log = log_ ? log_->path() : std::string();
     // After the last step there is nothing left to do beside.
     if (config_.checkpoint_in_background && steps_done() < config_.steps) {
-      states_.begin(state, slices, log);
+      states_.begin(state, slices, logs);
     } else {
-      states_.save(state, slices, log);
+      states_.save(state, slices, logs);
     }
   }
 
@@ -530,6 +581,8 @@ class StageRun {
   const std::function<void(int64_t)>& after_step_;
   Communicator& ranks_;
   StateStore store_;
+  std::optional<TrainingState> saved_;  // to continue from; moved from when it was restored
+  int64_t packs_per_step_;              // of all ranks
   StateWriter states_;
   bool all_written_ = false;  // by all ranks, of the state in progress
   torch::Device device_;
@@ -545,6 +598,7 @@ class StageRun {
   std::optional<Ema> ema_;
   std::optional<FeatureCache> features_;  // of a frozen vision encoder
   std::optional<StageLog> log_;  // rank 0 alone
+  std::optional<MetricsLog> samples_log_;  // rank 0 alone, under config.log_samples
   TrainingState state_;
   int64_t damaged_before_ = 0;  // by the processes that were interrupted
   PackShape work_;  // of this rank, since the last line of metrics

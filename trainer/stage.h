@@ -68,6 +68,7 @@ struct StageResult {
 ///                      share of the seconds in which rank 0 waited for what other ranks sent. A step that the guard refused, or of which no picture
 ///                      could be decoded, has a line {"step", "skipped": reason}
 ///   events.out.tfevents.pocketvlm   the same curves for TensorBoard
+///   samples.jsonl      under config.log_samples: {"step", "packs": [[id, ...], ...]}, the samples of all ranks' packs in their order
 ///   trace.json         the steps of config.trace, as rank 0 saw them (trainer/step_trace.h)
 ///   state/             resumable: weights, optimizer moments, loader position, random states (StateStore)
 ///   checkpoint/        the finished model (model/checkpoint.h)

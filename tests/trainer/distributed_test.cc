@@ -332,41 +332,79 @@ TEST(Recomputing, GivesTheSameBits) {
   EXPECT_EQ(train(true), train(false));
 }
 
-TEST(Ranks, ContinueAStateOnAnotherNumberOfRanks) {
-  const auto job = [&](const std::string& name, int accumulation, const std::string& mode) {
-    return Json{{"task", "train"},
-                {"folder", folder_of(name)},
-                {"steps", 8},
-                {"checkpoint_every", 3},
-                {"in_background", false},  // so that the state of step 3 is there at step 5, however slow the disk
-                {"accumulation", accumulation},
-                {"sharding", mode}};
-  };
-  succeed(1, job("whole", 4, "replicated"));
+/// A stage of four packs a step that logs its samples and stops (`fault_rank` is killed) at step 5, behind its state of step 3.
+Json four_packs(const std::string& name, const std::string& mode) {
+  return {{"task", "train"},
+          {"folder", folder_of(name)},
+          {"steps", 8},
+          {"checkpoint_every", 3},
+          {"in_background", false},  // so that the state of step 3 is there at step 5, however slow the disk
+          {"log_samples", true},
+          {"fault", "kill"},
+          {"fault_step", 5},
+          {"sharding", mode}};
+}
+
+TEST(Ranks, ContinueAStateOnAnyNumberOfRanksWithTheSameSamplesInTheSameOrder) {
+  Json alone = four_packs("whole", "replicated");
+  alone["accumulation"] = 4;
+  succeed(1, alone);
   const std::vector<Json> expected = test::read_lines(folder_of("whole") + "/metrics.jsonl");
+  const std::vector<Json> samples = test::read_lines(folder_of("whole") + "/samples.jsonl");
   const auto weights = test::copy_weights(load_model(folder_of("whole") + "/checkpoint"));
+  ASSERT_EQ(samples.size(), 8U);
+  std::multiset<std::string> seen;
+  for (const Json& line : samples) {
+    ASSERT_EQ(line["packs"].size(), 4U);
+    for (const Json& pack : line["packs"]) {
+      EXPECT_FALSE(pack.empty());
+      for (const Json& id : pack) {
+        seen.insert(id.get<std::string>());
+        EXPECT_LE(seen.count(id.get<std::string>()), 2U) << "both sources count their scenes from 0: " << id;
+      }
+    }
+  }
+  EXPECT_EQ(static_cast<int64_t>(seen.size()), read_json(folder_of("whole") + "/result.json")["samples"].get<int64_t>());
   for (const char* mode : {"optimizer", "full"}) {
-    const std::string name = std::string("moved-") + mode;
-    Json begun = job(name, 1, mode);
-    begun["fault"] = "kill";
+    Json begun = four_packs(std::string("begun-") + mode, mode);
     begun["fault_rank"] = 2;
-    begun["fault_step"] = 5;
     EXPECT_NE(run_ranks(4, begun).status, 0);
-    ASSERT_FALSE(std::filesystem::exists(folder_of(name) + "/result.json"));
+    ASSERT_FALSE(std::filesystem::exists(folder_of(std::string("begun-") + mode) + "/result.json"));
+  }
+  Json other = four_packs("begun-full", "full");
+  other["accumulation"] = 3;
+  const Outcome refused = run_ranks(2, other);
+  EXPECT_NE(refused.output.find("was begun with 4 packs an optimizer step, which stay; accumulation 3 on 2 ranks would be 6"),
+            std::string::npos)
+      << refused.output;
 
-    const Outcome refused = run_ranks(2, job(name, 1, mode));
-    EXPECT_NE(refused.output.find("was begun with 4 packs an optimizer step; 1 on 2 ranks are 2"), std::string::npos)
-        << refused.output;
-
-    succeed(2, job(name, 2, "replicated"));
+  struct Continued {
+    int ranks, accumulation;
+    const char *before, *mode;
+  };
+  // With 3 ranks one has two packs of a step and the others one and an empty one; with 6 and 8 some have none.
+  for (const Continued& now : {Continued{3, 1, "full", "full"},
+                               Continued{2, 2, "optimizer", "replicated"},
+                               Continued{1, 1, "full", "replicated"},
+                               Continued{6, 1, "optimizer", "full"},
+                               Continued{8, 1, "full", "optimizer"}}) {
+    const std::string name = fmt::format("moved-{}-{}", now.ranks, now.mode);
+    std::filesystem::copy(folder_of(std::string("begun-") + now.before), folder_of(name), std::filesystem::copy_options::recursive);
+    Json job = four_packs(name, now.mode);
+    job["accumulation"] = now.accumulation;
+    succeed(now.ranks, job);
+    EXPECT_EQ(test::read_lines(folder_of(name) + "/samples.jsonl"), samples) << name;
     const std::vector<Json> lines = test::read_lines(folder_of(name) + "/metrics.jsonl");
     ASSERT_EQ(lines.size(), expected.size());
     for (std::size_t i = 0; i < lines.size(); ++i) {
-      const double wanted = expected[i]["loss"].get<double>();
-      EXPECT_NEAR(lines[i]["loss"].get<double>(), wanted, 1e-6 * wanted) << "step " << i + 1;
+      for (const char* key : {"loss", "grad_norm"}) {
+        const double wanted = expected[i][key].get<double>();
+        EXPECT_NEAR(lines[i][key].get<double>(), wanted, 1e-6 * wanted) << name << ": " << key << " of step " << i + 1;
+      }
     }
     const auto result = test::copy_weights(load_model(folder_of(name) + "/checkpoint"));
-    for (const auto& [key, weight] : weights) EXPECT_LT(relative(result.at(key), weight), 1e-6) << key;
+    for (const auto& [key, weight] : weights) EXPECT_LT(relative(result.at(key), weight), 1e-6) << name << " " << key;
+    EXPECT_EQ(read_json(folder_of(name) + "/result.json")["packs_per_step"], 4);
   }
 }
 

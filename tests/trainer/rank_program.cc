@@ -2,7 +2,7 @@
 ///   task         "train" (a tiny stage in `folder`), "gradients" (of its first step, written to `folder` as a state; what was started beside
 ///                it to `folder`/started-RANK.json) or "too-large" (a message that MPI cannot send, then a sum)
 ///   tokenizer    file; folder; sharding; overlap; accumulation; steps; checkpoint_every; in_background; ema_decay; recompute; trainable; orthogonalized;
-///                clip_norm; timeout_s
+///                clip_norm; timeout_s; log_samples; workers; max_bad_steps; lora_dropout (updates of the decoder's attention)
 ///   bucket_numbers   of "gradients"
 ///   hold         of "gradients": rank 1 finds its first gradients of a block only when rank 0 is in the backward of the block before
 ///   pictures     a file of conversations, instead of scenes
@@ -68,6 +68,9 @@ StageConfig stage(const Json& job) {
   config.distributed.sharding = job.value("sharding", "replicated");
   config.distributed.overlap = job.value("overlap", true);
   config.distributed.timeout_s = job.value("timeout_s", 60.0);
+  config.guard.max_bad_steps = job.value("max_bad_steps", 0);
+  if (job.contains("lora_dropout")) config.lora = LoraConfig{2, 4, job["lora_dropout"].get<double>(), {"language.layers.*.self_attn.*_proj"}};
+  config.log_samples = job.value("log_samples", false);
   config.trainable = job.value("trainable", std::vector<std::string>{"*"});
   config.optimizer.clip_norm = job.value("clip_norm", config.optimizer.clip_norm);
   config.optimizer.orthogonalized = job.value("orthogonalized", std::vector<std::string>{});
