@@ -62,7 +62,8 @@ class StageRun {
            const std::string& tokenizer_path,
            const std::string& folder,
            const std::function<void(int64_t)>& after_step,
-           Communicator& ranks)
+           Communicator& ranks,
+           bool changed)
       : config_(config),
         model_(model),
         tokenizer_path_(tokenizer_path),
@@ -70,7 +71,7 @@ class StageRun {
         after_step_(after_step),
         ranks_(ranks),
         store_(folder + "/state", &ranks),
-        saved_(find_saved()),
+        saved_(find_saved(changed)),
         packs_per_step_(saved_ && saved_->packs_per_step > 0 ? saved_->packs_per_step
                                                              : config.accumulation * ranks.size()),
         states_(folder + "/state", &ranks),
@@ -112,10 +113,10 @@ class StageRun {
     return config_.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32;
   }
 
-  /// The newest state of a stage like this one.
-  std::optional<TrainingState> find_saved() const {
+  /// The newest state of a stage like this one; notes what differs.
+  std::optional<TrainingState> find_saved(bool changed) {
     std::optional<TrainingState> saved = store_.find();
-    if (saved) check_same_config(config_, folder_, saved->packs_per_step, ranks_.size());
+    if (saved) changes_ = accepted_changes(config_, folder_, saved->packs_per_step, ranks_.size(), changed);
     return saved;
   }
 
@@ -195,7 +196,7 @@ class StageRun {
     if (ranks_.is_first()) make_folders(folder_);
     if (saved_) {
       restore(std::move(*saved_));
-      if (ranks_.is_first()) spdlog::info("{}: continues after step {}", config_.name, steps_done());
+      if (ranks_.is_first()) tell_of_continuing();
     } else if (ranks_.is_first()) {
       write_json(folder_ + "/config.json", config_to_json(config_));
     }
@@ -213,7 +214,19 @@ class StageRun {
     }
   }
 
+  void tell_of_continuing() const {
+    spdlog::info("{}: continues after step {}", config_.name, steps_done());
+    for (const ConfigChange& change : changes_) {
+      spdlog::warn("{}: {} is {} from here on; it was {}", config_.name, change.field, change.after.dump(), change.before.dump());
+    }
+    note_changes(config_, folder_, steps_done(), changes_);
+  }
+
   void restore(TrainingState saved) {
+    PV_CHECK(saved.total.steps <= config_.steps,
+             "{}: {} steps are done already; set steps to no less than that",
+             folder_,
+             saved.total.steps);
     PV_CHECK(saved.frozen_hashes == state_.frozen_hashes,
              "{}: was begun with other frozen weights; delete the folder to start again",
              folder_);
@@ -343,8 +356,8 @@ class StageRun {
     const std::string text = fmt::format(
         "stage {}: step {}: {} (samples {}); nothing was updated", config_.name, steps_done() + 1, reason, samples);
     PV_CHECK(!stop,
-             "{}. Lower optimizer.learning_rate, or look at these samples; guard.max_bad_steps = {} such steps in a row "
-             "are skipped. {} holds the last good state",
+             "{}. Lower optimizer.learning_rate (--resume --changed goes on with it), or look at these samples; guard.max_bad_steps = {} "
+             "such steps in a row are skipped, --resume goes on with more. {} holds the last good state",
              text,
              config_.guard.max_bad_steps,
              state_folder());
@@ -581,6 +594,7 @@ class StageRun {
   const std::function<void(int64_t)>& after_step_;
   Communicator& ranks_;
   StateStore store_;
+  std::vector<ConfigChange> changes_;   // of the config, since the saved state was written
   std::optional<TrainingState> saved_;  // to continue from; moved from when it was restored
   int64_t packs_per_step_;              // of all ranks
   StateWriter states_;
@@ -622,7 +636,8 @@ StageResult run_stage(const StageConfig& config,
                       const std::string& tokenizer_path,
                       const std::string& folder,
                       const std::function<void(int64_t)>& after_step,
-                      Communicator* ranks) {
+                      Communicator* ranks,
+                      bool changed) {
   config.validate(config.name);
   Communicator alone{Communicator::Alone()};
   if (ranks == nullptr) ranks = &alone;
@@ -637,7 +652,7 @@ StageResult run_stage(const StageConfig& config,
   }
   ranks->barrier();  // rank 0 is about to write here
   const ThreadCount threads(config.threads);
-  return StageRun(config, model, tokenizer_path, folder, after_step, *ranks).run();
+  return StageRun(config, model, tokenizer_path, folder, after_step, *ranks, changed).run();
 }
 
 }  // namespace pocketvlm

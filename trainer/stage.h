@@ -74,9 +74,12 @@ struct StageResult {
 ///   checkpoint/        the finished model (model/checkpoint.h)
 ///   checkpoint-ema/    the same with averages of what learned, under ema_decay (trainer/ema.h)
 ///   result.json        StageResult; its presence means the stage is done
+///   changes.jsonl      {"step", "field", "before", "after"}: fields that were changed while it was interrupted; only if there are any
 ///   skipped.jsonl      samples left out, with file, place, reason
 /// A finished stage is not run again: its checkpoint is loaded. An interrupted one continues and ends with the same bits (with the
-/// same number of threads and ranks; another number is warned about).
+/// same number of threads and ranks; another number is warned about). What decides how it goes on and not what was (optimizer, steps) may
+/// be another when it is continued, if `changed` says so: the folder's config.json is then the new one, and changes.jsonl lists every field
+/// with the step after which it changed (trainer/same_config.h).
 /// Leaves `model` trained, in evaluation mode, on the CPU.
 /// Throws Error when frozen tensors changed, when more steps in a row than the guard allows have no finite loss and gradients,
 /// when no data is usable (or no picture of any step could be decoded), or when the folder holds results of another configuration.
@@ -87,6 +90,7 @@ StageResult run_stage(const StageConfig& config,
                       const std::string& tokenizer_path,
                       const std::string& folder,
                       const std::function<void(int64_t)>& after_step = {},
-                      Communicator* ranks = nullptr);
+                      Communicator* ranks = nullptr,
+                      bool changed = false);
 
 }  // namespace pocketvlm
