@@ -25,6 +25,7 @@
 #include "trainer/peak_speed.h"
 #include "trainer/same_config.h"
 #include "trainer/stage_log.h"
+#include "trainer/stage_plan.h"
 #include "trainer/state_store.h"
 #include "trainer/state_writer.h"
 #include "trainer/step_trace.h"
@@ -257,6 +258,7 @@ class StageRun {
   void step() {
     const auto begin = Clock::now();
     const double waited_before = ranks_.seconds_waited();
+    const PackShape work_before = work_;
     StepTotals now;
     now.steps = 1;
     torch::Tensor loss = torch::zeros({}, torch::TensorOptions(device_).dtype(torch::kFloat64));
@@ -273,7 +275,7 @@ class StageRun {
       if (!packed.sample_ids.empty())
         samples += (i > 0 ? ", " : "") + packed.sample_ids.front() + " ...";
       now.tokens += packed.num_tokens();
-      for (const int64_t slices : packed.segment_slices) now.images += slices > 0 ? 1 : 0;
+      now.images += packed.num_images;
       work_.add(packed.segment_lengths, packed.num_targets(), packed.grids);
       ranks_.phase(fmt::format("in step {}", steps_done() + 1));
       loss += accumulate_gradients(std::move(packed), i + 1 == rounds, weight);
@@ -324,6 +326,7 @@ class StageRun {
       waited_s_ += ranks_.seconds_waited() - waited_before;
       record(now, learning_rate, grad_norm);
     } else {
+      work_ = work_before;  // its time does not count, either
       record_refused(now, bad);
     }
     if (config_.log_samples) log_samples(sample_ids);
@@ -368,7 +371,6 @@ class StageRun {
   void record_refused(const StepTotals& now, const std::string& reason) {
     state_.total.steps += 1;
     state_.total.seconds += now.seconds;
-    work_ = {};
     if (log_) log_->append({{"step", steps_done()}, {"skipped", reason}, {"seconds", state_.total.seconds}});
   }
 
@@ -429,7 +431,7 @@ class StageRun {
     if (steps_done() % config_.log_every != 0 && steps_done() != config_.steps) return;
     const StepTotals& window = state_.window;
     // Work of this rank's packs, and as much for each of the others.
-    const double operations = training_operations(model_.config, LearningComponents::of(config_.trainable), work_) *
+    const double operations = training_operations(model_.config, learning_components(config_), work_) *
                               static_cast<double>(packs_per_step_) / static_cast<double>(std::max<int64_t>(1, num_own_packs()));
     mfu_ = operations / (work_seconds_ * peak_ * ranks_.size());
     const double communication_wait = waited_s_ / work_seconds_;
@@ -615,7 +617,7 @@ class StageRun {
   std::optional<MetricsLog> samples_log_;  // rank 0 alone, under config.log_samples
   TrainingState state_;
   int64_t damaged_before_ = 0;  // by the processes that were interrupted
-  PackShape work_;  // of this rank, since the last line of metrics
+  PackShape work_;  // of this rank, in the good steps since the last line of metrics
   double work_seconds_ = 0;
   double waited_s_ = 0;  // of them, for other ranks
   double peak_ = 0;  // operations a second of one rank
