@@ -138,7 +138,7 @@ class StageRun {
   }
 
   void prepare_model() {
-    seed_random_draws(0);
+    torch::manual_seed(config_.seed);
     check_same_weights();
     const std::vector<std::string> trainable = set_trainable(*model_.model, learning_patterns());
     trainable_.insert(trainable.begin(), trainable.end());
@@ -175,11 +175,10 @@ class StageRun {
     features_.emplace(model_.model, config_.feature_cache.megabytes << 20);
   }
 
-  /// Draws inside the model (dropout) differ from rank to rank, as the data do.
-  void seed_random_draws(int64_t step) const {
-    const auto rank = static_cast<uint64_t>(ranks_.rank());
-    torch::manual_seed(step == 0 && rank == 0 ? config_.seed
-                                              : mix_keys({config_.seed, rank, static_cast<uint64_t>(step)}));
+  /// Draws inside the model (dropout) are a matter of step and pack: not of ranks or of where a stage was interrupted. (A blank picture
+  /// that a pack gets under full sharding draws, too.)
+  void seed_random_draws(int64_t pack) const {
+    torch::manual_seed(mix_keys({config_.seed, static_cast<uint64_t>(steps_done()), static_cast<uint64_t>(pack)}));
   }
 
   void check_same_weights() const {
@@ -247,7 +246,6 @@ class StageRun {
     if (ema_) store_.restore_averages(step, ema_->averages());
     optimizer_->set_steps_done(step);
     sharding_->spread_weights();
-    if (!store_.restore_random_state(step)) seed_random_draws(step);
     loader_.restore(saved.loader);
     const int64_t threads = state_.threads;
     state_ = std::move(saved);
@@ -278,13 +276,17 @@ class StageRun {
       now.images += packed.num_images;
       work_.add(packed.segment_lengths, packed.num_targets(), packed.grids);
       ranks_.phase(fmt::format("in step {}", steps_done() + 1));
+      seed_random_draws(own_pack(i));
       loss += accumulate_gradients(std::move(packed), i + 1 == rounds, weight);
     }
     {
       RECORD_USER_SCOPE("reduce");
       sharding_->reduce_gradients();
     }
-    const std::vector<double> sums = ranks_.sum({loss.item<double>(),
+    double own_loss = 0;
+    // On a GPU this is where the rank stands until its device has computed, and with that until the other ranks have come.
+    ranks_.while_waiting([&] { own_loss = loss.item<double>(); });
+    const std::vector<double> sums = ranks_.sum({own_loss,
                                                  weight,
                                                  static_cast<double>(now.tokens),
                                                  static_cast<double>(now.images),

@@ -441,6 +441,114 @@ TEST(Ranks, AllTellOfAStateThatOneOfThemCannotWrite) {
   EXPECT_FALSE(std::filesystem::exists(folder + "/state/step-000000008/complete.json"));
 }
 
+TEST(Ranks, DropTheSameNumbersHoweverManyThereAre) {
+  const auto losses = [&](int ranks, double dropout, const std::string& mode) {
+    const std::string folder = folder_of(fmt::format("dropout-{}-{}-{}", ranks, dropout, mode));
+    succeed(ranks,
+            {{"task", "train"},
+             {"folder", folder},
+             {"steps", 5},
+             {"accumulation", 2 / ranks},
+             {"lora_dropout", dropout},
+             {"trainable", {"projector.*"}},
+             {"sharding", mode}});
+    std::vector<double> found;
+    for (const Json& line : test::read_lines(folder + "/metrics.jsonl")) found.push_back(line["loss"].get<double>());
+    return found;
+  };
+  const std::vector<double> one = losses(1, 0.4, "replicated"), two = losses(2, 0.4, "optimizer"), none = losses(1, 0.0, "replicated");
+  ASSERT_EQ(one.size(), 5U);
+  ASSERT_EQ(two.size(), 5U);
+  for (std::size_t i = 0; i < one.size(); ++i) EXPECT_NEAR(two[i], one[i], 1e-6 * one[i]);
+  EXPECT_GT(std::abs(one[4] - none[4]), 1e-4 * one[4]);  // something was dropped
+}
+
+TEST(Ranks, RefuseAStepTogetherWhenOneOfThemFindsNoNumber) {
+  const auto train = [&](const std::string& name, int rank, int allowed) {
+    return run_ranks(2,
+                     {{"task", "train"},
+                      {"folder", folder_of(name)},
+                      {"steps", 6},
+                      {"max_bad_steps", allowed},
+                      {"checkpoint_every", 2},
+                      {"fault", "nan"},
+                      {"fault_rank", rank},
+                      {"fault_step", 3}});
+  };
+  const Outcome one = train("nan-one", 1, 1), all = train("nan-all", -1, 1);
+  EXPECT_EQ(one.status, 0) << one.output;
+  EXPECT_EQ(all.status, 0) << all.output;
+  EXPECT_NE(one.output.find("step 4: the loss is nan"), std::string::npos) << one.output;
+  EXPECT_EQ(read_file(folder_of("nan-one") + "/checkpoint/model.safetensors"), read_file(folder_of("nan-all") + "/checkpoint/model.safetensors"));
+  const std::vector<Json> lines = test::read_lines(folder_of("nan-one") + "/metrics.jsonl");
+  ASSERT_EQ(lines.size(), 6U);
+  EXPECT_EQ(lines[3]["skipped"], "the loss is nan");
+  EXPECT_TRUE(std::isfinite(lines[5]["loss"].get<double>()));
+
+  const Outcome stopped = train("nan-stops", 1, 0);
+  EXPECT_EQ(stopped.status, 1) << stopped.output;
+  EXPECT_NE(stopped.output.find("holds the last good state"), std::string::npos) << stopped.output;
+  EXPECT_TRUE(std::filesystem::exists(folder_of("nan-stops") + "/state/step-000000002/complete.json"));
+}
+
+TEST(Ranks, FallBackTogetherFromAStateOfWhichOneFileIsDamaged) {
+  Json job = {{"task", "train"}, {"steps", 7}, {"checkpoint_every", 2}, {"in_background", false}, {"sharding", "full"}};
+  job["folder"] = folder_of("undamaged");
+  succeed(2, job);
+  job["folder"] = folder_of("damaged");
+  Json killed = job;
+  killed["fault"] = "kill";
+  killed["fault_rank"] = 0;
+  killed["fault_step"] = 5;
+  EXPECT_NE(run_ranks(2, killed).status, 0);
+  const std::string file = folder_of("damaged") + "/state/step-000000004/rank-00001-of-00002.safetensors";
+  std::string bytes = read_file(file);
+  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+  write_file_atomic(file, bytes);
+  const Outcome resumed = run_ranks(2, job);
+  EXPECT_EQ(resumed.status, 0) << resumed.output;
+  EXPECT_NE(resumed.output.find(file + ": its bytes are not those that were written); falling back to that of step 2"), std::string::npos)
+      << resumed.output;
+  EXPECT_NE(resumed.output.find("continues after step 2"), std::string::npos) << resumed.output;
+  EXPECT_EQ(read_file(folder_of("damaged") + "/checkpoint/model.safetensors"),
+            read_file(folder_of("undamaged") + "/checkpoint/model.safetensors"));
+}
+
+TEST(Ranks, AllTellOfAFolderThatCannotBeMade) {
+  const std::string file = folder_of("no-folder");
+  write_file_atomic(file, "a file where a folder is wanted");
+  const Outcome outcome = run_ranks(2, {{"task", "train"}, {"folder", file + "/runs/x"}});
+  EXPECT_EQ(outcome.status, 1) << outcome.output;
+  EXPECT_NE(outcome.output.find("rank 0: " + file), std::string::npos) << outcome.output;
+}
+
+TEST(Ranks, ContinueWhenThereIsRoomForTheCheckpointAgain) {
+  Json job = {{"task", "train"}, {"steps", 3}, {"checkpoint_every", 2}};
+  job["folder"] = folder_of("room");
+  succeed(2, job);
+  job["folder"] = folder_of("no-room");
+  Json full = job;
+  full["fault"] = "full-disk";
+  full["fault_rank"] = 0;
+  full["fault_step"] = 3;  // behind the last state: what is left to write is the checkpoint
+  const Outcome outcome = run_ranks(2, full);
+  EXPECT_EQ(outcome.status, 1) << outcome.output;
+  EXPECT_NE(outcome.output.find("rank 0: "), std::string::npos) << outcome.output;
+  EXPECT_NE(outcome.output.find("model.safetensors: writing failed"), std::string::npos) << outcome.output;
+  EXPECT_FALSE(std::filesystem::exists(folder_of("no-room") + "/checkpoint"));
+  EXPECT_FALSE(std::filesystem::exists(folder_of("no-room") + "/result.json"));
+  succeed(2, job);
+  EXPECT_EQ(read_file(folder_of("no-room") + "/checkpoint/model.safetensors"), read_file(folder_of("room") + "/checkpoint/model.safetensors"));
+}
+
+TEST(Ranks, AreMissedByOneThatWaitsForItsDevice) {
+  const Outcome outcome = run_ranks(2, {{"task", "device"}});
+  EXPECT_EQ(outcome.status, kLostRankStatus) << outcome.output;
+  EXPECT_NE(outcome.output.find("is too slow: rank 0 and perhaps others have waited for it for 2 s; it is loading data for step 9"),
+            std::string::npos)
+      << outcome.output;
+}
+
 struct Fault {
   const char* kind;
   const char* said;  // on standard error

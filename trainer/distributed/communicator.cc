@@ -105,13 +105,6 @@ Communicator::Communicator() {
             "MPI_Comm_split_type");
   MPI_Comm_rank(node, &local_rank_);
   MPI_Comm_free(&node);
-#ifdef POCKETVLM_CUDA
-  if (size_ > 1 && at::hasCUDA()) {
-    nccl_ = std::make_unique<NcclRanks>(rank_, size_, local_rank_, [](void* data, std::size_t bytes) {
-      check_mpi(MPI_Bcast(data, static_cast<int>(bytes), MPI_BYTE, 0, MPI_COMM_WORLD), "MPI_Bcast");
-    });
-  }
-#endif
   if (size_ > 1) thread_ = std::make_unique<TaskThread>();
 }
 
@@ -211,6 +204,11 @@ Exchange Communicator::start(const torch::Tensor& x,
 #ifdef POCKETVLM_CUDA
   if (x.is_cuda()) {
     const Waiting waiting(watchdog_.get());
+    if (!nccl_) {  // on all ranks now: they start the same collectives
+      nccl_ = std::make_unique<NcclRanks>(rank_, size_, x.device().index(), [this](void* data, std::size_t bytes) {
+        run([&] { check_mpi(MPI_Bcast(data, static_cast<int>(bytes), MPI_BYTE, 0, MPI_COMM_WORLD), "MPI_Bcast"); });
+      });
+    }
     return on_device(*nccl_);
   }
 #endif
@@ -286,6 +284,11 @@ void Communicator::barrier() {
   });
 }
 
+void Communicator::while_waiting(const std::function<void()>& read) {
+  const Waiting waiting(watchdog_.get());
+  read();
+}
+
 void Communicator::watch(double timeout_s) {
   if (size_ == 1) return;
   stop_watching();
@@ -298,6 +301,7 @@ void Communicator::watch(double timeout_s) {
 
 void Communicator::phase(const std::string& what) {
   if (watchdog_) watchdog_->phase(what);
+  if (told_of_phase_) told_of_phase_(what);
 }
 
 void Communicator::abort(int status) {
