@@ -54,10 +54,17 @@ void add_config_commands(CLI::App& app, CommandLine& line) {
     command->add_option("--run", line.run_name, "name of the run's folder");
     return command;
   };
-  config_command("run", "a whole recipe: stages, SFT, RLAIF-V, export, report", "recipe.json")
-      ->add_flag("--resume", line.resume, "continue an interrupted run; without it an existing run is an error");
+  const auto add_resume = [&](CLI::App* command, const char* help) {
+    CLI::Option* resume = command->add_flag("--resume", line.resume, help);
+    command
+        ->add_flag("--changed", line.changed,
+                   "continue although a stage's optimizer or steps are others now; changes.jsonl in its folder lists what changed")
+        ->needs(resume);
+  };
+  add_resume(config_command("run", "a whole recipe: stages, SFT, RLAIF-V, export, report", "recipe.json"),
+             "continue an interrupted run; without it an existing run is an error");
   CLI::App* train = config_command("train", "one stage; with several processes under mpirun or srun", "stage.json");
-  train->add_flag("--resume", line.resume, "continue an interrupted stage");
+  add_resume(train, "continue an interrupted stage");
   add_plan_options(train, line);
   config_command("explain", "every field of a config with its meaning", "recipe, stage, loop or model config");
 }

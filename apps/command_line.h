@@ -15,7 +15,7 @@ struct CommandLine {
   std::string file;        // the one positional argument
   std::vector<std::string> overrides;
   bool json = false;
-  bool resume = false;
+  bool resume = false, changed = false;
   bool fast = false;
   bool dry_run = false;     // ablate
 

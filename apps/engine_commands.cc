@@ -47,7 +47,7 @@ void recipe(const CommandLine& line, Communicator& ranks) {
   auto config = load_config<RecipeConfig>(line.file, line.overrides);
   if (!line.run_name.empty()) config.name = line.run_name;
   config.validate(line.file);
-  run_recipe(config, line.resume, ranks);
+  run_recipe(config, line.resume, line.changed, ranks);
 }
 
 /// Results of a single stage or loop go to runs/<name>; an existing one is continued only when asked to.
@@ -63,7 +63,7 @@ void train(const CommandLine& line, Communicator& ranks) {
   const std::string folder = claim_run_folder(line, config.name);
   ranks.barrier();  // all have looked before one writes
   LoadedModel model = load_model(config.init_from);
-  run_stage(config, model, (fs::path(config.init_from) / "tokenizer.model").string(), folder, {}, &ranks);
+  run_stage(config, model, (fs::path(config.init_from) / "tokenizer.model").string(), folder, {}, &ranks, line.changed);
 }
 
 void generate(const CommandLine& line) {

@@ -18,21 +18,17 @@ int main(int argc, char** argv) {
     pocketvlm::Communicator ranks;
     pocketvlm::set_up_logging(ranks.size() > 1 ? ranks.rank() : -1);
     const std::string speaker = ranks.size() > 1 ? fmt::format("pocketvlm: rank {}", ranks.rank()) : "pocketvlm";
-    const auto give_up = [&](const std::exception& error, int status) {
-      std::fprintf(stderr, "%s: %s\n", speaker.c_str(), error.what());
-      ranks.abort(status);  // the others would wait for this one
-      return status;
-    };
     try {
       pocketvlm::run_engine_command(pocketvlm::parse_command_line(argc, argv), ranks);
       return 0;
-    } catch (const pocketvlm::CheckFailed& error) {
-      return give_up(error, 2);
     } catch (const std::exception& error) {
-      return give_up(error, 1);
+      std::fprintf(stderr, "%s: %s\n", speaker.c_str(), error.what());
+      const int status = pocketvlm::exit_status(error);
+      ranks.abort(status);  // the others would wait for this one
+      return status;
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "pocketvlm: %s\n", error.what());
-    return 1;
+    return pocketvlm::exit_status(error);
   }
 }

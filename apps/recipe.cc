@@ -20,6 +20,7 @@
 #include "rlaif/loop.h"
 #include "trainer/evaluation.h"
 #include "trainer/report/report.h"
+#include "trainer/same_config.h"
 #include "trainer/stage.h"
 
 namespace pocketvlm {
@@ -35,8 +36,9 @@ constexpr std::uint64_t kParityStream = 0x706172697479;
 
 class Recipe {
  public:
-  Recipe(const RecipeConfig& config, bool resume, Communicator& ranks)
+  Recipe(const RecipeConfig& config, bool resume, bool changed, Communicator& ranks)
       : ranks_(ranks),
+        changed_(changed),
         config_(resolve_recipe(config)),
         folder_(fs::path(config_.run_folder) / config_.name),
         stages_(config_.stages) {
@@ -78,6 +80,12 @@ class Recipe {
 
   std::string tokenizer_path() const { return (folder_ / "tokenizer" / "tokenizer.model").string(); }
 
+  /// A recipe without what may be another when it is continued.
+  static Json deciding(Json recipe, bool changed) {
+    for (Json& stage : recipe["stages"]) stage = deciding_fields(stage, changed);
+    return recipe;
+  }
+
   /// A run's folder belongs to one config: continuing with another one would mix results.
   void claim_folder(bool resume) {
     const fs::path path = folder_ / "config.json";
@@ -89,9 +97,12 @@ class Recipe {
     }
     PV_CHECK(resume, "{}: this run exists; continue it with --resume, or choose another name with --run NAME", folder_.string());
     const Json before = read_json(path.string());
-    const Json difference = Json::diff(before, wanted);
-    PV_CHECK(difference.empty(), "{}: the run was started with another value at {}; choose another name with --run NAME",
-             path.string(), difference.empty() ? "" : difference[0]["path"].get<std::string>());
+    const Json difference = Json::diff(deciding(before, changed_), deciding(wanted, changed_));
+    const bool changeable = deciding(before, true) == deciding(wanted, true);
+    PV_CHECK(difference.empty(), "{}: the run was started with another value at {}; {}choose another name with --run NAME",
+             path.string(), difference.empty() ? "" : difference[0]["path"].get<std::string>(),
+             changeable ? "to go on with the new one, add --changed, else " : "");
+    if (before != wanted) write_json(path.string(), wanted);
   }
 
   void train_tokenizer_once() {
@@ -135,10 +146,13 @@ class Recipe {
   void run_one_stage(std::size_t i) {
     const StageConfig& stage = stages_[i];
     const fs::path folder = stage_folder(i);
-    if (!all_find(folder / "result.json")) {
+    const std::string result = (folder / "result.json").string();
+    if (all_find(result)) {
+      check_same_config(stage, folder.string(), StageResult::from_json(read_json(result), result).packs_per_step, ranks_.size());
+    } else {
       if (ranks_.is_first()) spdlog::info("stage {}/{}: {} ({} steps)", i + 1, stages_.size(), stage.name, stage.steps);
       LoadedModel model = stage.init_from.empty() ? new_model() : load_model(checkpoint_of(stage.init_from).string());
-      run_stage(stage, model, tokenizer_path(), folder.string(), {}, &ranks_);
+      run_stage(stage, model, tokenizer_path(), folder.string(), {}, &ranks_, changed_);
     }
     const std::string checkpoint = (folder / "checkpoint").string();
     if (stage.objective == "language" && has_pictures(stage)) {
@@ -363,6 +377,7 @@ class Recipe {
   }
 
   Communicator& ranks_;
+  bool changed_;
   RecipeConfig config_;
   fs::path folder_;
   std::vector<StageConfig> stages_;
@@ -372,6 +387,8 @@ class Recipe {
 
 }  // namespace
 
-void run_recipe(const RecipeConfig& recipe, bool resume, Communicator& ranks) { Recipe(recipe, resume, ranks).run(); }
+void run_recipe(const RecipeConfig& recipe, bool resume, bool changed, Communicator& ranks) {
+  Recipe(recipe, resume, changed, ranks).run();
+}
 
 }  // namespace pocketvlm

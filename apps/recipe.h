@@ -21,6 +21,7 @@ namespace pocketvlm {
 /// All ranks work on stages, alignment and evaluations; rank 0 does the rest (tokenizer, gallery, exports, report) while the others
 /// wait for it. They must see one folder. Collective.
 /// Throws CheckFailed when the parity gate refuses an export.
-void run_recipe(const RecipeConfig& recipe, bool resume, Communicator& ranks);
+///   changed   optimizer and steps of stages that are not done may be others than when the run was begun (trainer/same_config.h)
+void run_recipe(const RecipeConfig& recipe, bool resume, bool changed, Communicator& ranks);
 
 }  // namespace pocketvlm

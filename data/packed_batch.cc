@@ -53,6 +53,7 @@ void append_sample(const EncodedSample& sample, PackedBatch& batch) {
   batch.segment_lengths.push_back(static_cast<std::int64_t>(tokens));
   batch.segment_slices.push_back(static_cast<std::int64_t>(slices));
   batch.sample_ids.push_back(sample.id);
+  batch.num_images += sample.num_images;
 }
 
 }  // namespace pocketvlm

@@ -15,6 +15,7 @@ struct EncodedSample {
   std::string task;
   EncodedChat chat;
   float weight = 1.0F;  // factor of its targets in the loss
+  std::int64_t num_images = 0;  // pictures, each of one slice or more
   std::int64_t num_tokens() const { return static_cast<std::int64_t>(chat.ids.size()); }
 };
 
@@ -34,6 +35,7 @@ struct PackedBatch {
                     // goes there; segments may share an image by naming the same rows
   std::vector<std::int64_t> segment_slices;  // [segments], slices that a segment owns
   std::vector<std::string> sample_ids;       // [segments]
+  std::int64_t num_images = 0;               // of all segments
 
   std::int64_t num_tokens() const { return static_cast<std::int64_t>(input_ids.size()); }
   std::int64_t num_targets() const;

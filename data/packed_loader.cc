@@ -1,5 +1,6 @@
 #include "data/packed_loader.h"
 
+#include <algorithm>
 #include <deque>
 #include <set>
 #include <utility>
@@ -42,7 +43,7 @@ class SkippedList {
   std::set<std::pair<std::string, std::string>> places_;
 };
 
-/// One pack of every rank, of which the own one is being read.
+/// One pack of every rank (of some of them, at the end of a step), of which the own one is being read.
 struct Round {
   std::vector<Pending<SampleOutcome>> own;
   std::vector<SkippedSample> skipped;  // refused while the round was planned
@@ -57,18 +58,21 @@ struct PackedLoader::State {
         std::vector<std::unique_ptr<SampleSource>> open,
         const PromptEncoder& encoder,
         int loader_rank,
-        int loader_num_ranks);
+        int loader_num_ranks,
+        std::int64_t loader_packs_per_step);
   ~State() { pool.stop(); }  // its threads use the other members
 
   LoaderConfig config;
   int rank;
   int num_ranks;
+  std::int64_t packs_per_step;
   std::vector<std::unique_ptr<SampleSource>> sources;
   SampleReader reader;
   WorkerPool pool;
   PackPlanner planner;
 
   std::deque<Round> rounds;  // planned and not handed out
+  std::int64_t planned_in_step = 0;  // packs
   LoaderState now;           // after the last one that was
   SkippedList skipped;
   std::vector<SkippedSample> damaged;  // of these, by this rank while decoding
@@ -84,10 +88,12 @@ PackedLoader::State::State(const LoaderConfig& loader_config,
                            std::vector<std::unique_ptr<SampleSource>> open,
                            const PromptEncoder& encoder,
                            int loader_rank,
-                           int loader_num_ranks)
+                           int loader_num_ranks,
+                           std::int64_t loader_packs_per_step)
     : config(loader_config),
       rank(loader_rank),
       num_ranks(loader_num_ranks),
+      packs_per_step(loader_packs_per_step == 0 ? loader_num_ranks : loader_packs_per_step),
       sources(std::move(open)),
       reader(sources, encoder, config),
       pool(static_cast<int>(config.workers)),
@@ -101,11 +107,13 @@ PackedLoader::State::State(const LoaderConfig& loader_config,
            num_ranks);
 }
 
-/// Decides a pack of every rank and has the own one read.
+/// Decides a pack of every rank that has one left in the step, and has the own one read.
 void PackedLoader::State::plan_round() {
   Round round;
   try {
-    for (int pack = 0; pack < num_ranks; ++pack) {
+    const std::int64_t packs = std::min<std::int64_t>(num_ranks, packs_per_step - planned_in_step);
+    planned_in_step = (planned_in_step + packs) % packs_per_step;
+    for (std::int64_t pack = 0; pack < packs; ++pack) {
       std::vector<SampleOutcome> samples = planner.next_pack();
       if (pack != rank) continue;
       for (SampleOutcome& sample : samples) {
@@ -159,15 +167,23 @@ void PackedLoader::State::note_damaged(const SampleOutcome& outcome) {
 PackedLoader::PackedLoader(const LoaderConfig& config,
                            const PromptEncoder& encoder,
                            int rank,
-                           int num_ranks)
-    : PackedLoader(config, open_sources(config, encoder.image()), encoder, rank, num_ranks) {}
+                           int num_ranks,
+                           std::int64_t packs_per_step)
+    : PackedLoader(config,
+                   open_sources(config, encoder.image()),
+                   encoder,
+                   rank,
+                   num_ranks,
+                   packs_per_step) {}
 
 PackedLoader::PackedLoader(const LoaderConfig& config,
                            std::vector<std::unique_ptr<SampleSource>> sources,
                            const PromptEncoder& encoder,
                            int rank,
-                           int num_ranks)
-    : state_(std::make_unique<State>(config, std::move(sources), encoder, rank, num_ranks)) {}
+                           int num_ranks,
+                           std::int64_t packs_per_step)
+    : state_(std::make_unique<State>(
+          config, std::move(sources), encoder, rank, num_ranks, packs_per_step)) {}
 
 PackedLoader::~PackedLoader() = default;
 
@@ -178,6 +194,7 @@ LoaderState PackedLoader::state() const { return state_->now; }
 void PackedLoader::restore(const LoaderState& state) {
   state_->planner.restore(state);
   state_->rounds.clear();
+  state_->planned_in_step = 0;
   state_->now = state_->planner.state();
   state_->num_damaged = 0;
   std::fill(state_->failures.begin(), state_->failures.end(), 0);

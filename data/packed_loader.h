@@ -19,24 +19,30 @@ namespace pocketvlm {
 /// A picture that turns out damaged only when it is decoded was measured by all ranks but is seen by
 /// one: the pack goes without that sample, and is empty when it loses all of them. Other packs stay
 /// as they are.
+///
+/// Where a step takes another number of packs than a multiple of the ranks, the last round of each step is short: rank r takes
+/// packs r, r + n, ... below `packs_per_step` of every step, and ranks without a pack in a round get an empty one. The packs of
+/// every step are then the same whatever the number of ranks.
 class PackedLoader {
  public:
   PackedLoader(const LoaderConfig& config,
                const PromptEncoder& encoder,
                int rank = 0,
-               int num_ranks = 1);
+               int num_ranks = 1,
+               std::int64_t packs_per_step = 0);  // 0: a multiple of the ranks
   /// With sources that are open already, one for each of config.sources (of which only the weight
   /// counts).
   PackedLoader(const LoaderConfig& config,
                std::vector<std::unique_ptr<SampleSource>> sources,
                const PromptEncoder& encoder,
                int rank = 0,
-               int num_ranks = 1);
+               int num_ranks = 1,
+               std::int64_t packs_per_step = 0);
   ~PackedLoader();
 
   PackedBatch next();         // throws Error when no sample of a source is usable
   LoaderState state() const;  // the state before the next pack
-  void restore(const LoaderState& state);
+  void restore(const LoaderState& state);  // at the beginning of a step
 
   /// Those that no rank can use and those whose pictures this rank could not decode: the first 1000
   /// places, each once.

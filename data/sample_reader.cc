@@ -23,6 +23,7 @@ EncodedSample encode_sample(const Sample& sample, const PromptEncoder& encoder) 
   encoded.task = sample.task;
   encoded.chat = is_document(sample) ? encoder.encode_text(sample.chat.turns.front().content)
                                      : encoder.encode(sample.chat, false);
+  encoded.num_images = static_cast<std::int64_t>(sample.chat.images.size());
   return encoded;
 }
 

@@ -23,7 +23,7 @@ for attempt in $(seq 1 "${POCKETVLM_MOST_RESTARTS:-20}"); do
   mpirun --oversubscribe -n "$ranks" "${places[@]}" "$program" train "$stage" --resume "${more[@]}"
   status=$?
   [ "$status" = 0 ] && exit 0
-  # 1: a mistake, which the next start would repeat. 75: the watchdog ended the job; above 128: a process was killed.
+  # 1: a mistake, which the next start would repeat. 75: a rank or the way to it was lost; above 128: a process was killed.
   [ "$status" = 1 ] && exit 1
   echo "mpirun_stage.sh: attempt $attempt ended with status $status; continuing from the last state" >&2
 done

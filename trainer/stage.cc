@@ -25,6 +25,7 @@
 #include "trainer/peak_speed.h"
 #include "trainer/same_config.h"
 #include "trainer/stage_log.h"
+#include "trainer/stage_plan.h"
 #include "trainer/state_store.h"
 #include "trainer/state_writer.h"
 #include "trainer/step_trace.h"
@@ -62,7 +63,8 @@ class StageRun {
            const std::string& tokenizer_path,
            const std::string& folder,
            const std::function<void(int64_t)>& after_step,
-           Communicator& ranks)
+           Communicator& ranks,
+           bool changed)
       : config_(config),
         model_(model),
         tokenizer_path_(tokenizer_path),
@@ -70,12 +72,15 @@ class StageRun {
         after_step_(after_step),
         ranks_(ranks),
         store_(folder + "/state", &ranks),
+        saved_(find_saved(changed)),
+        packs_per_step_(saved_ && saved_->packs_per_step > 0 ? saved_->packs_per_step
+                                                             : config.accumulation * ranks.size()),
         states_(folder + "/state", &ranks),
         device_(device_of(config, ranks)),
         encoder_(*model.tokenizer,
                  stage_prompt(config.input, model.config.prompt),
                  stage_image(config.input, model.config.image)),
-        loader_(loader_config(config), encoder_, ranks.rank(), ranks.size()) {}
+        loader_(loader_config(config), encoder_, ranks.rank(), ranks.size(), packs_per_step_) {}
 
   StageResult run() {
     prepare_model();
@@ -109,6 +114,19 @@ class StageRun {
     return config_.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32;
   }
 
+  /// The newest state of a stage like this one; notes what differs.
+  std::optional<TrainingState> find_saved(bool changed) {
+    std::optional<TrainingState> saved = store_.find();
+    if (saved) changes_ = accepted_changes(config_, folder_, saved->packs_per_step, ranks_.size(), changed);
+    return saved;
+  }
+
+  /// Packs of a step in which each rank has at most one.
+  int64_t rounds_per_step() const { return (packs_per_step_ + ranks_.size() - 1) / ranks_.size(); }
+  /// In the whole step, of round i.
+  int64_t own_pack(int64_t i) const { return i * ranks_.size() + ranks_.rank(); }
+  int64_t num_own_packs() const { return rounds_per_step() - (own_pack(rounds_per_step() - 1) < packs_per_step_ ? 0 : 1); }
+
   /// What learns; puts the low-rank updates into the model first.
   std::vector<std::string> learning_patterns() {
     std::vector<std::string> patterns = config_.trainable;
@@ -120,7 +138,7 @@ class StageRun {
   }
 
   void prepare_model() {
-    seed_random_draws(0);
+    torch::manual_seed(config_.seed);
     check_same_weights();
     const std::vector<std::string> trainable = set_trainable(*model_.model, learning_patterns());
     trainable_.insert(trainable.begin(), trainable.end());
@@ -157,11 +175,10 @@ class StageRun {
     features_.emplace(model_.model, config_.feature_cache.megabytes << 20);
   }
 
-  /// Draws inside the model (dropout) differ from rank to rank, as the data do.
-  void seed_random_draws(int64_t step) const {
-    const auto rank = static_cast<uint64_t>(ranks_.rank());
-    torch::manual_seed(step == 0 && rank == 0 ? config_.seed
-                                              : mix_keys({config_.seed, rank, static_cast<uint64_t>(step)}));
+  /// Draws inside the model (dropout) are a matter of step and pack: not of ranks or of where a stage was interrupted. (A blank picture
+  /// that a pack gets under full sharding draws, too.)
+  void seed_random_draws(int64_t pack) const {
+    torch::manual_seed(mix_keys({config_.seed, static_cast<uint64_t>(steps_done()), static_cast<uint64_t>(pack)}));
   }
 
   void check_same_weights() const {
@@ -177,18 +194,39 @@ class StageRun {
 
   void continue_or_begin() {
     if (ranks_.is_first()) make_folders(folder_);
-    if (std::optional<TrainingState> saved = store_.find()) {
-      check_same_config(config_, folder_, saved->packs_per_step, ranks_.size());
-      restore(std::move(*saved));
-      if (ranks_.is_first()) spdlog::info("{}: continues after step {}", config_.name, steps_done());
+    if (saved_) {
+      restore(std::move(*saved_));
+      if (ranks_.is_first()) tell_of_continuing();
     } else if (ranks_.is_first()) {
       write_json(folder_ + "/config.json", config_to_json(config_));
     }
-    state_.packs_per_step = config_.accumulation * ranks_.size();
-    if (ranks_.is_first()) log_.emplace(folder_, state_.metrics_bytes);
+    state_.packs_per_step = packs_per_step_;
+    if (!ranks_.is_first()) return;
+    log_.emplace(folder_, state_.metrics_bytes);
+    if (config_.log_samples) samples_log_.emplace(folder_ + "/samples.jsonl", state_.samples_bytes);
+    const int64_t places = rounds_per_step() * ranks_.size();
+    if (places != packs_per_step_) {
+      spdlog::warn("{}: a step takes {} packs, as when the stage began; {} ranks could take {} in the same time",
+                   config_.name,
+                   packs_per_step_,
+                   ranks_.size(),
+                   places);
+    }
+  }
+
+  void tell_of_continuing() const {
+    spdlog::info("{}: continues after step {}", config_.name, steps_done());
+    for (const ConfigChange& change : changes_) {
+      spdlog::warn("{}: {} is {} from here on; it was {}", config_.name, change.field, change.after.dump(), change.before.dump());
+    }
+    note_changes(config_, folder_, steps_done(), changes_);
   }
 
   void restore(TrainingState saved) {
+    PV_CHECK(saved.total.steps <= config_.steps,
+             "{}: {} steps are done already; set steps to no less than that",
+             folder_,
+             saved.total.steps);
     PV_CHECK(saved.frozen_hashes == state_.frozen_hashes,
              "{}: was begun with other frozen weights; delete the folder to start again",
              folder_);
@@ -208,7 +246,6 @@ class StageRun {
     if (ema_) store_.restore_averages(step, ema_->averages());
     optimizer_->set_steps_done(step);
     sharding_->spread_weights();
-    if (!store_.restore_random_state(step)) seed_random_draws(step);
     loader_.restore(saved.loader);
     const int64_t threads = state_.threads;
     state_ = std::move(saved);
@@ -219,28 +256,37 @@ class StageRun {
   void step() {
     const auto begin = Clock::now();
     const double waited_before = ranks_.seconds_waited();
+    const PackShape work_before = work_;
     StepTotals now;
     now.steps = 1;
     torch::Tensor loss = torch::zeros({}, torch::TensorOptions(device_).dtype(torch::kFloat64));
     double weight = 0, emptied = 0;  // packs that lost every sample to damaged pictures
     std::string samples;
-    for (int64_t i = 0; i < config_.accumulation; ++i) {
+    Json sample_ids = Json::array();  // of the own packs
+    const int64_t rounds = rounds_per_step();
+    for (int64_t i = 0; i < rounds; ++i) {
       ranks_.phase(fmt::format("loading data for step {}", steps_done() + 1));
       PackedBatch packed = next_pack();
-      if (packed.num_tokens() == 0) emptied += 1;
+      const bool own = own_pack(i) < packs_per_step_;  // else the pack is empty: other ranks have one more
+      if (own && packed.num_tokens() == 0) emptied += 1;
+      if (own && config_.log_samples) sample_ids.push_back(packed.sample_ids);
       if (!packed.sample_ids.empty())
         samples += (i > 0 ? ", " : "") + packed.sample_ids.front() + " ...";
       now.tokens += packed.num_tokens();
-      for (const int64_t slices : packed.segment_slices) now.images += slices > 0 ? 1 : 0;
+      now.images += packed.num_images;
       work_.add(packed.segment_lengths, packed.num_targets(), packed.grids);
       ranks_.phase(fmt::format("in step {}", steps_done() + 1));
-      loss += accumulate_gradients(std::move(packed), i + 1 == config_.accumulation, weight);
+      seed_random_draws(own_pack(i));
+      loss += accumulate_gradients(std::move(packed), i + 1 == rounds, weight);
     }
     {
       RECORD_USER_SCOPE("reduce");
       sharding_->reduce_gradients();
     }
-    const std::vector<double> sums = ranks_.sum({loss.item<double>(),
+    double own_loss = 0;
+    // On a GPU this is where the rank stands until its device has computed, and with that until the other ranks have come.
+    ranks_.while_waiting([&] { own_loss = loss.item<double>(); });
+    const std::vector<double> sums = ranks_.sum({own_loss,
                                                  weight,
                                                  static_cast<double>(now.tokens),
                                                  static_cast<double>(now.images),
@@ -282,8 +328,23 @@ class StageRun {
       waited_s_ += ranks_.seconds_waited() - waited_before;
       record(now, learning_rate, grad_norm);
     } else {
+      work_ = work_before;  // its time does not count, either
       record_refused(now, bad);
     }
+    if (config_.log_samples) log_samples(sample_ids);
+  }
+
+  /// The packs of the step in their order, whichever rank had them. Collective.
+  void log_samples(const Json& own) {
+    const std::vector<std::string> texts = ranks_.gather_texts(own.dump(-1, ' ', false, Json::error_handler_t::replace));
+    if (!samples_log_) return;
+    std::vector<Json> of_ranks;
+    for (const std::string& text : texts) of_ranks.push_back(parse_json(text, "ids of a rank"));
+    Json packs = Json::array();
+    for (int64_t i = 0; i < packs_per_step_; ++i) {
+      packs.push_back(of_ranks[static_cast<std::size_t>(i % ranks_.size())][static_cast<std::size_t>(i / ranks_.size())]);
+    }
+    samples_log_->append({{"step", steps_done()}, {"packs", std::move(packs)}});
   }
 
   PackedBatch next_pack() {
@@ -300,8 +361,8 @@ class StageRun {
     const std::string text = fmt::format(
         "stage {}: step {}: {} (samples {}); nothing was updated", config_.name, steps_done() + 1, reason, samples);
     PV_CHECK(!stop,
-             "{}. Lower optimizer.learning_rate, or look at these samples; guard.max_bad_steps = {} such steps in a row "
-             "are skipped. {} holds the last good state",
+             "{}. Lower optimizer.learning_rate (--resume --changed goes on with it), or look at these samples; guard.max_bad_steps = {} "
+             "such steps in a row are skipped, --resume goes on with more. {} holds the last good state",
              text,
              config_.guard.max_bad_steps,
              state_folder());
@@ -312,7 +373,6 @@ class StageRun {
   void record_refused(const StepTotals& now, const std::string& reason) {
     state_.total.steps += 1;
     state_.total.seconds += now.seconds;
-    work_ = {};
     if (log_) log_->append({{"step", steps_done()}, {"skipped", reason}, {"seconds", state_.total.seconds}});
   }
 
@@ -372,8 +432,9 @@ class StageRun {
     work_seconds_ += now.seconds;
     if (steps_done() % config_.log_every != 0 && steps_done() != config_.steps) return;
     const StepTotals& window = state_.window;
-    const double operations =
-        training_operations(model_.config, LearningComponents::of(config_.trainable), work_) * ranks_.size();
+    // Work of this rank's packs, and as much for each of the others.
+    const double operations = training_operations(model_.config, learning_components(config_), work_) *
+                              static_cast<double>(packs_per_step_) / static_cast<double>(std::max<int64_t>(1, num_own_packs()));
     mfu_ = operations / (work_seconds_ * peak_ * ranks_.size());
     const double communication_wait = waited_s_ / work_seconds_;
     work_ = {};
@@ -409,17 +470,24 @@ class StageRun {
     note_skipped();
     TrainingState state = state_;
     state.ranks = ranks_.size();
-    if (log_) state.metrics_bytes = log_->bytes();
+    std::vector<std::string> logs;
+    if (log_) {
+      state.metrics_bytes = log_->bytes();
+      logs.push_back(log_->path());
+    }
+    if (samples_log_) {
+      state.samples_bytes = samples_log_->bytes();
+      logs.push_back(samples_log_->path());
+    }
     state.loader = loader_.state();
     const StateSlices slices = {written(sharding_->parts()),
                                 written(optimizer_->moments()),
                                 ema_ ? written(ema_->averages()) : std::vector<TensorSlice>()};
-    const std::string log = log_ ? log_->path() : std::string();
     // After the last step there is nothing left to do beside.
     if (config_.checkpoint_in_background && steps_done() < config_.steps) {
-      states_.begin(state, slices, log);
+      states_.begin(state, slices, logs);
     } else {
-      states_.save(state, slices, log);
+      states_.save(state, slices, logs);
     }
   }
 
@@ -530,6 +598,9 @@ class StageRun {
   const std::function<void(int64_t)>& after_step_;
   Communicator& ranks_;
   StateStore store_;
+  std::vector<ConfigChange> changes_;   // of the config, since the saved state was written
+  std::optional<TrainingState> saved_;  // to continue from; moved from when it was restored
+  int64_t packs_per_step_;              // of all ranks
   StateWriter states_;
   bool all_written_ = false;  // by all ranks, of the state in progress
   torch::Device device_;
@@ -545,9 +616,10 @@ class StageRun {
   std::optional<Ema> ema_;
   std::optional<FeatureCache> features_;  // of a frozen vision encoder
   std::optional<StageLog> log_;  // rank 0 alone
+  std::optional<MetricsLog> samples_log_;  // rank 0 alone, under config.log_samples
   TrainingState state_;
   int64_t damaged_before_ = 0;  // by the processes that were interrupted
-  PackShape work_;  // of this rank, since the last line of metrics
+  PackShape work_;  // of this rank, in the good steps since the last line of metrics
   double work_seconds_ = 0;
   double waited_s_ = 0;  // of them, for other ranks
   double peak_ = 0;  // operations a second of one rank
@@ -568,7 +640,8 @@ StageResult run_stage(const StageConfig& config,
                       const std::string& tokenizer_path,
                       const std::string& folder,
                       const std::function<void(int64_t)>& after_step,
-                      Communicator* ranks) {
+                      Communicator* ranks,
+                      bool changed) {
   config.validate(config.name);
   Communicator alone{Communicator::Alone()};
   if (ranks == nullptr) ranks = &alone;
@@ -583,7 +656,7 @@ StageResult run_stage(const StageConfig& config,
   }
   ranks->barrier();  // rank 0 is about to write here
   const ThreadCount threads(config.threads);
-  return StageRun(config, model, tokenizer_path, folder, after_step, *ranks).run();
+  return StageRun(config, model, tokenizer_path, folder, after_step, *ranks, changed).run();
 }
 
 }  // namespace pocketvlm

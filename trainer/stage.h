@@ -68,14 +68,18 @@ struct StageResult {
 ///                      share of the seconds in which rank 0 waited for what other ranks sent. A step that the guard refused, or of which no picture
 ///                      could be decoded, has a line {"step", "skipped": reason}
 ///   events.out.tfevents.pocketvlm   the same curves for TensorBoard
+///   samples.jsonl      under config.log_samples: {"step", "packs": [[id, ...], ...]}, the samples of all ranks' packs in their order
 ///   trace.json         the steps of config.trace, as rank 0 saw them (trainer/step_trace.h)
 ///   state/             resumable: weights, optimizer moments, loader position, random states (StateStore)
 ///   checkpoint/        the finished model (model/checkpoint.h)
 ///   checkpoint-ema/    the same with averages of what learned, under ema_decay (trainer/ema.h)
 ///   result.json        StageResult; its presence means the stage is done
+///   changes.jsonl      {"step", "field", "before", "after"}: fields that were changed while it was interrupted; only if there are any
 ///   skipped.jsonl      samples left out, with file, place, reason
 /// A finished stage is not run again: its checkpoint is loaded. An interrupted one continues and ends with the same bits (with the
-/// same number of threads and ranks; another number is warned about).
+/// same number of threads and ranks; another number is warned about). What decides how it goes on and not what was (optimizer, steps) may
+/// be another when it is continued, if `changed` says so: the folder's config.json is then the new one, and changes.jsonl lists every field
+/// with the step after which it changed (trainer/same_config.h).
 /// Leaves `model` trained, in evaluation mode, on the CPU.
 /// Throws Error when frozen tensors changed, when more steps in a row than the guard allows have no finite loss and gradients,
 /// when no data is usable (or no picture of any step could be decoded), or when the folder holds results of another configuration.
@@ -86,6 +90,7 @@ StageResult run_stage(const StageConfig& config,
                       const std::string& tokenizer_path,
                       const std::string& folder,
                       const std::function<void(int64_t)>& after_step = {},
-                      Communicator* ranks = nullptr);
+                      Communicator* ranks = nullptr,
+                      bool changed = false);
 
 }  // namespace pocketvlm

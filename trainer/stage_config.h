@@ -88,6 +88,7 @@ struct StageConfig {
   int64_t checkpoint_every = 100;         // optimizer steps
   bool checkpoint_in_background = true;
   int64_t log_every = 10;
+  bool log_samples = false;
   std::optional<StepTraceConfig> trace;
   int64_t threads = 0;                    // 0: all cores
   std::string device = "cpu";
@@ -109,7 +110,9 @@ struct StageConfig {
     field("input", input, "image and prompt settings of this stage alone");
     field("optimizer", optimizer, "AdamW, or Muon for chosen matrices");
     field("steps", steps, "optimizer steps", in_range(1, 1e12));
-    field("accumulation", accumulation, "packs an optimizer step, on each rank", in_range(1, 1 << 20));
+    field("accumulation", accumulation,
+          "packs an optimizer step, on each rank; what a stage took in a step when it began, it keeps on any number of ranks",
+          in_range(1, 1 << 20));
     field("compute_dtype", compute_dtype, "dtype of matrix products; master weights stay float32", one_of({"bf16", "f32"}));
     field("distributed", distributed, "what the ranks of an mpirun or srun job divide among them");
     field("recompute_blocks", recompute_blocks,
@@ -126,6 +129,8 @@ struct StageConfig {
           "true: a step waits only while what its rank writes is copied in memory (12 bytes a trained number under AdamW, kept for the "
           "states after), and the state counts some steps later; false: it waits until the state is on disk");
     field("log_every", log_every, "optimizer steps between metric lines", at_least(1));
+    field("log_samples", log_samples,
+          "write the ids of the samples of every step, of all ranks, into samples.jsonl of the stage's folder");
     field("trace", trace,
           "steps whose operations rank 0 records with LibTorch's profiler in trace.json, for ui.perfetto.dev; they take longer, the numbers "
           "stay; null: none");

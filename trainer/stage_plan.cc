@@ -42,15 +42,47 @@ Split split_parameters(const ModelConfig& model, const LearningComponents& learn
   return split;
 }
 
+struct PlannedLinear {
+  std::string name;  // inside its block
+  int64_t in, out;
+};
+
+std::vector<PlannedLinear> vision_linears(const VisionConfig& vision) {
+  const int64_t v = vision.hidden;
+  return {{"attn.q_proj", v, v}, {"attn.k_proj", v, v}, {"attn.v_proj", v, v}, {"attn.out_proj", v, v},
+          {"mlp.fc1", v, vision.ffn}, {"mlp.fc2", vision.ffn, v}};
+}
+
+std::vector<PlannedLinear> language_linears(const LanguageConfig& language) {
+  const int64_t h = language.hidden, q = language.num_heads * language.head_dim, kv = language.num_kv_heads * language.head_dim;
+  return {{"self_attn.q_proj", h, q}, {"self_attn.k_proj", h, kv}, {"self_attn.v_proj", h, kv}, {"self_attn.o_proj", q, h},
+          {"mlp.gate_proj", h, language.ffn}, {"mlp.up_proj", h, language.ffn}, {"mlp.down_proj", language.ffn, h}};
+}
+
+bool matches_any(const std::string& name, const std::vector<std::string>& patterns) {
+  return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) { return matches_pattern(name, pattern); });
+}
+
+/// Numbers of the blocks' matrices that Muon updates; those outside of blocks are planned as AdamW's.
+double orthogonalized_parameters(const StageConfig& config, const ModelConfig& model, const LearningComponents& learning) {
+  double numbers = 0;
+  const auto add = [&](const std::string& blocks, int64_t layers, const std::vector<PlannedLinear>& linears) {
+    for (int64_t i = 0; i < layers; ++i) {
+      for (const PlannedLinear& linear : linears) {
+        const bool matches = matches_any(fmt::format("{}.{}.{}.weight", blocks, i, linear.name), config.optimizer.orthogonalized);
+        numbers += matches ? static_cast<double>(linear.in * linear.out) : 0;
+      }
+    }
+  };
+  if (learning.vision_encoder) add("vision_encoder.blocks", model.vision.num_layers, vision_linears(model.vision));
+  if (learning.language) add("language.layers", model.language.num_layers, language_linears(model.language));
+  return numbers;
+}
+
 /// LoRA's updates of the blocks' Linears.
 struct PlannedUpdates {
   double parameters = 0;
   double vision_values = 0, language_values = 0;  // kept for backward by a row of one block, in compute dtype
-};
-
-struct PlannedLinear {
-  std::string name;  // inside its block
-  int64_t in, out;
 };
 
 PlannedUpdates plan_updates(const StageConfig& config, const ModelConfig& model) {
@@ -63,8 +95,7 @@ PlannedUpdates plan_updates(const StageConfig& config, const ModelConfig& model)
     for (const PlannedLinear& linear : linears) {
       int64_t changed = 0;
       for (int64_t i = 0; i < layers; ++i) {
-        const std::string name = fmt::format("{}.{}.{}", blocks, i, linear.name);
-        changed += std::any_of(lora.targets.begin(), lora.targets.end(), [&](const std::string& target) { return matches_pattern(name, target); });
+        changed += matches_any(fmt::format("{}.{}.{}", blocks, i, linear.name), lora.targets) ? 1 : 0;
       }
       updates.parameters += static_cast<double>(changed * lora.rank * (linear.in + linear.out));
       // What the first factor gives; dropout keeps its mask and the input that is left.
@@ -72,15 +103,8 @@ PlannedUpdates plan_updates(const StageConfig& config, const ModelConfig& model)
     }
     return values;
   };
-  const VisionConfig& vision = model.vision;
-  const LanguageConfig& language = model.language;
-  const int64_t v = vision.hidden, h = language.hidden, q = language.num_heads * language.head_dim, kv = language.num_kv_heads * language.head_dim;
-  updates.vision_values = add("vision_encoder.blocks", vision.num_layers,
-                              {{"attn.q_proj", v, v}, {"attn.k_proj", v, v}, {"attn.v_proj", v, v}, {"attn.out_proj", v, v},
-                               {"mlp.fc1", v, vision.ffn}, {"mlp.fc2", vision.ffn, v}});
-  updates.language_values = add("language.layers", language.num_layers,
-                                {{"self_attn.q_proj", h, q}, {"self_attn.k_proj", h, kv}, {"self_attn.v_proj", h, kv}, {"self_attn.o_proj", q, h},
-                                 {"mlp.gate_proj", h, language.ffn}, {"mlp.up_proj", h, language.ffn}, {"mlp.down_proj", language.ffn, h}});
+  updates.vision_values = add("vision_encoder.blocks", model.vision.num_layers, vision_linears(model.vision));
+  updates.language_values = add("language.layers", model.language.num_layers, language_linears(model.language));
   return updates;
 }
 
@@ -146,8 +170,12 @@ double activation_bytes(const StageConfig& config,
 
 }  // namespace
 
+LearningComponents learning_components(const StageConfig& config) {
+  return LearningComponents::of(config.trainable, config.lora ? config.lora->targets : std::vector<std::string>());
+}
+
 RankPlan plan_stage(const StageConfig& config, const ModelConfig& model, const PlanAssumptions& assumptions, int64_t ranks) {
-  const LearningComponents learning = LearningComponents::of(config.trainable);
+  const LearningComponents learning = learning_components(config);
   const PlannedUpdates updates = plan_updates(config, model);
   Split split = split_parameters(model, learning);
   split.blocks += updates.parameters;
@@ -171,7 +199,9 @@ RankPlan plan_stage(const StageConfig& config, const ModelConfig& model, const P
     plan.gradients_bytes = 4 * learned;
     plan.traffic_bytes = 4 * sent * 2 * learned;  // gradients are summed in parts; sums or new weights are gathered
   }
-  plan.moments_bytes = 8 * learned / (mode == "replicated" ? 1 : n);
+  const double holders = mode == "replicated" ? 1 : n;
+  plan.moments_bytes = (8 * learned - 4 * orthogonalized_parameters(config, model, learning)) / holders;
+  plan.averages_bytes = config.ema_decay > 0 ? 4 * learned / holders : 0;
   plan.activations_bytes = activation_bytes(config, model, learning, updates, pack.shape);
   plan.operations = accumulation * training_operations(model, learning, pack.shape);
   plan.samples_per_step = pack.samples * accumulation * n;
@@ -187,6 +217,7 @@ Json RankPlan::to_json() const {
           {"weights_bytes", weights_bytes},
           {"gradients_bytes", gradients_bytes},
           {"moments_bytes", moments_bytes},
+          {"averages_bytes", averages_bytes},
           {"gathered_bytes", gathered_bytes},
           {"activations_bytes", activations_bytes},
           {"traffic_bytes_per_step", traffic_bytes},
@@ -204,7 +235,7 @@ std::string plan_text(const StageConfig& config,
   std::string text = fmt::format(
       "{}: {} ({:.2f} G parameters), sharding {}, {} tokens a pack, accumulation {}\n"
       "assumed: {:.0f} text tokens a sample, {:.1f} slices a picture, {:.0f} % of {:.0f} TFLOP/s a GPU\n"
-      "{:>6} {:>10} {:>9} {:>9} {:>9} {:>9} {:>11} {:>12} {:>12} {:>10} {:>8}\n",
+      "{:>6} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>11} {:>12} {:>12} {:>10} {:>8}\n",
       config.name,
       model.family,
       static_cast<double>(count_parameters(model).total()) / 1e9,
@@ -220,6 +251,7 @@ std::string plan_text(const StageConfig& config,
       "weights",
       "gradients",
       "moments",
+      "averages",
       "gathered",
       "activations",
       "GiB sent",
@@ -227,12 +259,13 @@ std::string plan_text(const StageConfig& config,
       "steps",
       "days");
   for (const RankPlan& plan : plans) {
-    text += fmt::format("{:>6} {:>10.1f} {:>9.1f} {:>9.1f} {:>9.1f} {:>9.1f} {:>11.1f} {:>12.2f} {:>12.0f} {:>10.0f} {:>8.2f}\n",
+    text += fmt::format("{:>6} {:>10.1f} {:>9.1f} {:>9.1f} {:>9.1f} {:>9.1f} {:>9.1f} {:>11.1f} {:>12.2f} {:>12.0f} {:>10.0f} {:>8.2f}\n",
                         plan.ranks,
                         gib(plan.memory_bytes()),
                         gib(plan.weights_bytes),
                         gib(plan.gradients_bytes),
                         gib(plan.moments_bytes),
+                        gib(plan.averages_bytes),
                         gib(plan.gathered_bytes),
                         gib(plan.activations_bytes),
                         gib(plan.traffic_bytes),

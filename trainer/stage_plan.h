@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "model/config.h"
 #include "trainer/stage_config.h"
+#include "trainer/training_work.h"
 
 namespace pocketvlm {
 
@@ -25,7 +26,8 @@ struct RankPlan {
   int64_t ranks = 0;
   double weights_bytes = 0;      // float32 masters that stay on the rank
   double gradients_bytes = 0;
-  double moments_bytes = 0;      // AdamW: two
+  double moments_bytes = 0;      // AdamW: two a number; Muon: one
+  double averages_bytes = 0;     // under ema_decay
   double gathered_bytes = 0;     // full sharding: blocks that are whole and their gradients
   double activations_bytes = 0;  // of one pack
   double traffic_bytes = 0;      // sent by the rank in an optimizer step
@@ -35,10 +37,13 @@ struct RankPlan {
   double days = 0;
 
   double memory_bytes() const {
-    return weights_bytes + gradients_bytes + moments_bytes + gathered_bytes + activations_bytes;
+    return weights_bytes + gradients_bytes + moments_bytes + averages_bytes + gathered_bytes + activations_bytes;
   }
   Json to_json() const;
 };
+
+/// What learns in a stage, from its patterns alone.
+LearningComponents learning_components(const StageConfig& config);
 
 RankPlan plan_stage(const StageConfig& config, const ModelConfig& model, const PlanAssumptions& assumptions, int64_t ranks);
 

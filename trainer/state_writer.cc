@@ -97,11 +97,11 @@ class ShardTensors {
   std::vector<std::pair<std::string, torch::Tensor>> tensors_;
 };
 
-Shard write_shard(const std::string& folder, const std::string& name, const ShardTensors& tensors, const std::string& log) {
+Shard write_shard(const std::string& folder, const std::string& name, const ShardTensors& tensors, const std::vector<std::string>& logs) {
   const std::string path = folder + "/" + name;
   write_safetensors(path, tensors.to_write());
   sync_file(path);
-  if (!log.empty()) sync_file(log);
+  for (const std::string& log : logs) sync_file(log);
   const MappedFile written(path);
   return {name, static_cast<int64_t>(written.size()), state_files::hash_of(written)};
 }
@@ -147,18 +147,18 @@ void StateWriter::throw_on_all(const std::string& problem) const {
   for (const std::string& text : gather(problem)) PV_CHECK(text.empty(), "{}", text);
 }
 
-void StateWriter::save(const TrainingState& state, const StateSlices& slices, const std::string& log) {
-  start(state, slices, log, std::launch::deferred);
+void StateWriter::save(const TrainingState& state, const StateSlices& slices, const std::vector<std::string>& logs) {
+  start(state, slices, logs, std::launch::deferred);
   finish();
 }
 
-void StateWriter::begin(const TrainingState& state, const StateSlices& slices, const std::string& log) {
-  start(state, slices, log, std::launch::async);
+void StateWriter::begin(const TrainingState& state, const StateSlices& slices, const std::vector<std::string>& logs) {
+  start(state, slices, logs, std::launch::async);
 }
 
 void StateWriter::start(const TrainingState& state,
                         const StateSlices& slices,
-                        const std::string& log,
+                        const std::vector<std::string>& logs,
                         std::launch launch) {
   finish();
   const std::string folder = state_files::step_folder(folder_, state.total.steps);
@@ -181,8 +181,8 @@ void StateWriter::start(const TrainingState& state,
   } else {
     memory_.reset();
   }
-  write_ = std::async(launch, [folder, log, tensors = std::move(tensors), name = state_files::shard_name(rank_, size_)] {
-    return write_shard(folder, name, tensors, log);
+  write_ = std::async(launch, [folder, logs, tensors = std::move(tensors), name = state_files::shard_name(rank_, size_)] {
+    return write_shard(folder, name, tensors, logs);
   });
 }
 

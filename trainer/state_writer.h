@@ -35,19 +35,19 @@ class StateWriter {
   StateWriter(const StateWriter&) = delete;
   StateWriter& operator=(const StateWriter&) = delete;
 
-  /// Returns when the state counts; takes no copy, and gives back the memory of those before. `log`: a file that the state names a length of, empty for none; it is on disk
-  /// before the state counts.
-  void save(const TrainingState& state, const StateSlices& slices, const std::string& log = {});
+  /// Returns when the state counts; takes no copy, and gives back the memory of those before. `logs`: files that the state names
+  /// a length of; they are on disk before the state counts.
+  void save(const TrainingState& state, const StateSlices& slices, const std::vector<std::string>& logs = {});
 
   /// Finishes the state before, if there is one: never two at once.
-  void begin(const TrainingState& state, const StateSlices& slices, const std::string& log = {});
+  void begin(const TrainingState& state, const StateSlices& slices, const std::vector<std::string>& logs = {});
   bool in_progress() const { return write_.valid(); }  // begun and not yet completed; the same on all ranks
   bool written() const;                                // this rank has nothing left to write
   void complete();                                     // waits for this rank's thread, and the others'
   void finish();
 
  private:
-  void start(const TrainingState& state, const StateSlices& slices, const std::string& log, std::launch launch);
+  void start(const TrainingState& state, const StateSlices& slices, const std::vector<std::string>& logs, std::launch launch);
   void throw_on_all(const std::string& problem) const;
   std::vector<std::string> gather(const std::string& text) const;
 

@@ -43,6 +43,7 @@ struct TrainingState {
   StepTotals window;          // since the last line of metrics
   StepTotals first, last;     // first and last tenth of the stage
   int64_t metrics_bytes = 0;  // metrics.jsonl is cut to this length
+  int64_t samples_bytes = 0;  // samples.jsonl, too
   LoaderState loader;
   GuardState guard;
   std::vector<std::vector<std::string>> skipped;     // source, place, reason
@@ -58,6 +59,7 @@ struct TrainingState {
     field("first", first, "first tenth of the stage");
     field("last", last, "last tenth of the stage");
     field("metrics_bytes", metrics_bytes, "length of metrics.jsonl");
+    field("samples_bytes", samples_bytes, "length of samples.jsonl");
     field("loader", loader, "position in the data");
     field("guard", guard, "what is normal, and how many steps were skipped");
     field("skipped", skipped, "samples left out: source, place, reason");

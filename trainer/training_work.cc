@@ -45,7 +45,7 @@ Work language_work(const LanguageConfig& language, const PackShape& shape) {
 
 }  // namespace
 
-LearningComponents LearningComponents::of(const std::vector<std::string>& trainable) {
+LearningComponents LearningComponents::of(const std::vector<std::string>& trainable, const std::vector<std::string>& updated) {
   LearningComponents learning;
   const auto can_match = [](const std::string& pattern, const std::string& component) {
     const std::string fixed = pattern.substr(0, pattern.find('*'));
@@ -55,6 +55,11 @@ LearningComponents LearningComponents::of(const std::vector<std::string>& traina
     learning.vision_encoder = learning.vision_encoder || can_match(pattern, "vision_encoder");
     learning.projector = learning.projector || can_match(pattern, "projector");
     learning.language = learning.language || can_match(pattern, "language");
+  }
+  for (const std::string& pattern : updated) {
+    learning.vision_encoder_updates = learning.vision_encoder_updates || can_match(pattern, "vision_encoder");
+    learning.projector_updates = learning.projector_updates || can_match(pattern, "projector");
+    learning.language_updates = learning.language_updates || can_match(pattern, "language");
   }
   return learning;
 }
@@ -76,10 +81,13 @@ void PackShape::add(const std::vector<int64_t>& segment_lengths,
 }
 
 double training_operations(const ModelConfig& config, const LearningComponents& learning, const PackShape& shape) {
-  const bool before_language = learning.vision_encoder || learning.projector;
-  return vision_work(config, shape).step(learning.vision_encoder, learning.vision_encoder) +
-         projector_work(config, shape).step(learning.vision_encoder, learning.projector) +
-         language_work(config.language, shape).step(before_language || learning.language, learning.language);
+  // Gradients of inputs pass through what learns or carries updates, and through all behind it.
+  const bool in_vision = learning.vision_encoder || learning.vision_encoder_updates;
+  const bool in_projector = in_vision || learning.projector_updates;
+  const bool in_language = in_projector || learning.projector || learning.language || learning.language_updates;
+  return vision_work(config, shape).step(in_vision, learning.vision_encoder) +
+         projector_work(config, shape).step(in_projector, learning.projector) +
+         language_work(config.language, shape).step(in_language, learning.language);
 }
 
 }  // namespace pocketvlm

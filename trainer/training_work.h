@@ -11,9 +11,10 @@ namespace pocketvlm {
 
 /// Which components learn in a stage.
 struct LearningComponents {
-  bool vision_encoder = false, projector = false, language = false;
-  /// From name patterns: a component learns when a pattern can match one of its names.
-  static LearningComponents of(const std::vector<std::string>& trainable);
+  bool vision_encoder = false, projector = false, language = false;                          // weights of their own
+  bool vision_encoder_updates = false, projector_updates = false, language_updates = false;  // low-rank updates (LoRA)
+  /// From name patterns of weights and of layers with updates: a component learns when a pattern can match one of its names.
+  static LearningComponents of(const std::vector<std::string>& trainable, const std::vector<std::string>& updated = {});
 };
 
 /// What a step's packs hold, as far as work depends on it.
@@ -30,8 +31,8 @@ struct PackShape {
 /// Floating-point operations of the matrix products that a training step needs, forward and backward: what model FLOPs
 /// utilization (MFU) counts, MFU = this / (seconds * peak of all ranks). Two operations a multiplication; causal attention counts the
 /// half that is not masked; a backward costs one forward for the gradients of the inputs, where anything before learns,
-/// and one for those of the weights, where they learn; products that are done again (recomputed blocks, the vocabulary loss) are
-/// not counted.
+/// and one for those of the weights, where they learn; the small products of low-rank updates, and products that are done again
+/// (recomputed blocks, the vocabulary loss), are not counted.
 double training_operations(const ModelConfig& config, const LearningComponents& learning, const PackShape& shape);
 
 }  // namespace pocketvlm

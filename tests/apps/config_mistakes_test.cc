@@ -64,6 +64,14 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"exports.types=[\"q4_1\"]", ".exports.types[0]", "did you mean \"q4_0\"?"},
         Mistake{"evaluation.after=[\"sft9\"]", ".evaluation.after", "did you mean \"sft"}));
 
+TEST(Changed, BelongsToWhatIsContinued) {
+  for (const char* command : {" train stage.json", " run recipe.json"}) {
+    const Outcome outcome = run_program(program("pocketvlm") + command + " --changed");
+    EXPECT_EQ(outcome.status, 1);
+    EXPECT_NE((outcome.out + outcome.err).find("--changed requires --resume"), std::string::npos) << outcome.out << outcome.err;
+  }
+}
+
 TEST(Help, AnswersWithin50Milliseconds) {
   double best = 1e9;
   for (int i = 0; i < 5; ++i) {

@@ -212,6 +212,39 @@ TEST_F(PackedLoaderTest, RanksShareOneSequence) {
   }
 }
 
+TEST_F(PackedLoaderTest, StepsHaveTheSamePacksOnAnyNumberOfRanks) {
+  constexpr std::size_t kSteps = 4, kPacks = 4;
+  const auto whole = packs(kSteps * kPacks, config_for());
+  for (const std::size_t num_ranks : {1U, 3U, 4U, 6U}) {
+    std::vector<LoaderState> states;  // after each round of rank 0
+    for (std::size_t rank = 0; rank < num_ranks; ++rank) {
+      PackedLoader loader(config_for(1, rank % 2),
+                          made_up(),
+                          encoder_,
+                          static_cast<int>(rank),
+                          static_cast<int>(num_ranks),
+                          kPacks);
+      std::size_t round = 0;
+      for (std::size_t step = 0; step < kSteps; ++step) {
+        for (std::size_t first = 0; first < kPacks; first += num_ranks, ++round) {
+          const PackedBatch pack = loader.next();
+          if (first + rank < kPacks) {
+            expect_equal(pack, whole[step * kPacks + first + rank]);
+          } else {
+            EXPECT_EQ(pack.num_tokens(), 0);
+          }
+          if (rank == 0) states.push_back(loader.state());
+          EXPECT_EQ(loader.state().to_json(), states[round].to_json());
+        }
+      }
+    }
+    PackedLoader resumed(config_for(), made_up(), encoder_, 0, static_cast<int>(num_ranks), kPacks);
+    const std::size_t rounds = (kPacks + num_ranks - 1) / num_ranks;
+    resumed.restore(states[2 * rounds - 1]);
+    expect_equal(resumed.next(), whole[2 * kPacks]);
+  }
+}
+
 TEST_F(PackedLoaderTest, RanksHaveOneStateAndMayChangeInNumber) {
   const auto whole = packs(24, config_for());
   PackedLoader first(config_for(), made_up(), encoder_, 0, 2),

@@ -1,12 +1,16 @@
 /// One rank of a job that distributed_test starts with mpirun. The one argument is a JSON object:
 ///   task         "train" (a tiny stage in `folder`), "gradients" (of its first step, written to `folder` as a state; what was started beside
-///                it to `folder`/started-RANK.json) or "too-large" (a message that MPI cannot send, then a sum)
+///                it to `folder`/started-RANK.json), "too-large" (a message that MPI cannot send, then a sum) or "device" (rank 0 waits for its device,
+///                and rank 1 does not come)
 ///   tokenizer    file; folder; sharding; overlap; accumulation; steps; checkpoint_every; in_background; ema_decay; recompute; trainable; orthogonalized;
-///                clip_norm; timeout_s
+///                clip_norm; timeout_s; log_samples; workers; max_bad_steps; lora_dropout (updates of the decoder's attention)
 ///   bucket_numbers   of "gradients"
 ///   hold         of "gradients": rank 1 finds its first gradients of a block only when rank 0 is in the backward of the block before
+///   phases       of "train", a folder: PID in it says what that rank is doing
 ///   pictures     a file of conversations, instead of scenes
-///   fault        "" | "kill" | "freeze" | "slow" | "throw" | "full-disk": what happens to `fault_rank` after `fault_step`
+///   fault        "" | "kill" | "freeze" | "slow" | "throw" | "full-disk" | "nan" (weights, for one step): what happens to `fault_rank`
+///                (-1: to all) after `fault_step`
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -15,6 +19,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <thread>
 
 #include "base/error.h"
@@ -44,7 +49,7 @@ StageConfig stage(const Json& job) {
   StageConfig config = test::tiny_stage("ranks");
   config.data.batch_tokens = 64;
   config.data.max_tokens = 64;
-  config.data.workers = 0;
+  config.data.workers = job.value("workers", 0);
   SourceConfig texts = config.data.sources[0];
   texts.scenes.tasks = {{"text", 1.0}};
   texts.weight = 2.0;
@@ -68,6 +73,9 @@ StageConfig stage(const Json& job) {
   config.distributed.sharding = job.value("sharding", "replicated");
   config.distributed.overlap = job.value("overlap", true);
   config.distributed.timeout_s = job.value("timeout_s", 60.0);
+  config.guard.max_bad_steps = job.value("max_bad_steps", 0);
+  if (job.contains("lora_dropout")) config.lora = LoraConfig{2, 4, job["lora_dropout"].get<double>(), {"language.layers.*.self_attn.*_proj"}};
+  config.log_samples = job.value("log_samples", false);
   config.trainable = job.value("trainable", std::vector<std::string>{"*"});
   config.optimizer.clip_norm = job.value("clip_norm", config.optimizer.clip_norm);
   config.optimizer.orthogonalized = job.value("orthogonalized", std::vector<std::string>{});
@@ -86,17 +94,41 @@ void suffer(const std::string& fault) {
   }
 }
 
+/// Every rank overwrites one line, so that whoever kills it can say what it was doing.
+void tell_phases(const std::string& folder, Communicator& ranks) {
+  const int fd = ::open(fmt::format("{}/{}", folder, ::getpid()).c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+  PV_CHECK(fd >= 0, "{}: cannot be written", folder);
+  ranks.on_phase([fd](const std::string& what) {
+    const std::string line = fmt::format("{:<60}\n", what);
+    [[maybe_unused]] const auto written = ::pwrite(fd, line.data(), line.size(), 0);
+  });
+}
+
 void train(const Json& job, Communicator& ranks) {
+  if (job.contains("phases")) tell_phases(job["phases"].get<std::string>(), ranks);
   LoadedModel model = tiny(job);
+  const int64_t fault_step = job.value("fault_step", -1);
+  const std::string fault = job.value("fault", "");
+  const int fault_rank = job.value("fault_rank", fault == "nan" ? -1 : -2);
+  const bool is_meant = fault_rank == -1 || fault_rank == ranks.rank();
+  torch::Tensor good;
+  const auto poison = [&](int64_t step) {
+    const torch::NoGradGuard no_grad;
+    torch::Tensor weight = model.model->named_parameters()["language.norm.weight"];
+    if (step == fault_step) {
+      good = weight.detach().clone();
+      weight.fill_(std::numeric_limits<float>::quiet_NaN());
+    }
+    if (step == fault_step + 1) weight.copy_(good);
+  };
   run_stage(
       stage(job),
       model,
       job["tokenizer"].get<std::string>(),
       job["folder"].get<std::string>(),
       [&](int64_t step) {
-        if (ranks.rank() == job.value("fault_rank", -1) && step == job.value("fault_step", -1)) {
-          suffer(job.value("fault", ""));
-        }
+        if (is_meant && fault == "nan") poison(step);
+        if (is_meant && step == fault_step) suffer(fault);
       },
       &ranks);
 }
@@ -185,6 +217,15 @@ void gradients(const Json& job, Communicator& ranks) {
               {"after_backward", started.after_backward}});
 }
 
+void device(Communicator& ranks) {
+  ranks.watch(2);
+  ranks.barrier();
+  const auto a_minute = [] { std::this_thread::sleep_for(std::chrono::seconds(60)); };
+  if (ranks.is_first()) ranks.while_waiting(a_minute);
+  ranks.phase("loading data for step 9");
+  a_minute();
+}
+
 /// Says what went wrong with the one collective and what the next one gave.
 void too_large(Communicator& ranks) {
   float number = 0;  // never read
@@ -209,11 +250,12 @@ int main(int /*argc*/, char** argv) {
     const Json job = parse_json(argv[1], "job");
     if (job["task"] == "gradients") gradients(job, ranks);
     else if (job["task"] == "too-large") too_large(ranks);
+    else if (job["task"] == "device") device(ranks);
     else train(job, ranks);
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "pocketvlm: rank %d: %s\n", ranks.rank(), error.what());
-    ranks.abort(1);
-    return 1;
+    ranks.abort(exit_status(error));
+    return exit_status(error);
   }
 }

@@ -2,9 +2,11 @@
 
 #include <csignal>
 #include <filesystem>
+#include <limits>
 
 #include "base/files.h"
 #include "tiny_stage.h"
+#include "trainer/same_config.h"
 #include "trainer/stage.h"
 
 namespace pocketvlm {
@@ -113,6 +115,117 @@ TEST(Resume, RefusesAnotherConfigurationByName) {
   const std::string error =
       test::error_of([&] { run_stage(config, model, test::tiny_tokenizer_path(), folder); });
   EXPECT_NE(error.find("data/batch_tokens"), std::string::npos) << error;
+}
+
+std::string error_when_run(const StageConfig& config, const std::string& folder, bool changed) {
+  LoadedModel model = test::tiny_model(1);
+  return test::error_of([&] { run_stage(config, model, test::tiny_tokenizer_path(), folder, {}, nullptr, changed); });
+}
+
+TEST(Resume, LetsLoggingAndTheGuardBeOthersWithTheSameBits) {
+  StageConfig config = interrupted_stage("language");
+  const std::string folder = test::test_folder() + "/other-logging", whole = folder + "-whole";
+  EXPECT_EQ(error_when_run(config, whole, false), "");
+  stop_after(config, folder, 6);
+  config.log_every = 1;
+  config.log_samples = true;
+  config.guard.max_bad_steps = 3;
+  EXPECT_EQ(error_when_run(config, folder, false), "");
+  EXPECT_EQ(read_file(folder + "/checkpoint/model.safetensors"), read_file(whole + "/checkpoint/model.safetensors"));
+  // From the state of step 5 on.
+  const std::vector<Json> samples = test::read_lines(folder + "/samples.jsonl");
+  ASSERT_EQ(samples.size(), 9U);
+  EXPECT_EQ(samples.front()["step"], 6);
+  EXPECT_EQ(samples.back()["packs"].size(), 2U);
+  EXPECT_FALSE(std::filesystem::exists(folder + "/changes.jsonl"));
+  EXPECT_EQ(read_json(folder + "/config.json")["log_every"], 1);
+}
+
+TEST(Resume, CutsTheLogOfSamplesBackToItsState) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  StageConfig config = interrupted_stage("language");
+  config.log_samples = true;
+  const std::string folder = test::test_folder() + "/samples-cut", whole = test::test_folder() + "/samples-whole";
+  EXPECT_EXIT(run_until_killed(config, folder, 3), testing::KilledBySignal(SIGKILL), "");
+  EXPECT_EXIT(run_until_killed(config, folder, 9), testing::KilledBySignal(SIGKILL), "");
+  EXPECT_EQ(test::read_lines(folder + "/samples.jsonl").size(), 9U);
+  EXPECT_EQ(error_when_run(config, folder, false), "");
+  EXPECT_EQ(error_when_run(config, whole, false), "");
+  EXPECT_EQ(read_file(folder + "/samples.jsonl"), read_file(whole + "/samples.jsonl"));
+  EXPECT_EQ(test::read_lines(folder + "/samples.jsonl").size(), 14U);
+}
+
+TEST(Resume, GoesOnWithAnotherLearningRateWhenToldTo) {
+  StageConfig config = interrupted_stage("language");
+  config.log_every = 1;
+  const std::string folder = test::test_folder() + "/changed";
+  stop_after(config, folder, 6);
+  config.optimizer.learning_rate = 1e-3;
+  config.steps = 16;
+  const std::string refused = error_when_run(config, folder, false);
+  EXPECT_NE(refused.find("was begun with other settings (optimizer/learning_rate: 0.003 -> 0.001, steps: 14 -> 16); to go on with "
+                         "these from the last state, add --changed"),
+            std::string::npos)
+      << refused;
+  EXPECT_EQ(read_json(folder + "/config.json")["steps"], 14);
+
+  StageConfig other = config;
+  other.optimizer.orthogonalized = {"language.layers.*"};
+  EXPECT_NE(error_when_run(other, folder, true).find("holds results of another configuration (optimizer/learning_rate: 0.003 -> 0.001"),
+            std::string::npos);
+  other = config;
+  other.data.batch_tokens = 300;
+  EXPECT_NE(error_when_run(other, folder, true).find("data/batch_tokens: 256 -> 300"), std::string::npos);
+  other = config;
+  other.steps = 4;
+  EXPECT_NE(error_when_run(other, folder, true).find("5 steps are done already; set steps to no less than that"), std::string::npos);
+
+  EXPECT_EQ(error_when_run(config, folder, true), "");
+  const std::vector<Json> changes = test::read_lines(folder + "/changes.jsonl");
+  ASSERT_EQ(changes.size(), 2U);
+  EXPECT_EQ(changes[0], (Json{{"step", 5}, {"field", "optimizer/learning_rate"}, {"before", 0.003}, {"after", 0.001}}));
+  EXPECT_EQ(changes[1], (Json{{"step", 5}, {"field", "steps"}, {"before", 14}, {"after", 16}}));
+  EXPECT_EQ(read_json(folder + "/config.json")["steps"], 16);
+  const std::vector<Json> lines = test::read_lines(folder + "/metrics.jsonl");
+  ASSERT_EQ(lines.size(), 16U);
+  EXPECT_GT(lines[4]["learning_rate"].get<double>(), 1e-3);
+  EXPECT_LT(lines[5]["learning_rate"].get<double>(), 1e-3);
+
+  // It is done: nothing may be another now.
+  config.steps = 20;
+  const std::string finished = error_when_run(config, folder, true);
+  EXPECT_NE(finished.find("holds results of another configuration (steps: 16 -> 20)"), std::string::npos) << finished;
+}
+
+TEST(Resume, ListsAChangeWhereItHoldsAfterFallingBack) {
+  const std::string folder = test::test_folder() + "/noted";
+  make_folders(folder);
+  const StageConfig config = interrupted_stage("language");
+  note_changes(config, folder, 5, {{"steps", 14, 16}});
+  note_changes(config, folder, 10, {{"steps", 16, 18}});
+  note_changes(config, folder, 8, {});
+  const std::vector<Json> changes = test::read_lines(folder + "/changes.jsonl");
+  ASSERT_EQ(changes.size(), 2U);
+  EXPECT_EQ(changes[0]["step"], 5);
+  EXPECT_EQ(changes[1]["step"], 8);
+}
+
+/// The way out after a stop that the guard asked for, whose message names these two settings.
+TEST(Resume, GoesOnAfterAStopOfTheGuardWithAnotherGuard) {
+  StageConfig config = interrupted_stage("language");
+  config.name = "stopped";
+  const std::string folder = test::test_folder() + "/stopped-by-guard";
+  LoadedModel model = test::tiny_model(1);
+  torch::Tensor weight = model.model->named_parameters()["language.norm.weight"];
+  const std::string error = test::error_of([&] {
+    run_stage(config, model, test::tiny_tokenizer_path(), folder, [&](int64_t step) {
+      const torch::NoGradGuard no_grad;
+      if (step == 6) weight.fill_(std::numeric_limits<float>::quiet_NaN());
+    });
+  });
+  EXPECT_NE(error.find("--changed"), std::string::npos) << error;
+  config.guard.max_bad_steps = 2;
+  EXPECT_EQ(error_when_run(config, folder, false), "");
 }
 
 TEST(Resume, RefusesOtherFrozenWeights) {

@@ -29,6 +29,24 @@ TEST(TrainingWork, CountsByHandWhatALanguageModelCosts) {
   EXPECT_DOUBLE_EQ(training_operations(config, learning, shape), 2 * weights + 3 * scores);
 }
 
+TEST(TrainingWork, PassesGradientsThroughFrozenWeightsThatCarryUpdates) {
+  const ModelConfig config = test::tiny_model_config();
+  PackShape shape;
+  shape.add({10, 20}, 7, {{4, 4}});
+  LearningComponents frozen, updated = LearningComponents::of({}, {"language.layers.*.self_attn.q_proj"});
+  EXPECT_TRUE(updated.language_updates);
+  EXPECT_FALSE(updated.language || updated.projector_updates || updated.vision_encoder_updates);
+  frozen.projector = true;  // passes through the frozen decoder all the same
+  LearningComponents both = updated;
+  both.projector = true;
+  EXPECT_DOUBLE_EQ(training_operations(config, both, shape), training_operations(config, frozen, shape));
+  EXPECT_GT(training_operations(config, updated, shape), training_operations(config, {}, shape));
+  EXPECT_LT(training_operations(config, updated, shape), training_operations(config, LearningComponents::of({"language.*"}), shape));
+  // Updates of the encoder need gradients through everything behind it.
+  const auto vision = LearningComponents::of({}, {"vision_encoder.*"});
+  EXPECT_GT(training_operations(config, vision, shape), training_operations(config, updated, shape));
+}
+
 TEST(TrainingWork, KnowsWhatPatternsTrain) {
   const auto learning = LearningComponents::of({"projector.*", "language.layers.0.*"});
   EXPECT_FALSE(learning.vision_encoder);
@@ -72,6 +90,27 @@ TEST(StagePlan, DividesWhatTheShardingDivides) {
   EXPECT_DOUBLE_EQ(full.samples_per_step, 8 * alone.samples_per_step);
   config.distributed.overlap = false;  // one block is whole at a time instead of two
   EXPECT_DOUBLE_EQ(2 * plan_stage(config, model, {}, 8).gathered_bytes, full.gathered_bytes);
+}
+
+TEST(StagePlan, CountsOneMomentUnderMuonAndTheAverages) {
+  StageConfig config = test::tiny_stage("plan");
+  const ModelConfig model = test::tiny_model_config();
+  const double adamw = plan_stage(config, model, {}, 1).moments_bytes, memory = plan_stage(config, model, {}, 1).memory_bytes();
+  config.optimizer.orthogonalized = {"language.layers.*", "vision_encoder.blocks.*.mlp.*"};
+  // Of each language layer q, o 32 x 32, k, v 32 x 16 and three MLP matrices 32 x 64; of each encoder block two 32 x 64; two layers each.
+  const double matrices = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64) + 2 * 2 * 32 * 64;
+  EXPECT_DOUBLE_EQ(plan_stage(config, model, {}, 1).moments_bytes, adamw - 4 * matrices);
+  config.trainable = {"projector.*", "vision_encoder.*"};  // frozen matrices have no moments
+  const double learned = plan_stage(config, model, {}, 1).gradients_bytes / 4;
+  EXPECT_DOUBLE_EQ(plan_stage(config, model, {}, 1).moments_bytes, 8 * learned - 4 * (2 * 2 * 32 * 64));
+  config = test::tiny_stage("plan");
+  config.ema_decay = 0.99;
+  const auto parameters = static_cast<double>(count_parameters(model).total());
+  EXPECT_DOUBLE_EQ(plan_stage(config, model, {}, 1).averages_bytes, 4 * parameters);
+  EXPECT_DOUBLE_EQ(plan_stage(config, model, {}, 1).memory_bytes(), memory + 4 * parameters);
+  config.distributed.sharding = "full";
+  EXPECT_DOUBLE_EQ(plan_stage(config, model, {}, 8).averages_bytes, parameters / 2);
+  EXPECT_DOUBLE_EQ(plan_stage(config, model, {}, 8).to_json()["averages_bytes"].get<double>(), parameters / 2);
 }
 
 /// The figures of MobileVLM's recipe; the step itself is measured in docs/benchmarks.md.

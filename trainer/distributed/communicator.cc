@@ -26,12 +26,13 @@ bool has_launcher() {
   return false;
 }
 
+/// What MPI refuses once it is running is the fault of the wire or of another rank: the arguments are right by construction.
 void check_mpi(int code, const char* what) {
   if (code == MPI_SUCCESS) return;
   char text[MPI_MAX_ERROR_STRING] = {};
   int length = 0;
   MPI_Error_string(code, text, &length);
-  fail("{} failed: {}", what, std::string(text, static_cast<std::size_t>(length)));
+  throw LostRank(fmt::format("{} failed: {}", what, std::string(text, static_cast<std::size_t>(length))));
 }
 
 int mpi_count(int64_t bytes) {
@@ -104,13 +105,6 @@ Communicator::Communicator() {
             "MPI_Comm_split_type");
   MPI_Comm_rank(node, &local_rank_);
   MPI_Comm_free(&node);
-#ifdef POCKETVLM_CUDA
-  if (size_ > 1 && at::hasCUDA()) {
-    nccl_ = std::make_unique<NcclRanks>(rank_, size_, local_rank_, [](void* data, std::size_t bytes) {
-      check_mpi(MPI_Bcast(data, static_cast<int>(bytes), MPI_BYTE, 0, MPI_COMM_WORLD), "MPI_Bcast");
-    });
-  }
-#endif
   if (size_ > 1) thread_ = std::make_unique<TaskThread>();
 }
 
@@ -129,7 +123,7 @@ void Communicator::stop_watching() {
   // Rank 0's watchdog must outlive the last report that is not a goodbye.
   if (std::uncaught_exceptions() == 0) {
     thread_->start([] {
-      MPI_Barrier(MPI_COMM_WORLD);
+      MPI_Barrier(MPI_COMM_WORLD);  // unchecked: all is done, and a rank that is lost now is the watchdog's
       return torch::Tensor();
     }).wait();
   }
@@ -210,6 +204,11 @@ Exchange Communicator::start(const torch::Tensor& x,
 #ifdef POCKETVLM_CUDA
   if (x.is_cuda()) {
     const Waiting waiting(watchdog_.get());
+    if (!nccl_) {  // on all ranks now: they start the same collectives
+      nccl_ = std::make_unique<NcclRanks>(rank_, size_, x.device().index(), [this](void* data, std::size_t bytes) {
+        run([&] { check_mpi(MPI_Bcast(data, static_cast<int>(bytes), MPI_BYTE, 0, MPI_COMM_WORLD), "MPI_Bcast"); });
+      });
+    }
     return on_device(*nccl_);
   }
 #endif
@@ -285,6 +284,11 @@ void Communicator::barrier() {
   });
 }
 
+void Communicator::while_waiting(const std::function<void()>& read) {
+  const Waiting waiting(watchdog_.get());
+  read();
+}
+
 void Communicator::watch(double timeout_s) {
   if (size_ == 1) return;
   stop_watching();
@@ -297,6 +301,7 @@ void Communicator::watch(double timeout_s) {
 
 void Communicator::phase(const std::string& what) {
   if (watchdog_) watchdog_->phase(what);
+  if (told_of_phase_) told_of_phase_(what);
 }
 
 void Communicator::abort(int status) {

@@ -8,18 +8,17 @@
 #include <future>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "trainer/distributed/exchange.h"
+#include "trainer/distributed/lost_rank.h"
 
 namespace pocketvlm {
 
 class NcclRanks;
 class TaskThread;
 class Watchdog;
-
-/// Exit status of a job that the watchdog ended: the same command with --resume may well succeed (sysexits' EX_TEMPFAIL).
-inline constexpr int kLostRankStatus = 75;
 
 /// The ranks of one job. CPU tensors travel over MPI, CUDA tensors over NCCL (its id over MPI). A process that neither
 /// mpirun nor srun started is alone: MPI is then never touched and every operation is free.
@@ -29,9 +28,11 @@ inline constexpr int kLostRankStatus = 75;
 ///
 /// All ranks must call the same operations in the same order; to start one counts, whenever it is waited for. MPI is called by one
 /// thread alone, in that order, so what was started goes on beside computing. That thread sleeps between looks as long as
-/// nobody waits for it: it leaves the processor to those who compute. On CUDA NCCL has a stream of its own instead.
+/// nobody waits for it: it leaves the processor to those who compute. On CUDA NCCL has a stream of its own instead; it is started by
+/// the first collective of a CUDA tensor, so that a stage on CPUs needs no GPU for each rank.
 ///
 /// A rank that does not arrive within the time limit, or whose process ends, is named on standard error and the job is ended.
+/// A collective that fails because of it, before the watchdog has noticed, throws LostRank.
 class Communicator {
  public:
   /// Joins the job. Throws Error when MPI cannot be started.
@@ -61,6 +62,10 @@ class Communicator {
   std::vector<std::string> gather_texts(const std::string& text);
   void barrier();
 
+  /// Runs `read`, which blocks until the device has computed what was queued, collectives of CUDA tensors included: whoever does
+  /// not come is waited for in it, which the watchdog is told. All ranks call it equally often.
+  void while_waiting(const std::function<void()>& read);
+
   /// Seconds that callers have spent waiting for collectives, for the wire and for ranks that came later. Of CUDA tensors the
   /// device waits, which is not counted.
   double seconds_waited() const { return waited_s_; }
@@ -72,6 +77,8 @@ class Communicator {
   void watch(double timeout_s);
   void stop_watching();  // collective
   void phase(const std::string& what);
+  /// `told` hears of every phase, on the thread that begins it; for those who watch from outside.
+  void on_phase(std::function<void(const std::string&)> told) { told_of_phase_ = std::move(told); }
 
   /// Ends all ranks with this exit status; returns only when this process is alone.
   void abort(int status);
@@ -92,6 +99,7 @@ class Communicator {
   std::atomic<int> callers_waiting_{0};
   std::atomic<double> waited_s_{0};
   std::atomic<int64_t> num_started_{0}, num_done_{0};
+  std::function<void(const std::string&)> told_of_phase_;
   std::unique_ptr<NcclRanks> nccl_;
   std::shared_ptr<Watchdog> watchdog_;  // of every collective, too, that was started under it
   std::unique_ptr<TaskThread> thread_;  // when there are other ranks

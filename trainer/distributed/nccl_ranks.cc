@@ -6,14 +6,20 @@
 #include <c10/cuda/CUDAGuard.h>
 
 #include <memory>
+#include <string>
 
 #include "base/error.h"
+#include "trainer/distributed/lost_rank.h"
 
 namespace pocketvlm {
 namespace {
 
 void check(ncclResult_t code, const char* what) {
-  PV_CHECK(code == ncclSuccess, "{} failed: {}", what, ncclGetErrorString(code));
+  if (code == ncclSuccess) return;
+  const std::string text = fmt::format("{} failed: {}", what, ncclGetErrorString(code));
+  // Only these two are our own mistakes; all others tell of the wire, the driver or another rank.
+  if (code == ncclInvalidArgument || code == ncclInvalidUsage) throw Error(text);
+  throw LostRank(text);
 }
 
 ncclDataType_t type_of(const torch::Tensor& x) {

@@ -10,9 +10,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -44,35 +48,59 @@ struct Watchdog::Peer {
 
 namespace {
 
-/// An address of this machine that others can reach; the loopback when it has no other.
-std::string own_address() {
-  std::string address = "127.0.0.1";
+constexpr int kConnectTimeoutMs = 2000;  // of one address: those of another network may swallow every packet
+
+/// Whether an interface is known to lead to containers of this machine only.
+bool leads_inside(const std::string& interface) {
+  for (const char* begin : {"docker", "br-", "virbr", "veth", "cni", "podman", "lxc"}) {
+    if (interface.starts_with(begin)) return true;
+  }
+  return false;
+}
+
+/// The addresses of this machine, those that others can reach first; the loopback when it has no other.
+std::vector<std::string> own_addresses() {
+  std::vector<std::string> found, inside;
   ifaddrs* list = nullptr;
-  if (::getifaddrs(&list) != 0) return address;
+  if (::getifaddrs(&list) != 0) return {"127.0.0.1"};
   for (const ifaddrs* item = list; item != nullptr; item = item->ifa_next) {
     const bool usable = item->ifa_addr != nullptr && item->ifa_addr->sa_family == AF_INET &&
                         (item->ifa_flags & IFF_LOOPBACK) == 0 && (item->ifa_flags & IFF_UP) != 0;
     if (!usable) continue;
     char text[INET_ADDRSTRLEN] = {};
     const auto* ip = reinterpret_cast<const sockaddr_in*>(item->ifa_addr);
-    if (::inet_ntop(AF_INET, &ip->sin_addr, text, sizeof text) != nullptr) address = text;
-    break;
+    if (::inet_ntop(AF_INET, &ip->sin_addr, text, sizeof text) == nullptr) continue;
+    (leads_inside(item->ifa_name) ? inside : found).emplace_back(text);
   }
   ::freeifaddrs(list);
-  return address;
+  found.insert(found.end(), inside.begin(), inside.end());
+  return found.empty() ? std::vector<std::string>{"127.0.0.1"} : found;
 }
 
-int connect_to(const std::string& address) {
+/// A socket connected to one address, "10.0.0.1:4567"; -1 when nobody answers there.
+int connect_to_one(const std::string& address) {
   const std::size_t colon = address.rfind(':');
-  if (colon == std::string::npos) return -1;
   sockaddr_in to = {};
   to.sin_family = AF_INET;
   to.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(colon + 1))));
   if (::inet_pton(AF_INET, address.substr(0, colon).c_str(), &to.sin_addr) != 1) return -1;
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return -1;
-  if (::connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0) return fd;
+  int error = ::connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0 ? 0 : errno;
+  pollfd connecting = {fd, POLLOUT, 0};
+  if (error == EINPROGRESS && ::poll(&connecting, 1, kConnectTimeoutMs) == 1) {
+    socklen_t length = sizeof error;
+    ::getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
+  }
+  if (error == 0 && ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK) == 0) return fd;
   ::close(fd);
+  return -1;
+}
+
+int connect_to(const std::string& address) {
+  for (const std::string& one : Watchdog::addresses(address)) {
+    if (const int fd = connect_to_one(one); fd >= 0) return fd;
+  }
   return -1;
 }
 
@@ -90,8 +118,17 @@ int Watchdog::listen(std::string& address) {
                     ::listen(fd, 1024) == 0 &&
                     ::getsockname(fd, reinterpret_cast<sockaddr*>(&any), &length) == 0;
   PV_CHECK(open, "the watchdog cannot open a port: {}", std::strerror(errno));
-  address = fmt::format("{}:{}", own_address(), ntohs(any.sin_port));
+  address = fmt::format("{}:{}", fmt::join(own_addresses(), ","), ntohs(any.sin_port));
   return fd;
+}
+
+std::vector<std::string> Watchdog::addresses(const std::string& address) {
+  std::vector<std::string> found;
+  const std::size_t colon = address.rfind(':');
+  if (colon == std::string::npos) return found;
+  std::istringstream hosts(address.substr(0, colon));
+  for (std::string host; std::getline(hosts, host, ',');) found.push_back(host + address.substr(colon));
+  return found;
 }
 
 Watchdog::Watchdog(int rank,
@@ -122,10 +159,10 @@ Watchdog::~Watchdog() {
 
 void Watchdog::arrive() {
   arrived_.fetch_add(1);
-  waiting_ = true;
+  ++waiting_;
 }
 
-void Watchdog::leave() { waiting_ = false; }
+void Watchdog::leave() { --waiting_; }
 
 void Watchdog::phase(const std::string& what) {
   const std::lock_guard lock(mutex_);
@@ -137,7 +174,7 @@ void Watchdog::finish() { finished_ = true; }
 Watchdog::Report Watchdog::own_report() {
   Report report;
   report.rank = rank_;
-  report.waiting = waiting_ ? 1 : 0;
+  report.waiting = waiting_ > 0 ? 1 : 0;
   report.finished = finished_ ? 1 : 0;
   report.pid = static_cast<int32_t>(::getpid());
   report.arrived = arrived_;

@@ -22,8 +22,12 @@ namespace pocketvlm {
 /// When rank 0 itself disappears the others say so.
 class Watchdog {
  public:
-  /// Opens rank 0's port; `address` is what the others need to reach it.
+  /// Opens rank 0's port; `address` is what the others need to reach it: "10.0.0.1,172.17.0.1:4567", all of the machine's IPv4
+  /// addresses, in the order in which they are to be tried (those of bridges for containers, which no other machine reaches, last).
   static int listen(std::string& address);
+
+  /// The addresses of such a text, one by one: {"10.0.0.1:4567", "172.17.0.1:4567"}. Nothing where it is none.
+  static std::vector<std::string> addresses(const std::string& address);
 
   /// `end_job` is called, on the watching thread, after the message was written.
   Watchdog(int rank,
@@ -36,7 +40,7 @@ class Watchdog {
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
-  void arrive();  // at a collective
+  void arrive();  // at a collective; every arrival has its leave, on any thread
   void leave();   // the collective is done
   void phase(const std::string& what);
   /// Says goodbye: from now on a closed connection is no fault. When all ranks have, rank 0 may destroy its watchdog.
@@ -59,7 +63,7 @@ class Watchdog {
   int socket_ = -1;  // the listener of rank 0, or the connection to it
   std::function<void()> end_job_;
   std::atomic<int64_t> arrived_{0};
-  std::atomic<bool> waiting_{false};
+  std::atomic<int> waiting_{0};  // collectives, and a read of what the device computes
   std::atomic<bool> finished_{false}, stopped_{false};
   std::mutex mutex_;
   std::string phase_ = "starting";
