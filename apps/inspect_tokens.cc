@@ -12,6 +12,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "data/conversations.h"
+#include "data/preprocess/video_frames.h"
 #include "model/config.h"
 
 namespace pocketvlm {
@@ -151,7 +152,9 @@ Chat chat_of(const CommandLine& line, ModelConfig& config) {
     PV_CHECK(line.images.empty() && line.video.empty(), "--image, --video: the pictures of --conversation are named in the file; leave it out");
     const ConversationSource source(line.conversation, decode_options(config.image));
     PV_CHECK(line.index < source.size(), "{}: has {} records; --index {} is beyond them", line.conversation, source.size(), line.index);
-    return source.at(line.index).chat;
+    Sample sample = source.at(line.index);
+    if (sample.is_video) set_for_video(config.prompt, config.image);
+    return std::move(sample.chat);
   }
   Chat chat;
   chat.turns.push_back({"user", line.prompt});
