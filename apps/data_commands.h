@@ -1,0 +1,11 @@
+#pragma once
+
+#include "apps/command_line.h"
+
+namespace pocketvlm {
+
+/// `data check`, `data scenes`.
+void data_check(const CommandLine& line);
+void data_scenes(const CommandLine& line);
+
+}  // namespace pocketvlm
