@@ -13,6 +13,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "data/data_check.h"
+#include "data/ocr/ocr_writer.h"
 #include "data/scenes/scene_source.h"
 #include "trainer/stage_config.h"
 
@@ -89,6 +90,21 @@ void data_scenes(const CommandLine& line) {
   const SceneSource source(read_config<ScenesConfig>(json, "scenes"), line.seed);
   write_scenes(source, line.count, line.out, line.tar);
   if (line.json) print_json({{"samples", line.count}, {"folder", line.out}});
+}
+
+void data_ocr(const CommandLine& line) {
+  OcrConfig config;
+  Json json = config_to_json(config);
+  if (!line.text_file.empty()) json["text"] = line.text_file;
+  if (!line.photos.empty()) json["photo_folder"] = line.photos;
+  if (!line.fonts.empty()) json["fonts"] = line.fonts;
+  for (const std::string& assignment : line.overrides) apply_override(json, assignment);
+  const OcrPainter painter(read_config<OcrConfig>(json, "ocr"), line.seed);
+  write_ocr(painter, line.seed, {line.out, line.count, line.tar, threads_of(line)});
+  const Json lines = unused_lines_json(painter.text());
+  if (line.json) return print_json({{"samples", line.count}, {"folder", line.out}, {"lines", lines}});
+  fmt::print("{} pictures in {}; of the text, {} lines are drawn and {} left out\n", line.count, line.out, lines["drawn"].dump(), lines["left_out"].dump());
+  for (const auto& [reason, count] : lines["reasons"].items()) fmt::print("  {:>8}  {}\n", count.get<std::int64_t>(), reason);
 }
 
 }  // namespace pocketvlm

@@ -4,8 +4,9 @@
 
 namespace pocketvlm {
 
-/// `data check`, `data scenes`.
+/// `data check`, `data scenes`, `data ocr`.
 void data_check(const CommandLine& line);
 void data_scenes(const CommandLine& line);
+void data_ocr(const CommandLine& line);
 
 }  // namespace pocketvlm

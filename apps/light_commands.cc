@@ -65,6 +65,7 @@ bool run_light_command(const CommandLine& line) {
   else if (line.command == "save-hf") save_release(line);
   else if (line.command == "data check") data_check(line);
   else if (line.command == "data scenes") data_scenes(line);
+  else if (line.command == "data ocr") data_ocr(line);
   else return false;
   return true;
 }

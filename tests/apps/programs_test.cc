@@ -149,6 +149,25 @@ TEST(DataCheck, AStageIsCheckedUnderItsOwnLimits) {
   EXPECT_NE(data.err.find("--set: changes a field of a stage's config"), std::string::npos);
 }
 
+TEST(DataOcr, PicturesOfAFileOfTextPassTheCheck) {
+  const std::string folder = testing::TempDir() + "/ocr", text = testing::TempDir() + "/ocr.txt";
+  std::filesystem::remove_all(folder);
+  write_file_atomic(text, "The quick brown fox\n\xff\nОчень быстрая лиса\n");
+  const std::string command = program("pocketvlm") + " data ocr --count 6 --json --text " + text + " --photos " SOURCE_ROOT
+                              "/assets/photos/images --set max_side=300 --out " + folder + " --seed ";
+  const Json made = json_of(run_program(command + "3"));
+  EXPECT_EQ(made["samples"], 6);
+  EXPECT_EQ(made["lines"]["drawn"], 2);
+  EXPECT_EQ(made["lines"]["reasons"], Json({{"invalid UTF-8", 1}}));
+  const Json report = json_of(run_program(program("pocketvlm") + " data check " + folder + "/data.json --json"));
+  EXPECT_EQ(report["kept"], 6);
+  EXPECT_EQ(report["images"], 6);
+  EXPECT_EQ(json_of(run_program(command + "3"))["samples"], 6) << "nothing is left to do";
+  const Outcome other = run_program(command + "4");
+  EXPECT_EQ(other.status, 1);
+  EXPECT_NE(other.err.find("was begun with seed = 3, now it is 4"), std::string::npos) << other.err;
+}
+
 TEST(DataScenes, SameSeedSameBytes) {
   const std::string a = testing::TempDir() + "/scenes_a", b = testing::TempDir() + "/scenes_b";
   for (const std::string& folder : {a, b}) {
