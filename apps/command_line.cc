@@ -157,11 +157,24 @@ void add_data_commands(CLI::App& app, CommandLine& line) {
   scenes->add_option("--set", line.overrides, "a=b: change a field of the scenes config")->allow_extra_args(false);
   scenes->add_flag("--tar", line.tar, "also write tar shards");
   add_json(scenes, line);
+  CLI::App* ocr = data->add_subcommand("ocr", "pictures of real text in many scripts, with conversations and truth");
+  ocr->add_option("--count", line.count, "pictures")->check(CLI::Range(1, 100000000));
+  ocr->add_option("--seed", line.seed, "same seed, same bytes");
+  ocr->add_option("--text", line.text_file, "UTF-8 file whose lines are drawn; default: words of signs in ten languages");
+  ocr->add_option("--photos", line.photos, "folder of photographs as backgrounds; default: textures");
+  ocr->add_option("--fonts", line.fonts, "folder of fonts; default: those of the system");
+  ocr->add_option("--out", line.out, "folder; one that was begun with the same settings is continued")->required();
+  ocr->add_flag("--tar", line.tar, "tar shards instead of data.json and pictures");
+  ocr->add_option("--threads", line.threads, "0: all cores")->check(CLI::NonNegativeNumber);
+  ocr->add_option("--set", line.overrides, "a=b: change a field of the ocr config")->allow_extra_args(false);
+  add_json(ocr, line);
   CLI::App* check = data->add_subcommand("check", "what a data set would lose, and why");
-  check->add_option("file", line.file, ".json, .jsonl or .tar")->required();
+  check->add_option("file", line.file, ".json, .jsonl, .tar or .txt, a pattern such as 'shards/*.tar', or a stage's config: all of its sources")
+      ->required();
   check->add_option("--threads", line.threads, "0: all cores")->check(CLI::NonNegativeNumber);
   check->add_option("--tokenizer", line.tokenizer, "with --model: also make tokens, as a stage would, and count them");
-  check->add_option("--model", line.model, "preset or config file whose pictures and chats are meant");
+  check->add_option("--model", line.model, "preset, config file or checkpoint folder whose pictures and chats are meant; a stage has its own");
+  check->add_option("--set", line.overrides, "a.b=c: change a field of the stage's config")->allow_extra_args(false);
   check->add_option("--html", line.html, "write a page with reasons and a histogram of lengths");
   add_json(check, line);
 }

@@ -31,6 +31,7 @@ struct CommandLine {
   double video_fps = 30.0;
   std::int64_t index = 0;
   std::string html;                  // data check
+  std::string photos, fonts;         // data ocr
   std::string task, shapes;          // bench
   std::int64_t steps = 4, batch = 8, longest_text = 0;
   bool padded = false;  // bench

@@ -8,10 +8,12 @@
 #include <filesystem>
 #include <sstream>
 
+#include "apps/named_model.h"
 #include "apps/video_chat.h"
 #include "base/files.h"
 #include "base/json.h"
 #include "data/conversations.h"
+#include "data/preprocess/video_frames.h"
 #include "model/config.h"
 
 namespace pocketvlm {
@@ -137,21 +139,14 @@ Json layout_json(const Tokenizer& tokenizer, const EncodedChat& chat) {
           {"runs", runs}};
 }
 
-/// A preset, a config file, or a checkpoint folder.
-ModelConfig config_of(const std::string& model) {
-  if (!fs::is_directory(model)) return load_model_config(model);
-  const std::string path = (fs::path(model) / "config.json").string();
-  const Json json = read_json(path);
-  PV_CHECK(json.is_object() && json.contains("model"), "{}: no \"model\"; name a checkpoint folder, a preset or a config file", path);
-  return read_config<ModelConfig>(json["model"], path + ": model");
-}
-
 Chat chat_of(const CommandLine& line, ModelConfig& config) {
   if (!line.conversation.empty()) {
     PV_CHECK(line.images.empty() && line.video.empty(), "--image, --video: the pictures of --conversation are named in the file; leave it out");
     const ConversationSource source(line.conversation, decode_options(config.image));
     PV_CHECK(line.index < source.size(), "{}: has {} records; --index {} is beyond them", line.conversation, source.size(), line.index);
-    return source.at(line.index).chat;
+    Sample sample = source.at(line.index);
+    if (sample.is_video) set_for_video(config.prompt, config.image);
+    return std::move(sample.chat);
   }
   Chat chat;
   chat.turns.push_back({"user", line.prompt});
@@ -161,7 +156,7 @@ Chat chat_of(const CommandLine& line, ModelConfig& config) {
 
 void inspect_layout(const CommandLine& line) {
   PV_CHECK(!line.model.empty(), "--model: name the preset, config file or checkpoint folder whose template is to be shown");
-  ModelConfig config = config_of(line.model);
+  ModelConfig config = named_model(line.model);
   if (!line.compat.empty()) config.prompt.compat = line.compat;
   if (line.max_slices > 0) config.image.max_slices = line.max_slices;
   PV_CHECK(!line.tokenizer.empty() || fs::is_directory(line.model), "--tokenizer: the preset {} has no vocabulary; name one", line.model);

@@ -3,14 +3,10 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <optional>
-#include <sstream>
-#include <thread>
 
 #include "apps/ablate.h"
 #include "apps/ablation_config.h"
-#include "apps/data_check_page.h"
+#include "apps/data_commands.h"
 #include "apps/inspect_image.h"
 #include "apps/inspect_model.h"
 #include "apps/inspect_tokens.h"
@@ -19,16 +15,10 @@
 #include "apps/training_views.h"
 #include "base/files.h"
 #include "base/json.h"
-#include "data/data_check.h"
-#include "data/scenes/scene_source.h"
 #include "model/config.h"
 
 namespace pocketvlm {
 namespace {
-
-void print_json(const Json& value) {
-  std::fputs((value.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n").c_str(), stdout);
-}
 
 /// What kind of config a JSON file holds, judged by the keys that only this kind has.
 std::string config_kind(const Json& json, const std::string& path) {
@@ -60,43 +50,6 @@ void explain(const CommandLine& line) {
   std::fputs(text.c_str(), stdout);
 }
 
-void data_check(const CommandLine& line) {
-  const int threads = line.threads > 0 ? static_cast<int>(line.threads)
-                                       : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  PV_CHECK(line.tokenizer.empty() == line.model.empty(),
-           "data check: lengths in tokens need both --tokenizer and --model; give the other one too");
-  std::optional<Tokenizer> tokenizer;
-  std::optional<PromptEncoder> encoder;
-  if (!line.model.empty()) {
-    const ModelConfig model = load_model_config(line.model);
-    tokenizer.emplace(Tokenizer::load(line.tokenizer));
-    encoder.emplace(*tokenizer, model.prompt, model.image);
-  }
-  const DataCheckReport report = check_data(line.file, threads, encoder ? &*encoder : nullptr);
-  if (!line.html.empty()) write_file_atomic(line.html, data_check_page(line.file, report));
-  if (line.json) return print_json(report.to_json());
-  fmt::print("{} samples, {} kept, {} skipped\n", report.samples, report.kept, report.skipped());
-  for (const auto& [reason, count] : report.reasons) fmt::print("  {:>8}  {}\n", count, reason);
-  for (const auto& item : report.listed) fmt::print("{}: {}: {}\n", item.file, item.place, item.reason);
-}
-
-void data_scenes(const CommandLine& line) {
-  ScenesConfig config;
-  config.sprites = line.sprites;
-  config.tasks = {{"caption", 1}, {"detailed", 1}, {"vqa", 1}, {"counting", 1}, {"position", 1}, {"ocr", 1}, {"yes_no", 1}, {"chat", 1}};
-  config.widths = {224, 336, 448};
-  config.heights = {224, 252, 448};
-  Json json = config_to_json(config);
-  if (!line.languages.empty()) {
-    json["languages"] = Json::object();
-    for (const std::string& language : line.languages) json["languages"][language] = 1.0;
-  }
-  for (const std::string& assignment : line.overrides) apply_override(json, assignment);
-  const SceneSource source(read_config<ScenesConfig>(json, "scenes"), line.seed);
-  write_scenes(source, line.count, line.out, line.tar);
-  if (line.json) print_json({{"samples", line.count}, {"folder", line.out}});
-}
-
 }  // namespace
 
 bool run_light_command(const CommandLine& line) {
@@ -112,6 +65,7 @@ bool run_light_command(const CommandLine& line) {
   else if (line.command == "save-hf") save_release(line);
   else if (line.command == "data check") data_check(line);
   else if (line.command == "data scenes") data_scenes(line);
+  else if (line.command == "data ocr") data_ocr(line);
   else return false;
   return true;
 }

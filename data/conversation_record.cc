@@ -158,7 +158,8 @@ Sample read_conversation(const Json& record,
                          const SamplePlace& place,
                          const std::string& default_id,
                          const PictureReader& read_picture,
-                         const std::string& implied_picture) {
+                         const std::string& implied_picture,
+                         const FrameLister& list_frames) {
   if (!record.is_object()) {
     place.damaged(kWrongType,
                   fmt::format("a sample must be an object, it is {}", record.type_name()));
@@ -166,16 +167,20 @@ Sample read_conversation(const Json& record,
   const std::string id = read_id(record, place, default_id);
   const auto conversations = record.find("conversations");
   if (conversations == record.end()) {
-    if (auto text = text_field(record, "text", place, ""))
+    if (auto text = text_field(record, "text", place, "")) {
+      if (names_pictures(record) || !implied_picture.empty())
+        place.damaged("document with pictures", "a text without \"conversations\" has no place for pictures");
       return text_sample(std::move(*text), id, place);
+    }
     place.damaged("no conversation", "the sample has neither \"conversations\" nor \"text\"");
   }
   Sample sample;
   sample.id = id;
   sample.chat.turns = read_turns(*conversations, place);
   check_order(sample.chat.turns, place);
-  const std::vector<std::string> names =
-      place_pictures(sample.chat.turns, read_pictures(record, place, implied_picture), place);
+  const RecordPictures pictures = read_pictures(record, place, implied_picture, list_frames);
+  const std::vector<std::string> names = place_pictures(sample.chat.turns, pictures, place);
+  sample.is_video = pictures.is_video;
   check_contents(sample.chat.turns, !names.empty(), place);
   sample.task = text_field(record, "task", place, "").value_or("chat");
   sample.language = text_field(record, "language", place, "").value_or("en");

@@ -12,20 +12,23 @@ namespace pocketvlm {
 Json parse_record(std::string_view text, const SamplePlace& place);
 
 /// One record of LLaVA's or MiniCPM-V's training data:
-///   {"id", "image": path | [paths] | {"<image_00>": path, ...},
+///   {"id", "image" or "images": path | [paths] | {"<image_00>": path, ...},
+///          or "video": folder of frames | [frames], "video_fps": frames a second,
 ///    "conversations": [{"from": "human" | "gpt", "value"} or {"role": "user" | "assistant",
 ///                       "content"}, ...]}
 /// or a document {"id", "text"}. A system turn may come first; user and assistant turns alternate,
 /// the user begins. Each "<image>" in a user turn is the next picture; without any mark pictures go
-/// before the first user content. Named marks become "<image>" on a line of their own, as the
-/// released chat code joins them. `implied_picture`: the name of the picture when the record names
-/// none (tar shards); empty: none. "task" and "language" are read when present; further keys are
-/// ignored. Throws DamagedSample.
+/// before the first user content; the frames of a video stand at its one mark, "<video>" or "<image>".
+/// Named marks become "<image>" on a line of their own, as the released chat code joins them.
+/// `implied_picture`: the name of the picture when the record names none (tar shards); empty: none.
+/// `list_frames`: the files of a folder of frames. "task" and "language" are read when present;
+/// further keys are ignored. Throws DamagedSample.
 Sample read_conversation(const Json& record,
                          const SamplePlace& place,
                          const std::string& default_id,
                          const PictureReader& read_picture,
-                         const std::string& implied_picture = {});
+                         const std::string& implied_picture,
+                         const FrameLister& list_frames);
 
 /// A document {"id", "text"}. Throws DamagedSample.
 Sample read_document(const Json& record, const SamplePlace& place, const std::string& default_id);

@@ -33,9 +33,12 @@ Sample ConversationSource::read(std::int64_t index, const DecodeOptions& decode)
   const SamplePlace place{name(), file_.place(index)};
   const Json record = parse_record(file_.record(index), place);
   return read_conversation(
-      record, place, fmt::format("#{}", index), [&](const std::string& picture) {
-        return load_picture(folder_, picture, place, decode);
-      });
+      record,
+      place,
+      fmt::format("#{}", index),
+      [&](const std::string& picture) { return load_picture(folder_, picture, place, decode); },
+      /*implied_picture=*/{},
+      [&](const std::string& frames) { return list_frame_files(folder_, frames, place); });
 }
 
 TextSource::TextSource(const std::string& path)

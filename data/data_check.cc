@@ -5,15 +5,16 @@
 #include <chrono>
 #include <exception>
 #include <filesystem>
-#include <memory>
+#include <functional>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <thread>
 
 #include "base/random.h"
-#include "data/conversations.h"
-#include "data/packed_loader.h"
-#include "data/tar.h"
+#include "data/conversation_record.h"
+#include "data/record_file.h"
+#include "data/sample_reader.h"
 
 namespace pocketvlm {
 namespace {
@@ -22,15 +23,18 @@ constexpr std::size_t kMostListed = 100000;
 constexpr std::int64_t kChunk =
     4096;  // samples whose findings are held before they are reported in order
 
-std::unique_ptr<SampleSource> open_by_name(const std::string& path) {
+SourceConfig source_by_name(const std::string& path) {
   std::string extension = std::filesystem::path(path).extension().string();
   std::transform(extension.begin(), extension.end(), extension.begin(), [](unsigned char c) {
     return std::tolower(c);
   });
-  if (extension == ".json" || extension == ".jsonl")
-    return std::make_unique<ConversationSource>(path);
-  if (extension == ".tar") return std::make_unique<TarSource>(path);
-  fail("{}: data check reads .json, .jsonl and .tar, not \"{}\"", path, extension);
+  SourceConfig source;
+  source.path = path;
+  if (extension == ".json" || extension == ".jsonl") source.kind = "conversations";
+  else if (extension == ".tar") source.kind = "tar";
+  else if (extension == ".txt") source.kind = "text";
+  else fail("{}: data check reads .json, .jsonl, .tar and .txt, not \"{}\"", path, extension);
+  return source;
 }
 
 /// What was found out about one sample.
@@ -47,40 +51,53 @@ std::uint64_t hash_id(const std::string& id) {
   return hash;
 }
 
-Finding examine(const SampleSource& source, std::int64_t index, const PromptEncoder* encoder) {
+/// Samples by number, whatever examines them: for several threads at once.
+using Examiner = std::function<Finding(std::int64_t index)>;
+
+/// Without a model: records are read and pictures decoded.
+Finding examine_record(const SampleSource& source, std::int64_t index) {
   Finding finding;
+  const SamplePlace place{source.name(), source.place(index)};
   try {
     const Sample sample = source.at(index);
-    const SamplePlace place{source.name(), source.place(index)};
     check_has_answer(sample, place);
     finding.id = hash_id(sample.id);
     finding.images = static_cast<std::int32_t>(sample.chat.images.size());
-    if (encoder != nullptr) {
-      try {
-        finding.tokens = static_cast<std::int32_t>(encode_sample(sample, *encoder).num_tokens());
-      } catch (const Error& e) {
-        place.damaged("cannot be encoded", e.what());
-      }
-    }
   } catch (const DamagedSample& e) {
     finding.damage = DataCheckReport::Listed{e.file(), e.place(), e.reason(), e.detail()};
   }
   return finding;
 }
 
+/// As a stage's loader reads it.
+Finding examine_sample(const SampleReader& reader, int source, std::int64_t index) {
+  SampleOutcome outcome = reader.measure(0, {source, index});
+  if (!outcome.skipped) outcome = reader.read(std::move(outcome));
+  Finding finding;
+  if (outcome.skipped) {
+    const auto& [file, place, reason, kind] = *outcome.skipped;
+    const std::string detail = reason.starts_with(kind + ": ") ? reason.substr(kind.size() + 2) : reason;
+    finding.damage = DataCheckReport::Listed{file, place, kind, detail};
+    return finding;
+  }
+  finding.id = hash_id(outcome.sample.id);
+  finding.images = static_cast<std::int32_t>(outcome.images);
+  finding.tokens = static_cast<std::int32_t>(outcome.sample.num_tokens());
+  return finding;
+}
+
 /// Examines samples [begin, begin + findings.size()) on all threads.
-void examine_chunk(const SampleSource& source,
+void examine_chunk(const Examiner& examine,
                    std::int64_t begin,
                    std::vector<Finding>& findings,
-                   int threads,
-                   const PromptEncoder* encoder) {
+                   int threads) {
   std::atomic<std::size_t> next{0};
   std::mutex mutex;
   std::exception_ptr first_error;
   const auto work = [&] {
     try {
       for (std::size_t i = next++; i < findings.size(); i = next++) {
-        findings[i] = examine(source, begin + static_cast<std::int64_t>(i), encoder);
+        findings[i] = examine(begin + static_cast<std::int64_t>(i));
       }
     } catch (...) {
       const std::lock_guard lock(mutex);
@@ -93,6 +110,71 @@ void examine_chunk(const SampleSource& source,
   work();
   helpers.clear();
   if (first_error) std::rethrow_exception(first_error);
+}
+
+/// Adds what is found among the `size` samples of a source to the report.
+void check_samples(const Examiner& examine,
+                   std::int64_t size,
+                   int threads,
+                   bool with_tokens,
+                   std::vector<std::uint64_t>& ids,
+                   DataCheckReport& report) {
+  report.samples += size;
+  for (std::int64_t begin = 0; begin < size; begin += kChunk) {
+    std::vector<Finding> findings(static_cast<std::size_t>(std::min(kChunk, size - begin)));
+    examine_chunk(examine, begin, findings, std::max(1, threads));
+    for (Finding& finding : findings) {
+      if (!finding.damage) {
+        ++report.kept;
+        report.images += finding.images;
+        ids.push_back(finding.id);
+        if (with_tokens) report.tokens.push_back(finding.tokens);
+        continue;
+      }
+      ++report.reasons[finding.damage->reason];
+      if (report.listed.size() < kMostListed) {
+        report.listed.push_back(std::move(*finding.damage));
+      } else {
+        ++report.unlisted;
+      }
+    }
+  }
+}
+
+void count_duplicates(std::vector<std::uint64_t>& ids, DataCheckReport& report) {
+  std::sort(ids.begin(), ids.end());
+  report.duplicate_ids = ids.end() - std::unique(ids.begin(), ids.end());
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// The sources as a stage's loader sees them.
+DataCheckReport check_open_sources(const SampleReader::Sources& sources,
+                                   const LoaderConfig& config,
+                                   int threads,
+                                   const PromptEncoder& encoder) {
+  const auto start = std::chrono::steady_clock::now();
+  const SampleReader reader(sources, encoder, config);
+  DataCheckReport report;
+  std::vector<std::uint64_t> ids;
+  for (int source = 0; source < static_cast<int>(sources.size()); ++source) {
+    const std::int64_t size = sources[static_cast<std::size_t>(source)]->size();
+    if (size == SampleSource::kEndless) {
+      ++report.endless_sources;
+      continue;
+    }
+    check_samples([&](std::int64_t index) { return examine_sample(reader, source, index); },
+                  size,
+                  threads,
+                  /*with_tokens=*/true,
+                  ids,
+                  report);
+  }
+  count_duplicates(ids, report);
+  report.seconds = seconds_since(start);
+  return report;
 }
 
 }  // namespace
@@ -114,6 +196,7 @@ Json DataCheckReport::to_json() const {
   json["unlisted"] = unlisted;
   json["duplicate_ids"] = duplicate_ids;
   json["images"] = images;
+  if (endless_sources > 0) json["endless_sources"] = endless_sources;
   json["seconds"] = seconds;
   if (!tokens.empty()) json["tokens"] = length_figures(tokens);
   return json;
@@ -137,35 +220,36 @@ Json length_figures(std::vector<std::int32_t> lengths) {
 }
 
 DataCheckReport check_data(const std::string& path, int threads, const PromptEncoder* encoder) {
-  const auto start = std::chrono::steady_clock::now();
-  const std::unique_ptr<SampleSource> source = open_by_name(path);
-  DataCheckReport report;
-  report.samples = source->size();
-  std::vector<std::uint64_t> ids;
-  for (std::int64_t begin = 0; begin < report.samples; begin += kChunk) {
-    std::vector<Finding> findings(
-        static_cast<std::size_t>(std::min(kChunk, report.samples - begin)));
-    examine_chunk(*source, begin, findings, std::max(1, threads), encoder);
-    for (Finding& finding : findings) {
-      if (!finding.damage) {
-        ++report.kept;
-        report.images += finding.images;
-        ids.push_back(finding.id);
-        if (encoder != nullptr) report.tokens.push_back(finding.tokens);
-        continue;
-      }
-      ++report.reasons[finding.damage->reason];
-      if (report.listed.size() < kMostListed) {
-        report.listed.push_back(std::move(*finding.damage));
-      } else {
-        ++report.unlisted;
-      }
-    }
+  const SourceConfig source = source_by_name(path);
+  SampleReader::Sources sources;
+  if (encoder != nullptr) {
+    LoaderConfig unlimited;
+    unlimited.max_tokens = std::numeric_limits<std::int64_t>::max();
+    sources.push_back(open_files(source, decode_options(encoder->image())));
+    return check_open_sources(sources, unlimited, threads, *encoder);
   }
-  std::sort(ids.begin(), ids.end());
-  report.duplicate_ids = ids.end() - std::unique(ids.begin(), ids.end());
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const auto start = std::chrono::steady_clock::now();
+  const auto open = open_files(source, {});
+  DataCheckReport report;
+  std::vector<std::uint64_t> ids;
+  check_samples([&](std::int64_t index) { return examine_record(*open, index); },
+                open->size(),
+                threads,
+                /*with_tokens=*/false,
+                ids,
+                report);
+  count_duplicates(ids, report);
+  report.seconds = seconds_since(start);
   return report;
+}
+
+DataCheckReport check_sources(const LoaderConfig& config, int threads, const PromptEncoder& encoder) {
+  config.validate("data");
+  SampleReader::Sources sources;
+  for (const SourceConfig& source : config.sources) {
+    sources.push_back(open_source(source, decode_options(encoder.image())));
+  }
+  return check_open_sources(sources, config, threads, encoder);
 }
 
 }  // namespace pocketvlm

@@ -18,6 +18,7 @@ struct Sample {
       task;  // caption | detailed | vqa | counting | position | ocr | yes_no | chat | text | ...
   std::string language = "en";
   Chat chat;   // turns and images; pure text has one assistant turn and no image
+  bool is_video = false;  // the images are the frames of a video; they are read with its settings
   Json truth;  // what is known about the image (scene objects); null when nothing is
 };
 

@@ -5,6 +5,7 @@
 
 #include "data/conversation_record.h"
 #include "data/preprocess/image_patches.h"
+#include "data/preprocess/video_frames.h"
 
 namespace pocketvlm {
 
@@ -17,13 +18,27 @@ bool is_document(const Sample& sample) {
 
 }  // namespace
 
+ImageConfig image_settings(const Sample& sample, const PromptEncoder& encoder) {
+  ImageConfig image = encoder.image();
+  PromptConfig unused;
+  if (sample.is_video) set_for_video(unused, image);
+  return image;
+}
+
 EncodedSample encode_sample(const Sample& sample, const PromptEncoder& encoder) {
   EncodedSample encoded;
   encoded.id = sample.id;
   encoded.task = sample.task;
-  encoded.chat = is_document(sample) ? encoder.encode_text(sample.chat.turns.front().content)
-                                     : encoder.encode(sample.chat, false);
   encoded.num_images = static_cast<std::int64_t>(sample.chat.images.size());
+  if (sample.is_video) {
+    PromptConfig prompt = encoder.prompt();
+    ImageConfig image = encoder.image();
+    set_for_video(prompt, image);
+    encoded.chat = PromptEncoder(encoder.tokenizer(), prompt, image).encode(sample.chat, false);
+  } else {
+    encoded.chat = is_document(sample) ? encoder.encode_text(sample.chat.turns.front().content)
+                                       : encoder.encode(sample.chat, false);
+  }
   return encoded;
 }
 
@@ -31,10 +46,10 @@ void SampleReader::note_damage(SampleOutcome& outcome, const std::function<void(
   try {
     action();
   } catch (const DamagedSample& e) {
-    outcome.skipped = SkippedSample{e.file(), e.place(), e.reason() + ": " + e.detail()};
+    outcome.skipped = SkippedSample{e.file(), e.place(), e.reason() + ": " + e.detail(), e.reason()};
   } catch (const Error& e) {
     const SampleSource& source = *sources_[static_cast<std::size_t>(outcome.place.source)];
-    outcome.skipped = SkippedSample{source.name(), source.place(outcome.place.index), e.what()};
+    outcome.skipped = SkippedSample{source.name(), source.place(outcome.place.index), e.what(), "cannot be encoded"};
   }
   if (outcome.skipped) outcome.sample = {};
 }
@@ -44,18 +59,17 @@ SampleOutcome SampleReader::measure(std::int64_t position, MixturePlace place) c
   SampleOutcome outcome{position, place, 0, {}, std::nullopt};
   note_damage(outcome, [&] {
     const Sample sample = source.outline(place.index);
-    check_has_answer(sample, {source.name(), source.place(place.index)});
+    const SamplePlace where{source.name(), source.place(place.index)};
+    check_has_answer(sample, where);
+    outcome.images = static_cast<std::int64_t>(sample.chat.images.size());
     outcome.sample = encode_sample(sample, encoder_);
     const std::int64_t tokens = outcome.sample.num_tokens();
-    PV_CHECK(tokens <= config_.max_tokens || (config_.long_text == "split" && is_document(sample)),
-             "too long: {} tokens exceed max_tokens = {}",
-             tokens,
-             config_.max_tokens);
+    if (tokens > config_.max_tokens && (config_.long_text != "split" || !is_document(sample)))
+      where.damaged("too long", fmt::format("{} tokens exceed max_tokens = {}", tokens, config_.max_tokens));
     // The first token of a segment has nothing before it that could predict it.
     const auto& is_target = outcome.sample.chat.is_target;
-    PV_CHECK(is_target.size() > 1 &&
-                 std::find(is_target.begin() + 1, is_target.end(), 1) != is_target.end(),
-             "no answer: no token of the sample is to be learned");
+    if (is_target.size() <= 1 || std::find(is_target.begin() + 1, is_target.end(), 1) == is_target.end())
+      where.damaged("no answer", "no token of the sample is to be learned");
   });
   return outcome;
 }
@@ -67,8 +81,9 @@ SampleOutcome SampleReader::read(SampleOutcome outcome) const {
     const Sample sample = source.at(outcome.place.index);
     EncodedChat& chat = outcome.sample.chat;
     std::vector<std::array<int, 2>> grids;
+    const ImageConfig settings = image_settings(sample, encoder_);
     for (const Image& image : sample.chat.images) {
-      append_image(image, encoder_.image(), chat.patches, grids);
+      append_image(image, settings, chat.patches, grids);
     }
     if (grids != chat.grids) {
       const SamplePlace where{source.name(), source.place(outcome.place.index)};

@@ -18,7 +18,8 @@ namespace pocketvlm {
 struct SkippedSample {
   std::string source;
   std::string place;
-  std::string reason;
+  std::string reason;  // kind and details
+  std::string kind;    // one of a few fixed wordings, to count under
 };
 
 /// What became of one global position of a mixture.
@@ -28,11 +29,15 @@ struct SampleOutcome {
   std::int64_t piece = 0;  // of a split text
   EncodedSample sample;
   std::optional<SkippedSample> skipped;
+  std::int64_t images = 0;  // that the sample has
 };
 
 /// Encodes one sample: pure text as text, anything else through the chat template. Throws Error
 /// when that is impossible (the number of pictures and marks differ, a piece is missing ...).
 EncodedSample encode_sample(const Sample& sample, const PromptEncoder& encoder);
+
+/// The picture settings that a sample is read with: those of `encoder`, or those for videos.
+ImageConfig image_settings(const Sample& sample, const PromptEncoder& encoder);
 
 /// Turns the samples of a mixture into tokens and patches, in two steps of very different price. For
 /// several threads at once. What is wrong with a sample is said in its outcome; anything else that

@@ -40,7 +40,8 @@ std::unique_ptr<SampleSource> open_file(const std::string& kind,
   fail("source.kind: \"{}\" is not one of scenes, conversations, tar, text", kind);
 }
 
-/// One file, or all that a pattern matches.
+}  // namespace
+
 std::unique_ptr<SampleSource> open_files(const SourceConfig& config, const DecodeOptions& decode) {
   std::vector<std::unique_ptr<SampleSource>> parts;
   for (const std::string& file : matching_files(config.path)) {
@@ -49,8 +50,6 @@ std::unique_ptr<SampleSource> open_files(const SourceConfig& config, const Decod
   if (parts.size() == 1) return std::move(parts.front());
   return std::make_unique<ConcatenatedSource>(config.path, std::move(parts));
 }
-
-}  // namespace
 
 std::unique_ptr<SampleSource> open_source(const SourceConfig& config, const DecodeOptions& decode) {
   config.validate("source");

@@ -34,7 +34,10 @@ struct SourceConfig {
   void validate(const std::string& path) const;
 };
 
-/// Opens a source. Throws Error naming file and field. `decode` says which pictures are too large
+/// Opens the file of a source, or all that its pattern matches. Throws Error naming the file.
+std::unique_ptr<SampleSource> open_files(const SourceConfig& config, const DecodeOptions& decode);
+
+/// Opens a source, which must hold samples. Throws Error naming file and field. `decode` says which pictures are too large
 /// and whether EXIF orientation counts; it comes from the model's image config.
 std::unique_ptr<SampleSource> open_source(const SourceConfig& config,
                                           const DecodeOptions& decode = {});

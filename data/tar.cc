@@ -109,9 +109,7 @@ Sample TarSource::read(std::int64_t index, const DecodeOptions& decode) const {
       {reinterpret_cast<const char*>(record_bytes.data()), record_bytes.size()}, place);
   std::string implied;
   if (shard_sample.pictures.size() == 1) implied = member(shard_sample.pictures.front()).name;
-  const bool names_pictures =
-      record.is_object() && record.contains("image") && !record["image"].is_null();
-  if (shard_sample.pictures.size() > 1 && !names_pictures) {
+  if (shard_sample.pictures.size() > 1 && !names_pictures(record)) {
     place.damaged("ambiguous image",
                   fmt::format("{} has {} pictures; name one in \"image\"",
                               printable(shard_sample.key),
@@ -131,7 +129,11 @@ Sample TarSource::read(std::int64_t index, const DecodeOptions& decode) const {
         file_.release(found->offset, found->bytes);
         return image;
       },
-      implied);
+      implied,
+      [&](const std::string& frames) -> std::vector<std::string> {
+        place.damaged("missing video",
+                      fmt::format("{}: a shard has no folders; list the frames one by one", printable(frames)));
+      });
 }
 
 }  // namespace pocketvlm

@@ -9,6 +9,11 @@
 
 namespace pocketvlm {
 
+void set_for_video(PromptConfig& prompt, ImageConfig& image) {
+  prompt.use_image_id = false;
+  if (image.mode == "slices") image.max_slices = std::min(image.max_slices, kVideoMaxSlices);
+}
+
 std::vector<std::int64_t> video_frames(std::int64_t num_frames, double frames_per_second, std::int64_t max_frames) {
   PV_CHECK(num_frames > 0 && max_frames > 0, "video: {} frames of which {} may be read; both must be positive", num_frames, max_frames);
   PV_CHECK(frames_per_second > 0 && frames_per_second < 1e6, "video: {} frames a second; it must be more than 0 and less than a million", frames_per_second);
@@ -26,7 +31,7 @@ std::vector<std::int64_t> video_frames(std::int64_t num_frames, double frames_pe
   return chosen;
 }
 
-std::vector<std::string> video_frame_files(const std::string& folder, double frames_per_second, std::int64_t max_frames) {
+std::vector<std::string> frame_files(const std::string& folder) {
   namespace fs = std::filesystem;
   PV_CHECK(fs::is_directory(folder), "{}: no such folder; a video is given as a folder with one picture a frame", folder);
   std::vector<std::string> files;
@@ -38,6 +43,11 @@ std::vector<std::string> video_frame_files(const std::string& folder, double fra
   }
   PV_CHECK(!files.empty(), "{}: holds no pictures (.png, .jpg, .webp, .gif); write the video's frames there, e.g. ffmpeg -i v.mp4 {}/%06d.jpg", folder, folder);
   std::sort(files.begin(), files.end());
+  return files;
+}
+
+std::vector<std::string> video_frame_files(const std::string& folder, double frames_per_second, std::int64_t max_frames) {
+  const std::vector<std::string> files = frame_files(folder);
   std::vector<std::string> chosen;
   for (const std::int64_t frame : video_frames(static_cast<std::int64_t>(files.size()), frames_per_second, max_frames)) {
     chosen.push_back(files[static_cast<std::size_t>(frame)]);

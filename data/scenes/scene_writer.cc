@@ -1,16 +1,13 @@
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <cstdio>
 #include <exception>
-#include <filesystem>
-#include <fstream>
 #include <mutex>
 #include <thread>
 
 #include "base/error.h"
 #include "base/files.h"
 #include "base/progress.h"
+#include "data/output_file.h"
 #include "data/scenes/scene_source.h"
 
 namespace pocketvlm {
@@ -76,49 +73,6 @@ std::vector<WrittenSample> make_samples(const SceneSource& source, std::int64_t 
   return samples;
 }
 
-/// A file that is complete under its name or absent. Not synced: pictures are many and can be made again.
-class OutputFile {
- public:
-  explicit OutputFile(std::string path) : path_(std::move(path)), stream_(path_ + ".part", std::ios::binary) {
-    PV_CHECK(stream_.good(), "{}: cannot be written; check the folder's permissions", path_);
-  }
-  void write(std::string_view bytes) { stream_.write(bytes.data(), static_cast<std::streamsize>(bytes.size())); }
-  void finish() {
-    stream_.close();
-    PV_CHECK(!stream_.fail() && std::rename((path_ + ".part").c_str(), path_.c_str()) == 0,
-             "{}: cannot be written; is the disk full?",
-             path_);
-  }
-
- private:
-  std::string path_;
-  std::ofstream stream_;
-};
-
-/// A ustar member with fixed owner, mode and time, so that equal samples give equal bytes.
-std::string tar_member(const std::string& name, const std::string& bytes) {
-  std::array<char, 512> header{};
-  const auto put = [&](std::size_t offset, const std::string& text) {
-    std::copy(text.begin(), text.end(), header.begin() + static_cast<std::ptrdiff_t>(offset));
-  };
-  put(0, name);
-  put(100, "0000644");
-  put(108, "0000000");
-  put(116, "0000000");
-  put(124, fmt::format("{:011o}", bytes.size()));
-  put(136, "00000000000");
-  put(148, "        ");
-  put(156, "0");
-  put(257, std::string("ustar\0" "00", 8));
-  unsigned sum = 0;
-  for (const char byte : header) sum += static_cast<unsigned char>(byte);
-  put(148, fmt::format("{:06o}", sum) + std::string("\0 ", 2));
-  std::string member(header.begin(), header.end());
-  member += bytes;
-  member.resize((member.size() + 511) / 512 * 512, '\0');
-  return member;
-}
-
 }  // namespace
 
 void write_scenes(const SceneSource& source, std::int64_t count, const std::string& folder, bool as_tar) {
@@ -156,7 +110,7 @@ void write_scenes(const SceneSource& source, std::int64_t count, const std::stri
   data.finish();
   truth.finish();
   if (shard) {
-    shard->write(std::string(1024, '\0'));
+    shard->write(end_of_tar());
     shard->finish();
   }
 }

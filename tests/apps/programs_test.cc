@@ -119,6 +119,55 @@ TEST(DataCheck, DamagedSamplesAreCountedAndListed) {
   EXPECT_EQ(report["listed"].size(), 2U);
 }
 
+TEST(DataCheck, AStageIsCheckedUnderItsOwnLimits) {
+  const std::string folder = testing::TempDir() + "/stage_check";
+  std::filesystem::remove_all(folder);
+  make_folders(folder);
+  std::string lines;
+  for (const std::string& answer : {std::string("fine"), std::string(3000, 'x')}) {
+    lines += R"({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": ")" + answer + "\"}]}\n";
+  }
+  write_file_atomic(folder + "/data.jsonl", lines);
+  write_file_atomic(folder + "/stage.json",
+                    R"({"name": "s", "data": {"max_tokens": 500, "sources": [{"kind": "conversations", "path": ")" + folder + R"(/data.jsonl"}]}})");
+  const std::string check = program("pocketvlm") + " data check " + folder + "/stage.json --json";
+  const Outcome nameless = run_program(check);
+  EXPECT_EQ(nameless.status, 1);
+  EXPECT_NE(nameless.err.find("name the model by --model and --tokenizer"), std::string::npos) << nameless.err;
+  Json preset = parse_json(read_file(SOURCE_ROOT "/configs/models/minicpmv-1.0.json"), "preset");
+  preset["prompt"]["chat_template"] = "vicuna_v1";  // needs no pieces that the small vocabulary lacks
+  preset["prompt"]["image_layout"] = "bare";
+  write_file_atomic(folder + "/model.json", preset.dump());
+  const std::string model = " --model " + folder + "/model.json --tokenizer " SOURCE_ROOT "/tests/data/preprocess/chat_templates.model";
+  const Json report = json_of(run_program(check + model));
+  EXPECT_EQ(report["samples"], 2);
+  EXPECT_EQ(report["kept"], 1);
+  EXPECT_EQ(report["reasons"], Json({{"too long", 1}}));
+  EXPECT_EQ(json_of(run_program(check + model + " --set data.max_tokens=4000 --set data.batch_tokens=4096"))["kept"], 2);
+  const Outcome data = run_program(program("pocketvlm") + " data check " + folder + "/data.jsonl --set data.max_tokens=1");
+  EXPECT_EQ(data.status, 1);
+  EXPECT_NE(data.err.find("--set: changes a field of a stage's config"), std::string::npos);
+}
+
+TEST(DataOcr, PicturesOfAFileOfTextPassTheCheck) {
+  const std::string folder = testing::TempDir() + "/ocr", text = testing::TempDir() + "/ocr.txt";
+  std::filesystem::remove_all(folder);
+  write_file_atomic(text, "The quick brown fox\n\xff\nОчень быстрая лиса\n");
+  const std::string command = program("pocketvlm") + " data ocr --count 6 --json --text " + text + " --photos " SOURCE_ROOT
+                              "/assets/photos/images --set max_side=300 --out " + folder + " --seed ";
+  const Json made = json_of(run_program(command + "3"));
+  EXPECT_EQ(made["samples"], 6);
+  EXPECT_EQ(made["lines"]["drawn"], 2);
+  EXPECT_EQ(made["lines"]["reasons"], Json({{"invalid UTF-8", 1}}));
+  const Json report = json_of(run_program(program("pocketvlm") + " data check " + folder + "/data.json --json"));
+  EXPECT_EQ(report["kept"], 6);
+  EXPECT_EQ(report["images"], 6);
+  EXPECT_EQ(json_of(run_program(command + "3"))["samples"], 6) << "nothing is left to do";
+  const Outcome other = run_program(command + "4");
+  EXPECT_EQ(other.status, 1);
+  EXPECT_NE(other.err.find("was begun with seed = 3, now it is 4"), std::string::npos) << other.err;
+}
+
 TEST(DataScenes, SameSeedSameBytes) {
   const std::string a = testing::TempDir() + "/scenes_a", b = testing::TempDir() + "/scenes_b";
   for (const std::string& folder : {a, b}) {

@@ -25,7 +25,11 @@ Sample read(const std::string& json, const std::string& implied = {}) {
         if (!widths.contains(name)) kPlace.damaged("missing image", name);
         return Image(widths.at(name), 1);
       },
-      implied);
+      implied,
+      [](const std::string& folder) -> std::vector<std::string> {
+        if (folder != "frames") kPlace.damaged("missing video", folder);
+        return {"a.png", "b.png", "c.png", "b.png", "c.png"};
+      });
 }
 
 std::string reason_of(const std::string& json) {
@@ -113,6 +117,35 @@ TEST(ReadConversation, ReadsDocuments) {
   EXPECT_EQ(sample.chat.turns[0].content, "Once upon a time.");
 }
 
+TEST(ReadConversation, ReadsAListOfImagesUnderItsOtherName) {
+  const Sample sample = read(R"({"images": ["b.png", "a.png"], )" + user(R"(<image>\n<image>\nCompare.)") + "}");
+  EXPECT_EQ(widths_of(sample), (std::vector<int>{2, 1}));
+  EXPECT_FALSE(sample.is_video);
+  EXPECT_EQ(widths_of(read(R"({"image": "c.png", "images": [], "videos": null, )" + user("What?") + "}")),
+            std::vector<int>{3});
+}
+
+TEST(ReadConversation, AVideoIsTheFramesOfAFolderOneASecond) {
+  // Five frames, two a second: those at 0, 1 and 2 seconds.
+  const Sample sample = read(R"({"video": "frames", "video_fps": 2, )" + user(R"(Look: <video> What moves?)") + "}");
+  EXPECT_TRUE(sample.is_video);
+  EXPECT_EQ(widths_of(sample), (std::vector<int>{1, 3, 3}));
+  EXPECT_EQ(sample.chat.turns[0].content, "Look: \n<image>\n<image>\n<image>\n What moves?");
+  // Thirty a second where nothing is said, as --video-fps of generate.
+  EXPECT_EQ(widths_of(read(R"({"video": "frames", )" + user("What?") + "}")), std::vector<int>{1});
+}
+
+TEST(ReadConversation, AVideoMayListItsFrames) {
+  const Sample sample = read(R"({"videos": [["c.png", "a.png", "b.png"]], "images": [], )" + user(R"(<image>\nWhat?)") + "}");
+  EXPECT_TRUE(sample.is_video);
+  EXPECT_EQ(widths_of(sample), (std::vector<int>{3, 1, 2}));
+  EXPECT_EQ(sample.chat.turns[0].content, "<image>\n<image>\n<image>\nWhat?");
+  EXPECT_EQ(read(R"({"video": ["c.png"], )" + user("What?") + "}").chat.turns[0].content, "What?");
+  std::string many = R"("a.png")";
+  for (int i = 1; i < 200; ++i) many += R"(, "a.png")";
+  EXPECT_EQ(read(R"({"video": [)" + many + "], " + user("What?") + "}").chat.images.size(), 64U);
+}
+
 TEST(ReadConversation, EveryKindOfDamageHasItsReason) {
   const std::string answer = R"({"from": "gpt", "value": "fine"})";
   const std::vector<std::pair<std::string, std::string>> cases = {
@@ -157,6 +190,29 @@ TEST(ReadConversation, EveryKindOfDamageHasItsReason) {
       {R"({"image": "", )" + user("x") + "}", "wrong type"},
       {R"({"image": [["a.png"]], )" + user("x") + "}", "wrong type"},
       {R"({"image": "nowhere.png", )" + user("x") + "}", "missing image"},
+      {R"({"images": 3, )" + user("x") + "}", "wrong type"},
+      {R"({"image": "a.png", "images": ["a.png"], )" + user("x") + "}", "contradictory pictures"},
+      {R"({"image": "a.png", "text": "x"})", "document with pictures"},
+      {R"({"video": "frames", "text": "x"})", "document with pictures"},
+      {"{" + user("<video>") + "}", "video mark without video"},
+      {R"({"image": "a.png", )" + user("<video>") + "}", "video mark without video"},
+      {R"({"image": {"<video>": "a.png"}, )" + user("x") + "}", "bad image mark"},
+      {R"({"video": "clip.mp4", )" + user("<video>") + "}", "missing video"},
+      {R"({"video": [], )" + user("x") + "}", "missing video"},
+      {R"({"video": "", )" + user("x") + "}", "wrong type"},
+      {R"({"video": ["a.png", 3], )" + user("x") + "}", "wrong type"},
+      {R"({"video": {"file": "a.png"}, )" + user("x") + "}", "wrong type"},
+      {R"({"video": "frames", "video_fps": 0, )" + user("x") + "}", "wrong type"},
+      {R"({"video": "frames", "video_fps": "30", )" + user("x") + "}", "wrong type"},
+      {R"({"video": ["nowhere.png"], )" + user("x") + "}", "missing image"},
+      {R"({"video": "frames", "image": "a.png", )" + user("x") + "}", "contradictory pictures"},
+      {R"({"video": "frames", "videos": ["frames"], )" + user("x") + "}", "contradictory pictures"},
+      {R"({"videos": ["frames", "frames"], )" + user("x") + "}", "several videos"},
+      {R"({"video": "frames", )" + user("<video> and <video>") + "}", "several video marks"},
+      {R"({"video": "frames", )" + user("<image_01>") + "}", "image mark without image"},
+      {R"({"video": "frames", "conversations": [{"from": "system", "value": "<video>"}, {"from": "human", "value": "x"}]})",
+       "image mark in a system turn"},
+      {R"({"audio": "a.wav", )" + user("x") + "}", "sound"},
       {R"({"image": "a.png", "conversations": [{"from": "system", "value": "<image>"}, {"from": "human", "value": "x"}]})",
        "image mark in a system turn"},
       {R"({"id": 1, "id": 2})", "invalid JSON"},
@@ -187,6 +243,29 @@ TEST(ConversationSource, FindsPicturesBesideTheFileInJsonAndJsonl) {
   }
   EXPECT_EQ(list.place(1), "[1], line 2");
   EXPECT_EQ(lines.place(1), "line 3");
+}
+
+TEST(ConversationSource, FindsTheFramesOfAVideoBesideTheFile) {
+  const TestFolder folder;
+  for (int frame = 0; frame < 4; ++frame)
+    folder.write(fmt::format("clip/{}.png", frame), encode_png(test_picture(10 + frame, 20)));
+  folder.write("empty/notes.txt", "no frame");
+  const auto record = [](const std::string& video) {
+    return R"({"video": ")" + video + R"(", "video_fps": 2, )" + user("<video>") + "}\n";
+  };
+  const ConversationSource source(
+      folder.write("data.jsonl", record("clip") + record("empty") + record("clip/0.png") + record(R"(a\u0000b)")));
+  EXPECT_EQ(widths_of(source.at(0)), (std::vector<int>{10, 12}));
+  EXPECT_EQ(widths_of(source.outline(0)), (std::vector<int>{10, 12}));
+  EXPECT_TRUE(source.outline(0).is_video);
+  for (std::int64_t index = 1; index < 4; ++index) {
+    try {
+      source.at(index);
+      ADD_FAILURE() << index;
+    } catch (const DamagedSample& e) {
+      EXPECT_EQ(e.reason(), "missing video") << e.what();
+    }
+  }
 }
 
 TEST(ConversationSource, PicturesThatCannotBeReadHaveTheirReasons) {

@@ -77,20 +77,53 @@ double resident_mib() {
   return read == 2 ? static_cast<double>(resident) * 4096 / (1 << 20) : 0;
 }
 
-TEST_F(DataEngine, KeepsItsMemoryOverManySamples) {
-  // A million with POCKETVLM_MANY_SAMPLES=1000000 (a minute); the same code runs either way.
-  const char* wanted = std::getenv("POCKETVLM_MANY_SAMPLES");
-  const std::int64_t samples = wanted != nullptr ? std::atoll(wanted) : 100'000;
-  PackedLoader loader(config_of(2), documents(10'000), encoder_);
-  while (loader.num_samples() < samples / 10) loader.next();
-  const double before = resident_mib();
-  while (loader.num_samples() < samples) loader.next();
-  EXPECT_LT(resident_mib() - before, 4.0) << "MiB more after nine times as many samples";
-}
-
 std::string record(const std::string& id, const std::string& picture) {
   return R"({"id": ")" + id + R"(", "image": ")" + picture +
          R"(", "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "That."}]})";
+}
+
+/// A million with POCKETVLM_MANY_SAMPLES=1000000; the same code runs either way.
+std::int64_t many_samples(std::int64_t usually) {
+  const char* wanted = std::getenv("POCKETVLM_MANY_SAMPLES");
+  return wanted != nullptr ? std::atoll(wanted) : usually;
+}
+
+/// MiB that the process grows by between a tenth of the samples and all of them.
+double growth_over(PackedLoader& loader, std::int64_t samples) {
+  while (loader.num_samples() < samples / 10) loader.next();
+  const double before = resident_mib();
+  while (loader.num_samples() < samples) loader.next();
+  return resident_mib() - before;
+}
+
+TEST_F(DataEngine, KeepsItsMemoryOverManySamples) {
+  for (const std::int64_t workers : {0, 2}) {
+    LoaderConfig config = config_of(2);
+    config.workers = workers;
+    PackedLoader loader(config, documents(10'000), encoder_);
+    EXPECT_LT(growth_over(loader, many_samples(100'000)), 4.0) << "MiB more after nine times as many samples, workers: " << workers;
+  }
+}
+
+TEST_F(DataEngine, KeepsItsMemoryOverManyPictures) {
+  const TestFolder folder;
+  // Pictures of many sizes, decoded from files; every tenth is damaged behind its header.
+  std::string lines;
+  for (int i = 0; i < 50; ++i) {
+    const std::string name = fmt::format("{}.jpg", i);
+    const std::string jpeg = encode_jpeg(test_picture(60 + 3 * i, 200 - 2 * i, i), 85);
+    folder.write(name, i % 10 == 7 ? jpeg.substr(0, jpeg.size() / 2) : jpeg);
+    lines += record(std::to_string(i), name) + "\n";
+  }
+  LoaderConfig config = config_of(1);
+  config.sources[0].kind = "conversations";
+  config.sources[0].path = folder.write("data.jsonl", lines);
+  for (const std::int64_t workers : {0, 2}) {
+    config.workers = workers;
+    PackedLoader loader(config, encoder_);
+    EXPECT_LT(growth_over(loader, many_samples(1'000)), 8.0) << "MiB more after nine times as many samples, workers: " << workers;
+    EXPECT_GT(loader.num_damaged(), 0);
+  }
 }
 
 /// A thousand records of which every hundredth is damaged, each in its own way.

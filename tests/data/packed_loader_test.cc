@@ -466,6 +466,59 @@ TEST_F(PackedLoaderTest, DamagedFilesOfTenKindsDoNotStopTraining) {
   }
 }
 
+TEST_F(PackedLoaderTest, FramesOfAVideoAreReadWithItsSettings) {
+  const TestFolder folder;
+  for (int frame = 0; frame < 3; ++frame)
+    folder.write(fmt::format("clip/{}.png", frame), encode_png(test_picture(112, 56, frame)));
+  const std::string turns =
+      R"("conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]})";
+  LoaderConfig config = config_for(1, 2);
+  config.sources[0].kind = "conversations";
+  config.sources[0].path = folder.write("data.jsonl",
+                                        R"({"id": "video", "video": "clip", "video_fps": 1, )" + turns + "\n" +
+                                            R"({"id": "images", "images": ["clip/0.png", "clip/1.png"], )" + turns + "\n");
+  config.batch_tokens = 1024;
+  config.max_tokens = 1024;
+  PromptConfig prompt = small_prompt();
+  prompt.use_image_id = true;
+  const PromptEncoder encoder(tokenizer_, prompt, small_images());
+  const ConversationSource source(config.sources[0].path);
+
+  // What generate --video sets for the same frames.
+  PromptConfig video_prompt = prompt;
+  video_prompt.use_image_id = false;
+  ImageConfig video_images = small_images();
+  video_images.max_slices = 2;
+  const EncodedChat expected =
+      PromptEncoder(tokenizer_, video_prompt, video_images).encode(source.at(0).chat, false);
+  ASSERT_EQ(expected.grids.size(), 3U * 3U);  // an overview and two tiles a frame
+  PackedLoader loader(config, encoder);
+  const PackedBatch pack = loader.next();
+  bool seen_video = false, seen_images = false;
+  std::size_t token = 0, slice = 0;
+  std::ptrdiff_t patch_floats = 0;
+  for (std::size_t s = 0; s < pack.sample_ids.size(); ++s) {
+    const auto tokens = static_cast<std::size_t>(pack.segment_lengths[s]);
+    const auto slices = static_cast<std::size_t>(pack.segment_slices[s]);
+    if (pack.sample_ids[s] == "video") {
+      seen_video = true;
+      EXPECT_EQ(std::vector<std::int32_t>(pack.input_ids.begin() + static_cast<std::ptrdiff_t>(token),
+                                          pack.input_ids.begin() + static_cast<std::ptrdiff_t>(token + tokens)),
+                expected.ids);
+      ASSERT_EQ(slices, expected.grids.size());
+      EXPECT_TRUE(std::equal(expected.patches.begin(), expected.patches.end(), pack.patches.begin() + patch_floats));
+    } else {
+      seen_images = true;
+      EXPECT_EQ(slices, 2U * 4U);  // an overview and three tiles a picture, as the model's config says
+    }
+    token += tokens;
+    for (std::size_t end = slice + slices; slice < end; ++slice)
+      patch_floats += pack.grids[slice][0] * pack.grids[slice][1] * 3 * 14 * 14;
+  }
+  EXPECT_TRUE(seen_video && seen_images);
+  EXPECT_EQ(loader.num_skipped(), 0);
+}
+
 TEST_F(PackedLoaderTest, DocumentsAreAllTargetsAndChatsOnlyTheirAnswers) {
   const EncodedSample text = encode_sample(document("x", 10), encoder_);
   EXPECT_EQ(text.num_tokens(), 12);

@@ -175,6 +175,20 @@ TEST(TarSource, SeveralPicturesAreFoundByTheNamesOfTheRecord) {
   EXPECT_EQ(source.at(0).chat.images[1].width, 4);
 }
 
+TEST(TarSource, AVideoListsItsFramesBesideTheRecord) {
+  const TestFolder folder;
+  const TarSource source(folder.write(
+      "shard.tar",
+      make_tar({{"k.json", R"({"video": ["k.1.png", "k.0.png"], )" + kChat + "}", '0', "", ""},
+                {"k.0.png", encode_png(test_picture(3, 5)), '0', "", ""},
+                {"k.1.png", encode_png(test_picture(4, 5)), '0', "", ""}})));
+  ASSERT_EQ(source.size(), 1);
+  const Sample sample = source.at(0);
+  EXPECT_TRUE(sample.is_video);
+  ASSERT_EQ(sample.chat.images.size(), 2U);
+  EXPECT_EQ(sample.chat.images[0].width, 4);
+}
+
 TEST(TarSource, DamagedSamplesAreToldApart) {
   const TestFolder folder;
   const std::string png = encode_png(test_picture(20, 10));
@@ -192,6 +206,8 @@ TEST(TarSource, DamagedSamplesAreToldApart) {
        "damaged image"},
       {{{"a.json", "{" + kChat + "}", '0', "", ""}, {"a.png", "", '0', "", ""}}, "not an image"},
       {{{"a.json", "", '0', "", ""}}, "invalid JSON"},
+      {{{"a.json", R"({"text": "caption"})", '0', "", ""}, {"a.png", png, '0', "", ""}}, "document with pictures"},
+      {{{"a.json", R"({"video": "frames", )" + kChat + "}", '0', "", ""}}, "missing video"},
       {{{"a.json", "[]", '0', "", ""}, {"a.png", png, '0', "", ""}}, "wrong type"},
       {{{"a.json", "{\"text\": \"\xfe\"}", '0', "", ""}}, "invalid UTF-8"},
   };

@@ -42,7 +42,8 @@ Tokenizer byte_tokenizer() {
   add("</s>", TokenType::kControl);
   for (int byte = 0; byte < 256; ++byte) add(fmt::format("<0x{:02X}>", byte), TokenType::kByte);
   for (const char* piece :
-       {"<image>", "</image>", "<slice>", "</slice>", "<|im_start|>", "<|im_end|>"}) {
+       {"<image>", "</image>", "<slice>", "</slice>", "<|im_start|>", "<|im_end|>",
+        "<image_id>", "</image_id>"}) {
     add(piece, TokenType::kUserDefined);
   }
   vocabulary.unk_id = 0;

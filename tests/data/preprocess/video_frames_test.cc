@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <tuple>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -28,6 +29,20 @@ TEST(VideoFrames, OfALongVideoTheMiddlesOfEqualStretches) {
   ASSERT_EQ(many.size(), 64U);
   EXPECT_EQ(many.front(), 25 * 28);
   EXPECT_EQ(many.back(), 25 * 3571);
+}
+
+TEST(VideoFrames, SettingsWithoutImageIdsAndWithTwoTilesAtMost) {
+  PromptConfig prompt;
+  prompt.use_image_id = true;
+  for (const auto& [mode, before, after] :
+       {std::tuple("slices", 9, 2), std::tuple("slices", 1, 1), std::tuple("squash", 9, 9)}) {
+    ImageConfig image;
+    image.mode = mode;
+    image.max_slices = before;
+    set_for_video(prompt, image);
+    EXPECT_EQ(image.max_slices, after) << mode;
+    EXPECT_FALSE(prompt.use_image_id);
+  }
 }
 
 TEST(VideoFrames, FilesInTheOrderOfTheirNames) {
