@@ -317,7 +317,7 @@ struct RlaifConfig {
     field("instructions",
           instructions,
           "instead of prompts: JSONL of {\"ds_question_id\", \"image_path\" or \"image\" (base64), "
-          "\"question\"}; paths are relative to it");
+          "\"question\", \"language\", \"truth\": {\"objects\": [{\"name\", \"box\"}]}}; paths are relative to it");
     field("num_prompts", num_prompts, "pictures used in a round", in_range(1, 1e12));
     field("instruction", instruction, "what the policy is asked, where prompts hold no question");
     field("rollout", rollout, "sampling");
