@@ -102,7 +102,7 @@ struct PreferenceConfig {
   std::optional<LoraConfig> lora;
   std::string compute_dtype = "bf16";
   int64_t pack_tokens = 8192;
-  bool share_prompt = false;
+  bool share_prompt = true;
   int64_t checkpoint_every = 20;
   int64_t keep_every = 0;
   void visit_fields(auto&& field) {
@@ -294,7 +294,7 @@ struct RlaifConfig {
   std::string reference = "round";
   std::optional<LoopEvaluationConfig> evaluation;
   int64_t batch = 12;                 // of 10 answers: what the generator decodes together
-  bool share_prefix = false;
+  bool share_prefix = true;
   std::string compute_dtype = "f32";  // of sampling and judging
   std::string device = "cpu";
   uint64_t seed = 0;
