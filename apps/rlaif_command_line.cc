@@ -18,7 +18,8 @@ void add_json(CLI::App* command, CommandLine& line) {
 
 void add_folder(CLI::App* command, CommandLine& line) {
   command->add_option("--folder", line.rlaif.folder, "of the round; its files are read and made there")->required();
-  command->add_option("--round", line.rlaif.round, "1, 2 ...: which prompts and random streams")->check(CLI::PositiveNumber);
+  command->add_option("--round", line.rlaif.round, "1, 2 ...: which prompts and random streams; default: those of the folder, else 1")
+      ->check(CLI::PositiveNumber);
 }
 
 }  // namespace
@@ -52,16 +53,22 @@ void add_rlaif_commands(CLI::App& app, CommandLine& line) {
   eval->add_option("--checkpoint", line.checkpoint, "checkpoint folder")->required();
   add_json(eval, line);
 
+  CLI::App* agree = rlaif->add_subcommand("agree", "how far the judge says what is true, on claims that people wrote down");
+  add_config(agree, line);
+  agree->add_option("--claims", line.rlaif.claims, "JSONL of {image, claims: [{text, true}]}; paths are relative to it")->required();
+  add_json(agree, line);
+
   CLI::App* import = rlaif->add_subcommand("import", "RLAIF-V's answer and judge rows into a round's folder");
   add_config(import, line);
   add_folder(import, line);
   import->add_option("--answers", line.rlaif.answers, "JSONL of answers")->required();
   import->add_option("--judged", line.rlaif.judged, "JSONL of judged claims");
+  add_json(import, line);
   CLI::App* out = rlaif->add_subcommand("export", "a round's folder as RLAIF-V's rows");
   out->add_option("folder", line.file, "of the round")->required();
   out->add_option("--out", line.out, "folder")->required();
-  CLI::App* view = rlaif->add_subcommand("view", "an HTML page to read a round's pairs");
-  view->add_option("folder", line.file, "of the round")->required();
+  CLI::App* view = rlaif->add_subcommand("view", "an HTML page to read a round's pairs; of a loop one a round");
+  view->add_option("folder", line.file, "of the round, or of the loop")->required();
   view->add_option("--count", line.rlaif.pairs_shown, "pairs shown")->check(CLI::PositiveNumber);
   view->add_option("--out", line.out, "HTML file; default: <folder>/view.html");
   CLI::App* score = rlaif->add_subcommand("score", "CHAIR, Object-HalBench, POPE and AMBER figures of an annotated JSON file");

@@ -13,8 +13,8 @@ struct CommandLine;
 
 /// What only `pocketvlm rlaif ...` is told.
 struct RlaifOptions {
-  std::string folder, pairs, answers, judged, reference;
-  std::int64_t round = 1, pairs_shown = 50;
+  std::string folder, pairs, answers, judged, reference, claims;
+  std::int64_t round = 0, pairs_shown = 50;  // round 0: that of the folder, else the first
 };
 
 /// Adds `rlaif` and its stages.

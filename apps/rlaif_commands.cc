@@ -2,12 +2,16 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <map>
 
 #include "base/config.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "rlaif/annotated_set.h"
 #include "rlaif/best_of_n.h"
+#include "rlaif/checkpoint_judge.h"
+#include "rlaif/checkpoint_splitter.h"
+#include "rlaif/claim_agreement.h"
 #include "rlaif/job_ranks.h"
 #include "rlaif/loop.h"
 #include "rlaif/rlaifv_rows.h"
@@ -38,12 +42,16 @@ void loop(const CommandLine& line, Communicator& ranks) {
   run_rlaif(config, config.policy, config.judge, folder, {}, &ranks);
 }
 
+std::int64_t round_of(const CommandLine& line) {
+  return line.rlaif.round > 0 ? line.rlaif.round - 1 : read_round(line.rlaif.folder);
+}
+
 RoundInputs inputs_of(const CommandLine& line, const RlaifConfig& config) {
   RoundInputs inputs;
   inputs.policy = config.policy;
   inputs.judge = config.judge;
   inputs.splitter = config.splitter;
-  inputs.round = line.rlaif.round - 1;
+  inputs.round = round_of(line);
   inputs.folder = line.rlaif.folder;
   inputs.pairs = line.rlaif.pairs;
   return inputs;
@@ -62,11 +70,13 @@ void best(const CommandLine& line) {
   const ThreadCount threads(config.threads);
   LoadedModel policy = load_model(config.policy);
   LoadedModel reference = load_model(line.rlaif.reference);
-  const Prompts prompts(config, line.rlaif.round - 1);
+  check_round(line.rlaif.folder, round_of(line));
+  const Prompts prompts(config, round_of(line));
   const std::vector<PromptAnswers> answers = read_answers(line.rlaif.folder + "/rollouts.jsonl");
-  const auto ranked = rank_answers(config.preference, policy, reference, answers, [&](std::int64_t index) {
-    return prompts.at(index).image;
-  });
+  std::map<std::int64_t, std::string> keys;
+  for (const PromptAnswers& prompt : answers) keys[prompt.index] = prompt.picture_key;
+  const PictureReader picture = [&](std::int64_t index) { return checked_picture(prompts, index, keys.at(index)).image; };
+  const auto ranked = rank_answers(config.preference, policy, reference, answers, picture, config.device);
   std::string lines;
   for (std::size_t i = 0; i < ranked.size(); ++i) {
     if (answers[i].answers.empty()) continue;
@@ -88,14 +98,41 @@ void eval(const CommandLine& line, Communicator& ranks) {
   PV_CHECK(config.evaluation.has_value(), "{}.evaluation: is null; say there what to evaluate on", line.file);
   const ThreadCount threads(config.threads);
   const WatchedRanks watched(ranks, config.distributed.timeout_s, "evaluating");
-  const Json figures = evaluate_checkpoint(*config.evaluation, line.checkpoint, &ranks);
+  const Json figures = evaluate_checkpoint(*config.evaluation, line.checkpoint, config.device, &ranks);
   if (!ranks.is_first()) return;
   if (line.json) return print_json(figures);
   fmt::print("{}\n", figures.dump(2));
 }
 
+std::string percent(const Json& share) {
+  return share.is_null() ? std::string("-") : fmt::format("{:.1f} %", 100 * share.get<double>());
+}
+
+void agree(const CommandLine& line) {
+  const RlaifConfig config = config_of(line);
+  const ThreadCount threads(config.threads);
+  const std::unique_ptr<Splitter> splitter = make_splitter(config, config.splitter);
+  const std::unique_ptr<Judge> judge = make_judge(config, config.judge);
+  const Json figures = judge_claims_file(line.rlaif.claims, *splitter, *judge, config.judge_margin).to_json();
+  if (line.json) return print_json(figures);
+  fmt::print("judge            {}\n", judge->name());
+  fmt::print("claims           {} about {} pictures\n", figures.at("claims").dump(), figures.at("pictures").dump());
+  fmt::print("accuracy         {}\n", percent(figures.at("accuracy")));
+  fmt::print("said yes         {}\n", percent(figures.at("said_yes")));
+  fmt::print("on true claims   {} of {}\n", percent(figures.at("of_true")), figures.at("true_claims").dump());
+  fmt::print("on false claims  {} of {}\n", percent(figures.at("of_false")), figures.at("false_claims").dump());
+  fmt::print("not read         {}\n", figures.at("problems").dump());
+  fmt::print("pictures missing {}, with {} claims\n", figures.at("missing").size(), figures.at("not_asked").dump());
+  for (const Json& one : figures.at("missing")) fmt::print("  {}\n", one.at("reason").get<std::string>());
+}
+
 void view(const CommandLine& line) {
   const std::string path = line.out.empty() ? line.file + "/view.html" : line.out;
+  for (const std::string& round : rounds_of_loop(line.file)) {
+    const std::string folder = line.file + "/" + round;
+    if (fs::exists(folder + "/pairs.jsonl"))
+      write_file_atomic(folder + "/view.html", view_page(folder, line.rlaif.pairs_shown));
+  }
   write_file_atomic(path, view_page(line.file, line.rlaif.pairs_shown));
   spdlog::info("look at {}", path);
 }
@@ -103,14 +140,25 @@ void view(const CommandLine& line) {
 void export_rows(const CommandLine& line) {
   const std::string path = line.file + "/config.json";
   const auto config = read_config<RlaifConfig>(read_json(path), path);
-  export_rlaifv(line.file, Prompts(config, read_round(line.file)), config.policy, line.out);
+  export_rlaifv(line.file, Prompts(config, read_round(line.file)), config, line.out);
 }
 
 void import_rows(const CommandLine& line) {
   const RlaifConfig config = config_of(line);
-  import_rlaifv(line.rlaif.answers, line.rlaif.judged, Prompts(config, line.rlaif.round - 1), line.rlaif.folder);
+  const std::int64_t round = round_of(line);
+  check_round(line.rlaif.folder, round);
+  const Json report = import_rlaifv(line.rlaif.answers, line.rlaif.judged, Prompts(config, round), config, line.rlaif.folder);
   write_json(line.rlaif.folder + "/config.json", config_to_json(config));
-  write_round(line.rlaif.folder, line.rlaif.round - 1);
+  write_round(line.rlaif.folder, round);
+  write_json(line.rlaif.folder + "/import_report.json", report);
+  for (const Json& one : report.at("left_out")) {
+    spdlog::warn("left out: prompt {} (\"{}\") with {} answers: {}",
+                 one.at("index").get<std::int64_t>(),
+                 one.at("prompt_id").get<std::string>(),
+                 one.at("answers").get<std::int64_t>(),
+                 one.at("reason").get<std::string>());
+  }
+  if (line.json) print_json(report);
 }
 
 }  // namespace
@@ -118,6 +166,7 @@ void import_rows(const CommandLine& line) {
 void rlaif(const CommandLine& line, Communicator& ranks) {
   const std::string name = line.command == "rlaif" ? "" : line.command.substr(6);
   if (name.empty()) loop(line, ranks);
+  else if (name == "agree") agree(line);
   else if (name == "best") best(line);
   else if (name == "eval") eval(line, ranks);
   else if (name == "view") view(line);

@@ -253,6 +253,16 @@ bool all_done(const Decoding& decoding) {
       decoding.sequences.begin(), decoding.sequences.end(), [](const Sequence& s) { return s.done; });
 }
 
+/// The template's stop ids and those of the sampling.
+std::vector<std::int32_t> all_stop_ids(const PromptEncoder& encoder, const SamplingConfig& sampling, int64_t vocab) {
+  std::vector<std::int32_t> ids = encoder.stop_ids();
+  for (const int64_t id : sampling.stop_ids) {
+    PV_CHECK(id >= 0 && id < vocab, "generation: stop_ids holds {}, which is outside the vocabulary of {}", id, vocab);
+    ids.push_back(static_cast<std::int32_t>(id));
+  }
+  return ids;
+}
+
 /// Answers to prompts that fit into one decode batch.
 std::vector<Generation> generate_together(VisionLanguageModel& model,
                                           const PromptEncoder& encoder,
@@ -260,11 +270,12 @@ std::vector<Generation> generate_together(VisionLanguageModel& model,
                                           const SamplingConfig& sampling,
                                           std::span<const uint64_t> prompt_keys,
                                           const std::function<void(std::int32_t)>& on_token) {
+  PV_CHECK(sampling.max_repeats != 1, "generation: max_repeats is 1, which would cut every answer; give 2 or more, or 0");
   const ModelConfig& config = model->config();
   const torch::Device device = device_of(model);
   // Rows beyond the tokenizer's pieces are padding of the embedding and mean nothing.
   const int64_t vocab = std::min<int64_t>(config.language.vocab, encoder.tokenizer().size());
-  const std::vector<std::int32_t> stop_ids = encoder.stop_ids();
+  const std::vector<std::int32_t> stop_ids = all_stop_ids(encoder, sampling, vocab);
   const Batch batch = to_batch(
       pack_prompts(prompts, config.projector.num_queries, config.language.max_positions), device);
 

@@ -18,6 +18,7 @@ struct SamplingConfig {
   int64_t max_new_tokens = 128;
   int64_t min_new_tokens = 0;
   std::vector<std::string> stop;
+  std::vector<int64_t> stop_ids;   // beside the template's own
   int64_t max_repeats = 0;         // 0: off
   int64_t num_samples = 1;
   int64_t first_sample = 0;
@@ -31,9 +32,10 @@ struct SamplingConfig {
     field("max_new_tokens", max_new_tokens, "tokens of an answer, at most", in_range(1, 1 << 20));
     field("min_new_tokens", min_new_tokens, "no answer ends by itself before", in_range(0, 1 << 20));
     field("stop", stop, "texts that end an answer and are cut off it");
+    field("stop_ids", stop_ids, "token ids that end an answer, beside those of the chat template");
     field("max_repeats",
           max_repeats,
-          "an answer whose last tokens are one piece (of 64 at most) this many times in a row is cut; 0 is off",
+          "an answer whose last tokens are one piece (of 64 at most) this many times in a row is cut; 0 is off, 1 is refused",
           in_range(0, 1 << 20));
     field("num_samples", num_samples, "answers of one prompt; they share image encoding and prefix", in_range(1, 4096));
     field("first_sample", first_sample, "number of the first answer: its random stream", in_range(0, 1 << 20));

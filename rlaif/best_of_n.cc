@@ -18,14 +18,15 @@ struct Sums {
 Sums sums_of(const PreferenceConfig& config,
              LoadedModel& model,
              const std::vector<PreferencePair>& pairs,
-             const PictureReader& picture) {
+             const PictureReader& picture,
+             torch::Device device) {
   std::vector<std::size_t> all;
   for (std::size_t i = 0; i < pairs.size(); ++i) all.push_back(i);
   Sums sums;
   for (const PairPack& pack : make_packs(pairs, all, picture, *model.encoder, config)) {
-    const PackLogProbs log_probs = pack_log_probs(model.model, pack, config, torch::kCPU);
+    const PackLogProbs log_probs = pack_log_probs(model.model, pack, config, device);
     const auto append = [](const torch::Tensor& values, std::vector<float>& to) {
-      const torch::Tensor flat = values.contiguous();
+      const torch::Tensor flat = values.to(torch::kCPU).contiguous();
       to.insert(to.end(), flat.data_ptr<float>(), flat.data_ptr<float>() + flat.numel());
     };
     append(log_probs.plain, sums.log_probs);
@@ -40,7 +41,8 @@ std::vector<RankedAnswers> rank_answers(const PreferenceConfig& config,
                                         LoadedModel& policy,
                                         LoadedModel& reference,
                                         const std::vector<PromptAnswers>& prompts,
-                                        const PictureReader& picture) {
+                                        const PictureReader& picture,
+                                        const std::string& device) {
   const auto preprocessing = [](const LoadedModel& model) {
     return config_to_json(model.encoder->prompt()).dump() + config_to_json(model.encoder->image()).dump() +
            fmt::format("{}", model.tokenizer->size());
@@ -49,8 +51,10 @@ std::vector<RankedAnswers> rank_answers(const PreferenceConfig& config,
            "best of N: policy and reference have different vocabularies, templates or picture "
            "settings; take the checkpoint that the policy was aligned from");
   const at::NoGradGuard no_grad;
-  policy.model->eval();
-  reference.model->eval();
+  for (LoadedModel* model : {&policy, &reference}) {
+    model->model->eval();
+    model->model->to(torch::Device(device));
+  }
   const ComputeDtype compute(config.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
   PreferenceConfig plain = config;
   plain.changed_token_weight = plain.length_tail_weight = 1.0;
@@ -61,13 +65,18 @@ std::vector<RankedAnswers> rank_answers(const PreferenceConfig& config,
     RankedAnswers result{prompt.index, std::vector<std::optional<double>>(prompt.answers.size()), 0};
     // Two answers a pair; the last stands alone in both places when they are odd.
     std::vector<std::size_t> fitting;
+    Image outline;  // lengths need no pixels
+    if (!prompt.answers.empty()) {
+      const Image image = picture(prompt.index);
+      outline = Image::outline(image.width, image.height);
+    }
     for (std::size_t i = 0; i < prompt.answers.size(); ++i) {
       PreferencePair pair;
       pair.index = prompt.index;
       pair.question = prompt.question;
       pair.chosen = pair.rejected = prompt.answers[i].text;
       try {
-        if (encode_pair(pair, picture(prompt.index), *policy.encoder).chosen.num_tokens() <=
+        if (encode_pair(pair, outline, *policy.encoder).chosen.num_tokens() <=
             policy.config.language.max_positions)
           fitting.push_back(i);
       } catch (const Error&) {
@@ -83,8 +92,8 @@ std::vector<RankedAnswers> rank_answers(const PreferenceConfig& config,
       pair.rejected = prompt.answers[fitting[std::min(i + 1, fitting.size() - 1)]].text;
       pairs.push_back(std::move(pair));
     }
-    const Sums of_policy = sums_of(plain, policy, pairs, picture);
-    const Sums of_reference = sums_of(plain, reference, pairs, picture);
+    const Sums of_policy = sums_of(plain, policy, pairs, picture, device);
+    const Sums of_reference = sums_of(plain, reference, pairs, picture, device);
     for (std::size_t i = 0; i < fitting.size(); ++i) {
       const double ratio = static_cast<double>(of_policy.log_probs[i]) - of_reference.log_probs[i];
       result.rewards[fitting[i]] = config.beta * ratio / of_policy.tokens[i];

@@ -19,11 +19,13 @@ struct RankedAnswers {
   std::size_t best = 0;                        // place of the largest; of equals the first
 };
 
-/// Ranks the answers of every prompt. Throws Error when the two models write different tokens or see different pictures.
+/// Ranks the answers of every prompt; both models compute on `device` in `config.compute_dtype`. Throws Error when the two models write
+/// different tokens or see different pictures, and when a picture cannot be read.
 std::vector<RankedAnswers> rank_answers(const PreferenceConfig& config,
                                         LoadedModel& policy,
                                         LoadedModel& reference,
                                         const std::vector<PromptAnswers>& prompts,
-                                        const PictureReader& picture);
+                                        const PictureReader& picture,
+                                        const std::string& device = "cpu");
 
 }  // namespace pocketvlm

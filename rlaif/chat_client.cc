@@ -59,6 +59,7 @@ ChatReply reply_of(const Json& json) {
   PV_CHECK(choice.value("index", 0) == 0, "its only choice has the index {}", choice.at("index").dump());
   const Json& content = choice.at("message").at("content");
   if (!content.is_null()) reply.text = content.get<std::string>();
+  reply.cut = choice.contains("finish_reason") && choice["finish_reason"] == "length";
   if (!choice.contains("logprobs") || choice["logprobs"].is_null()) return reply;
   const Json& tokens = choice["logprobs"].at("content");
   if (!tokens.is_array() || tokens.empty()) return reply;
@@ -135,6 +136,14 @@ void ChatClient::hold_back(double seconds) {
                                             std::chrono::duration<double>(seconds)));
 }
 
+// OpenAI and many proxies write an id of their own; only of a server whose first reply had ours can another one be wrong.
+void ChatClient::check_echo(const std::string& asked, const std::string& answered) {
+  const std::lock_guard lock(mutex_);
+  if (echo_ == Echo::unknown) echo_ = answered == asked ? Echo::always : Echo::never;
+  if (echo_ == Echo::always && !answered.empty() && answered != asked)
+    throw Failure{"reply to another request", fmt::format("asked {}, answered {}", asked, answered), {}};
+}
+
 ChatReply ChatClient::try_once(const ChatQuestion& question, const std::string& id) {
   httplib::Client client(host_);
   const auto timeout = std::chrono::duration_cast<std::chrono::microseconds>(
@@ -175,12 +184,11 @@ ChatReply ChatClient::try_once(const ChatQuestion& question, const std::string& 
   }
   if (result->status != 200) {
     const std::string words = words_of(body);
-    if ((result->status == 400 || result->status == 413) && is_about_length(words)) return {"", {}, words};
+    if (result->status == 400 || result->status == 413 || result->status == 422)
+      return {"", {}, words.empty() ? fmt::format("status {}", result->status) : words, is_about_length(words)};
     fail("{}: refuses a request with status {}: {}", url_, result->status, words);
   }
-  const std::string answered = result->get_header_value("X-Request-Id");
-  if (!answered.empty() && answered != id)
-    throw Failure{"reply to another request", fmt::format("asked {}, answered {}", id, answered), {}};
+  check_echo(id, result->get_header_value("X-Request-Id"));
   try {
     return reply_of(parse_json(body, "reply"));
   } catch (const std::exception& error) {

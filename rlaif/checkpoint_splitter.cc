@@ -6,16 +6,15 @@
 #include "base/progress.h"
 #include "model/generation.h"
 #include "rlaif/plain_text.h"
+#include "rlaif/refusals.h"
 
 namespace pocketvlm {
-namespace {
-
-constexpr std::int64_t kSplitTokens = 1024;
-
-}  // namespace
-
-CheckpointSplitter::CheckpointSplitter(const std::string& folder)
-    : model_(load_model(folder)), identity_(weights_hash(*model_.model, {"*"})) {}
+CheckpointSplitter::CheckpointSplitter(const std::string& folder, const RlaifConfig& config)
+    : model_(load_model(folder)),
+      dtype_(config.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32),
+      identity_(weights_hash(*model_.model, {"*"})) {
+  model_.model->to(torch::Device(config.device));
+}
 
 std::vector<SplitResult> CheckpointSplitter::split(const std::vector<SplitTask>& tasks) {
   std::vector<SplitResult> results(tasks.size());
@@ -33,15 +32,16 @@ std::vector<SplitResult> CheckpointSplitter::split(const std::vector<SplitTask>&
   if (prompts.empty()) return results;
   SamplingConfig sampling;
   sampling.max_new_tokens = kSplitTokens;
+  const ComputeDtype compute(dtype_);
   const std::vector<Generation> outputs =
       generate_batch(model_.model, *model_.encoder, prompts, sampling);
-  for (std::size_t i = 0; i < outputs.size(); ++i) results[places[i]] = read_split(outputs[i].text);
+  for (std::size_t i = 0; i < outputs.size(); ++i) results[places[i]] = outputs[i].stopped ? read_split(outputs[i].text) : cut_split();
   return results;
 }
 
 std::unique_ptr<Splitter> make_splitter(const RlaifConfig& config, const std::string& checkpoint) {
   if (auto light = make_light_splitter(config)) return light;
-  return std::make_unique<CheckpointSplitter>(checkpoint.empty() ? config.splitter : checkpoint);
+  return std::make_unique<CheckpointSplitter>(checkpoint.empty() ? config.splitter : checkpoint, config);
 }
 
 std::vector<PromptClaims> split_answers(const RlaifConfig& config,
@@ -61,6 +61,8 @@ std::vector<PromptClaims> split_answers(const RlaifConfig& config,
   };
   read_more();
   if (row < log.rows().size()) log.keep(row);
+  Refusals refusals;
+  for (const Json& line : log.rows()) refusals.count(line.value("problem", ""));
   std::optional<Progress> progress;
   if (ranks.is_first())
     progress.emplace("split: prompts", static_cast<std::int64_t>(prompts.size()), static_cast<std::int64_t>(all.size()));
@@ -75,17 +77,21 @@ std::vector<PromptClaims> split_answers(const RlaifConfig& config,
     auto result = results.begin();
     std::vector<Json> rows;
     for (std::size_t i = turn.own_begin; i < turn.own_end; ++i) {
-      PromptClaims claims{prompts[i].index, prompts[i].id, {}};
+      PromptClaims claims{prompts[i].index, prompts[i].id, prompts[i].picture_key, {}};
       for (std::size_t j = 0; j < prompts[i].answers.size(); ++j, ++result)
         claims.answers.push_back({std::move(result->claims), std::move(result->problem)});
       for (Json& line : to_rows(claims, prompts[i])) rows.push_back(std::move(line));
     }
-    log.append(gather_rows(ranks, rows));
+    rows = gather_rows(ranks, rows);
+    for (const Json& line : rows) refusals.count(line.value("problem", ""));
+    refusals.check("splitter " + config.splitter, log);
+    log.append(rows);
     read_more();
     if (progress) progress->update(static_cast<std::int64_t>(turn.end));
     if (observer) observer("split", static_cast<std::int64_t>(turn.end));
   }
   if (progress) progress->finish();
+  refusals.check("splitter " + config.splitter, log, 0);
   return all;
 }
 

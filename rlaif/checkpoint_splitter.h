@@ -13,12 +13,13 @@ namespace pocketvlm {
 /// A checkpoint of ours as splitter: its language model is asked by `split_request`, without a picture, and answers greedily.
 class CheckpointSplitter : public Splitter {
  public:
-  explicit CheckpointSplitter(const std::string& folder);
+  CheckpointSplitter(const std::string& folder, const RlaifConfig& config);
   std::vector<SplitResult> split(const std::vector<SplitTask>& tasks) override;
   std::string identity() const override { return identity_; }
 
  private:
   LoadedModel model_;
+  torch::Dtype dtype_;
   std::string identity_;
 };
 
@@ -26,7 +27,7 @@ class CheckpointSplitter : public Splitter {
 std::unique_ptr<Splitter> make_splitter(const RlaifConfig& config, const std::string& checkpoint);
 
 /// Claims of all answers, prompt by prompt; appended to `log` by groups of `batch` prompts, groups that are there already
-/// are not split again. Ranks split a group each.
+/// are not split again. Ranks split a group each. Throws Error when a server refuses most answers.
 std::vector<PromptClaims> split_answers(const RlaifConfig& config,
                                         Splitter& splitter,
                                         const std::vector<PromptAnswers>& prompts,

@@ -342,24 +342,45 @@ std::optional<Claim> read_writing(const std::string& sentence, const std::string
   return Claim{sentence, fmt::format("does the {} say {}?", thing->name, writing)};
 }
 
+// Takes "can be seen in the picture" or "are visible on the left" off the end: what is said is that something is there.
+bool take_seen(std::string_view& text, std::string& place) {
+  std::string_view rest = text;
+  const std::string where = take_last_place(rest);
+  for (const std::string_view tail : {" can be seen", " is visible", " are visible", " can be found", " is shown", " are shown"}) {
+    if (!rest.ends_with(tail)) continue;
+    text = trimmed(rest.substr(0, rest.size() - tail.size()), " ,");
+    place = where;
+    return true;
+  }
+  return false;
+}
+
 // The things that a sentence says are there, or nothing when it is no mere list of things.
 std::optional<std::vector<Thing>> read_things(std::string_view sentence) {
+  std::string seen_at;
+  const bool seen = take_seen(sentence, seen_at);
   Remainder rest = without_openings(sentence);
-  const std::string place = take_first_place(rest.text);
+  std::string place = take_first_place(rest.text);
   if (!place.empty()) {
     const bool announced = rest.announced;
     rest = without_openings(rest.text);
     rest.announced |= announced;
   }
+  rest.announced |= seen;
+  if (place.empty()) place = seen_at;
   if (const auto subject = read_placed_subject(rest.text)) return std::vector<Thing>{*subject};
   std::vector<Thing> things;
   bool all_have_articles = true;
   bool all_short = true;
   const std::vector<std::string_view> items = list_items(rest.text);
   for (const std::string_view item : items) {
-    std::optional<Thing> thing = read_thing(without_openings(item).text);
+    std::string name(without_openings(item).text);
+    // "Stands can be seen": no verb, but things of which one is asked for.
+    if (seen && name.find(' ') == std::string::npos) name = singular_of(name);
+    std::optional<Thing> thing = read_thing(name);
     if (!thing) return std::nullopt;
     if (thing->place.empty()) thing->place = place;
+    if (seen && !thing->has_article) thing->name = singular_of(thing->name);
     all_have_articles &= thing->has_article;
     all_short &= words_of(thing->name).size() <= 2;
     things.push_back(std::move(*thing));

@@ -16,6 +16,7 @@ struct Claim {
 /// Divides an answer into atomic claims by rules (rlaifv.md section 1.1 does it with two fine-tuned
 /// language models). Nothing is cut, and claim and question stay together, so the two cannot get
 /// out of step.
+///   "A cat can be seen in the picture."   there is a cat
 ///   "There is a cat on the left."   there is a cat; there is a cat on the left
 ///   "a cat and a dog"               there is a cat; there is a dog
 ///   "There are two cats on the left."   there is a cat; there is a cat on the left; there are two

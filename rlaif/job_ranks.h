@@ -1,5 +1,7 @@
 #pragma once
 
+#include <fmt/format.h>
+
 #include <exception>
 #include <string>
 
@@ -15,6 +17,12 @@ inline WorkingRanks working_ranks(Communicator& ranks) {
   working.size = working.workers = ranks.size();
   working.gather = [&ranks](const std::string& text) { return ranks.gather_texts(text); };
   return working;
+}
+
+/// cpu, cuda, or, where several ranks compute on cuda, the device of this one's place on its machine.
+inline std::string device_of_rank(const std::string& device, const Communicator* ranks) {
+  const bool own = device == "cuda" && ranks != nullptr && ranks->size() > 1;
+  return own ? fmt::format("cuda:{}", ranks->local_rank()) : device;
 }
 
 /// Watches the other ranks while it lives: one that dies, hangs or lags ends the job with its name.

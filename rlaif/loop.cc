@@ -18,13 +18,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// CHAIR_i + POPE error: what evaluation wants small.
-double hallucination_of(const Json& figures) {
+// Share of right yes/no answers, mean over the three kinds of negatives.
+double pope_accuracy_of(const Json& figures) {
   double accuracy = 0;
   for (const char* kind : {"random", "popular", "adversarial"})
     accuracy += figures.at("pope").at(kind).at("accuracy").get<double>();
-  return figures.at("chair_i").get<double>() + 1 - accuracy / 3;
+  return accuracy / 3;
 }
+
+// CHAIR_i + POPE error: what evaluation wants small.
+double hallucination_of(const Json& figures) { return figures.at("chair_i").get<double>() + 1 - pope_accuracy_of(figures); }
 
 double recall_of(const Json& figures) { return figures.at("object_recall").get<double>(); }
 
@@ -170,7 +173,7 @@ class Loop {
       }
       if (i < log.rows().size()) log.keep(i);
       candidate.figures = i == 0 && known_ ? *known_
-                                           : evaluate_checkpoint(*config_.evaluation, candidate.checkpoint, &ranks_);
+                                           : evaluate_checkpoint(*config_.evaluation, candidate.checkpoint, config_.device, &ranks_);
       log.append({{{"checkpoint", candidate.checkpoint},
                    {"steps", candidate.steps},
                    {"figures", candidate.figures}}});
@@ -198,7 +201,10 @@ class Loop {
       table.push_back({{"checkpoint", candidate.checkpoint},
                        {"steps", candidate.steps},
                        {"hallucination", hallucination_of(candidate.figures)},
-                       {"object_recall", recall_of(candidate.figures)}});
+                       {"chair_i", candidate.figures.at("chair_i")},
+                       {"pope_error", 1 - pope_accuracy_of(candidate.figures)},
+                       {"object_recall", recall_of(candidate.figures)},
+                       {"mean_answer_words", candidate.figures.at("mean_answer_words")}});
     }
     const Json choice = {
         {"chosen", candidates[best].checkpoint},
@@ -250,8 +256,12 @@ Json run_rlaif(const RlaifConfig& config,
   return run_round(config, inputs, observer, "train", ranks);
 }
 
-Json evaluate_checkpoint(const LoopEvaluationConfig& config, const std::string& checkpoint, Communicator* ranks) {
+Json evaluate_checkpoint(const LoopEvaluationConfig& config,
+                         const std::string& checkpoint,
+                         const std::string& device,
+                         Communicator* ranks) {
   LoadedModel model = load_model(checkpoint);
+  model.model->to(torch::Device(device_of_rank(device, ranks)));
   if (!config.folder.empty()) {
     const std::vector<EvalItem> items = eval_items(config.folder);
     return evaluate(model, items, vocabulary_of_items(items), config.settings, ranks).to_json();

@@ -12,7 +12,9 @@ namespace pocketvlm {
 
 /// The alignment loop in `folder`. One round without evaluation is a round (rlaif/round.h) in the folder itself. Else:
 ///   round-N/             each round, with evaluation.jsonl: {"key", "checkpoint", "steps", figures...} a candidate
-///   round-N/choice.json  {"chosen", "steps", "why", "candidates"}: the checkpoint that the next round begins with
+///   round-N/choice.json  {"chosen", "steps", "why", "figures", "candidates": [{"checkpoint", "steps",
+///                        "hallucination", "chair_i", "pope_error", "object_recall", "mean_answer_words"}]}: the checkpoint that
+///                        the next round begins with
 ///   checkpoint/          the last choice
 ///   result.json          {"rounds": [{"result", "choice"}, ...], "before": figures of the first policy, "checkpoint"}
 ///                        beside the figures of the last round
@@ -31,9 +33,11 @@ Json run_rlaif(const RlaifConfig& config,
                const RoundObserver& observer = {},
                Communicator* ranks = nullptr);
 
-/// Figures of one checkpoint under the loop's evaluation settings: what `evaluate` says.
+/// Figures of one checkpoint under the loop's evaluation settings: what `evaluate` says. `device`: cpu, or cuda (of many ranks
+/// each takes the device of its place on the machine).
 Json evaluate_checkpoint(const LoopEvaluationConfig& config,
                          const std::string& checkpoint,
+                         const std::string& device = "cpu",
                          Communicator* ranks = nullptr);
 
 /// A candidate and its figures; the first is what the round began with.

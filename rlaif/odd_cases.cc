@@ -17,6 +17,7 @@ namespace pocketvlm {
 namespace {
 
 constexpr std::size_t kExamples = 5;
+constexpr const char* kNeverPaired = "never paired: their end is not known";
 
 struct Case {
   std::string what, effect;
@@ -69,7 +70,9 @@ class Report {
     Case skipped = {"prompts that could not be asked: the picture is missing or damaged, or the "
                     "prompt is too long",
                     "left out of the round"};
-    Case cut = {"answers cut at max_new_tokens", "never paired: their end is not known"};
+    std::map<std::string, Case> cut;
+    for (const char* limit : {"max_new_tokens", "max_repeats", "language.max_positions"})
+      cut[limit] = {std::string("answers cut at ") + limit, kNeverPaired};
     Case empty = {"answers without letters or digits", "they state nothing and are not paired"};
     Case marked = {"answers that hold an image mark", "judged and split without the mark"};
     Case equal = {"answers equal to an earlier one of their prompt",
@@ -88,13 +91,23 @@ class Report {
       }
       ++answers;
       const auto text = row.at("text").get<std::string>();
-      if (!row.at("finished").get<bool>()) cut.add(place(row));
+      if (!row.at("finished").get<bool>()) {
+        const std::string limit = row.value("cut", "an unknown limit");
+        cut.try_emplace(limit, Case{"answers cut at " + limit, kNeverPaired}).first->second.add(place(row));
+      }
       if (!says_something(text)) empty.add(place(row));
       if (without_image_marks(text) != text) marked.add(place(row));
       if (!texts.emplace(index, text).second) equal.add(place(row));
     }
     list("sample", skipped, static_cast<std::int64_t>(prompts.size()));
-    for (const Case* one : {&cut, &empty, &marked, &equal}) list("sample", *one, answers);
+    const std::int64_t repeated = std::filesystem::exists(folder_ + "/round.json")
+                                      ? read_json(folder_ + "/round.json").value("repeated_prompts", std::int64_t{0})
+                                      : 0;
+    list("sample",
+         {"prompts that an earlier round had, too: the rounds need more than there are", "asked again", repeated, Json::array()},
+         static_cast<std::int64_t>(prompts.size()));
+    for (const auto& [limit, one] : cut) list("sample", one, answers);
+    for (const Case* one : {&empty, &marked, &equal}) list("sample", *one, answers);
   }
 
   void splitting() {
@@ -122,6 +135,7 @@ class Report {
     if (all.empty()) return;
     Case too_long = {"questions too long for the judge", "their claims count as rejected"};
     Case unread = {"judge output that is neither yes nor no", "their claims count as rejected"};
+    Case refused = {"questions that the judge's server refused", "their claims count as rejected; most refused stop the round"};
     Case unsure = {"verdicts whose first word was yes or no with a probability below one half",
                    "they count as they are; many of them stop the round"};
     for (const Json& row : all) {
@@ -129,13 +143,13 @@ class Report {
       example["question"] = row.at("question");
       if (row.contains("problem")) {
         example["problem"] = row["problem"];
-        const bool length = row["problem"].get<std::string>().starts_with("too long");
-        (length ? too_long : unread).add(std::move(example));
+        const auto problem = row["problem"].get<std::string>();
+        (problem.starts_with("too long") ? too_long : problem.starts_with("refused") ? refused : unread).add(std::move(example));
       } else if (row.at("p_yes").get<double>() + row.at("p_no").get<double>() < 0.5) {
         unsure.add(std::move(example));
       }
     }
-    for (const Case* one : {&too_long, &unread, &unsure})
+    for (const Case* one : {&too_long, &unread, &refused, &unsure})
       list("judge", *one, static_cast<std::int64_t>(all.size()));
   }
 
@@ -160,6 +174,8 @@ class Report {
             report.at("dropped_answers"),
             report.at("answers").get<std::int64_t>(),
             {{"cut at max_new_tokens", "not paired"},
+             {"cut at max_repeats", "not paired"},
+             {"cut at language.max_positions", "not paired"},
              {"no claims", "not paired"},
              {"no claims from the splitter", "not paired"}});
     counted("pairs",
@@ -173,14 +189,14 @@ class Report {
   }
 
   void training() {
-    const std::string path = folder_ + "/result.json";
+    const std::string path = folder_ + "/train_report.json";
     if (!std::filesystem::exists(path)) return;
-    const Json result = read_json(path);
-    if (!result.contains("preference")) return;
+    const Json report = read_json(path);
     counted("train",
-            result["preference"].at("dropped"),
-            result.at("pairs").at("pairs").get<std::int64_t>(),
-            {{"longer than language.max_positions", "left out, never cut: a cut picture would train blind"}});
+            report.at("dropped"),
+            report.at("pairs").get<std::int64_t>(),
+            {{"chosen and rejected are equal", "left out: nothing is preferred"},
+             {"longer than language.max_positions", "left out, never cut: a cut picture would train blind"}});
   }
 
   std::string folder_;

@@ -33,8 +33,8 @@ std::vector<PreferencePair> pairs_of(const ScoredPrompt& prompt,
                                      PairReport& report) {
   std::vector<const ScoredAnswer*> usable;
   for (const ScoredAnswer& answer : prompt.answers) {
-    if (!answer.finished)
-      ++report.dropped_answers["cut at max_new_tokens"];
+    if (!answer.cut.empty())
+      ++report.dropped_answers["cut at " + answer.cut];
     else if (answer.unread)
       ++report.dropped_answers["no claims from the splitter"];
     else if (answer.claims == 0)
@@ -87,7 +87,8 @@ std::vector<PreferencePair> pairs_of(const ScoredPrompt& prompt,
                        chosen->score(config),
                        rejected->score(config),
                        chosen->rejected,
-                       rejected->rejected});
+                       rejected->rejected,
+                       prompt.picture_key});
     }
   }
   return pairs;
@@ -106,6 +107,7 @@ double ScoredAnswer::score(const PairConfig& config) const {
 Json PreferencePair::to_json() const {
   return {{"prompt_id", prompt_id},
           {"index", index},
+          {"picture_key", picture_key},
           {"question", question},
           {"chosen", chosen},
           {"rejected", rejected},
@@ -128,7 +130,8 @@ PreferencePair PreferencePair::from_json(const Json& row) {
           row.value("chosen_score", 0.0),
           row.value("rejected_score", 0.0),
           row.value("chosen_rejected_claims", std::int64_t{0}),
-          row.value("rejected_rejected_claims", std::int64_t{0})};
+          row.value("rejected_rejected_claims", std::int64_t{0}),
+          row.value("picture_key", "")};
 }
 
 Json PairReport::to_json() const {

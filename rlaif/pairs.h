@@ -16,7 +16,7 @@ struct ScoredAnswer {
   std::int64_t sample = 0;
   std::int64_t claims = 0;
   std::int64_t rejected = 0;  // claims the judge did not accept
-  bool finished = true;       // ended by itself, not at the limit of tokens
+  std::string cut = {};       // the limit that ended the answer; empty: it ended by itself
   bool unread = false;        // the splitter's output could not be read: what the answer states is not known
   double probability_sum = 0;  // of p_yes / (p_yes + p_no) over the claims
 
@@ -30,6 +30,7 @@ struct ScoredPrompt {
   std::int64_t index = 0;  // of the prompt in its round; selects the random stream
   std::string question;
   std::vector<ScoredAnswer> answers;
+  std::string picture_key = {};
 };
 
 struct PreferencePair {
@@ -40,6 +41,7 @@ struct PreferencePair {
   std::int64_t chosen_sample = 0, rejected_sample = 0;
   double chosen_score = 0, rejected_score = 0;
   std::int64_t chosen_rejected_claims = 0, rejected_rejected_claims = 0;
+  std::string picture_key = {};  // of the picture that the answers are about; empty: not known
 
   Json to_json() const;
   static PreferencePair from_json(const Json& row);  // throws Json::exception
@@ -74,7 +76,7 @@ bool is_too_short(const PreferencePair& pair, double r);
 
 /// From scores to pairs: of all combinations of a prompt's answers whose scores differ enough, at
 /// most `max_pairs_per_prompt` drawn by the seed, then length control. Left out and counted:
-/// answers without claims, unread by the splitter or cut at the token limit, ties, pairs of equal texts, and pairs already
+/// answers without claims, unread by the splitter or cut at a limit, ties, pairs of equal texts, and pairs already
 /// drawn in the same words. Under the score "rate", answers differ enough when the difference is
 /// worth `min_difference` claims of the longer one; under "probability", by `min_probability_gap`.
 /// With choice "random" the same combinations are drawn, and a coin says which answer is chosen.

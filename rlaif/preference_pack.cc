@@ -70,7 +70,7 @@ EncodedPair encode_pair(const PreferencePair& pair,
                         const Image& image,
                         const PromptEncoder& encoder) {
   return {encode_answer(pair, pair.chosen, image, encoder),
-          encode_answer(pair, pair.rejected, image, encoder)};
+          encode_answer(pair, pair.rejected, Image::outline(image.width, image.height), encoder)};
 }
 
 std::vector<PairPack> pack_pairs(std::vector<EncodedPair> pairs, const PreferenceConfig& config) {

@@ -15,7 +15,7 @@ namespace pocketvlm {
 /// Reads the picture of a pair by its index in the source.
 using PictureReader = std::function<Image(std::int64_t index)>;
 
-/// A pair as two token sequences about one picture.
+/// A pair as two token sequences about one picture, whose pixels are sliced once: the rejected answer has an outline of it.
 struct EncodedPair {
   EncodedSample chosen, rejected;
 };

@@ -9,11 +9,11 @@
 #include "base/base64.h"
 #include "base/error.h"
 #include "base/files.h"
+#include "rlaif/picture_field.h"
+#include "rlaif/truth.h"
 
 namespace pocketvlm {
 namespace {
-
-constexpr std::size_t kLongestPath = 100;  // RLAIF-V's rule: what is longer is the picture itself
 
 // The text of the first field that is there; numbers count as text, for ids are written both ways.
 std::string text_of(const Json& row, std::initializer_list<const char*> names) {
@@ -43,6 +43,7 @@ Prompts::Prompts(const RlaifConfig& config, std::int64_t round)
              available);
   }
   first_ = round * size_ % available;
+  repeated_ = std::clamp((round + 1) * size_ - std::max(available, round * size_), std::int64_t{0}, size_);
 }
 
 Prompts::~Prompts() = default;
@@ -62,13 +63,26 @@ void Prompts::read_instructions(const std::string& path) {
     instruction.question = text_of(row, {"question", "raw_question"});
     PV_CHECK(!instruction.question.empty(), "{}: has no \"question\"", where);
     instruction.language = text_of(row, {"language"});
-    const std::string picture = text_of(row, {"image_path", "image"});
-    PV_CHECK(!picture.empty(), "{}: has neither \"image_path\" nor \"image\"", where);
-    (picture.size() > kLongestPath ? instruction.encoded : instruction.path) = picture;
-    if (row.contains("truth")) instruction.truth = row["truth"];
+    PictureField picture = picture_field(row, where);
+    PV_CHECK(!picture.path.empty() || !picture.encoded.empty(), "{}: has neither \"image_path\" nor \"image\"", where);
+    instruction.path = std::move(picture.path);
+    instruction.encoded = std::move(picture.encoded);
+    if (row.contains("truth") && !row["truth"].is_null()) {
+      instruction.truth = row["truth"];
+      check_truth(instruction.truth, where);
+    }
     instructions_.push_back(std::move(instruction));
   }
   PV_CHECK(!instructions_.empty(), "{}: holds no instruction", path);
+}
+
+std::string Prompts::id(std::int64_t index) const {
+  if (source_) return source_->at((first_ + index) % source_->size()).id;
+  return instruction_at(index).id;
+}
+
+const Prompts::Instruction& Prompts::instruction_at(std::int64_t index) const {
+  return instructions_[static_cast<std::size_t>((first_ + index) % static_cast<std::int64_t>(instructions_.size()))];
 }
 
 Picture Prompts::at(std::int64_t index) const {
@@ -85,9 +99,7 @@ Picture Prompts::at(std::int64_t index) const {
             instruction_,
             ""};
   }
-  const auto row = static_cast<std::size_t>((first_ + index) %
-                                            static_cast<std::int64_t>(instructions_.size()));
-  const Instruction& instruction = instructions_[row];
+  const Instruction& instruction = instruction_at(index);
   Picture picture{instruction.id, {}, instruction.truth, instruction.question, instruction.language};
   if (instruction.encoded.empty()) {
     const auto folder = std::filesystem::path(instructions_path_).parent_path();

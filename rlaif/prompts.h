@@ -30,9 +30,13 @@ class Prompts {
   ~Prompts();
 
   std::int64_t size() const { return size_; }
+  /// Prompts of this round that an earlier one had, too.
+  std::int64_t repeated() const { return repeated_; }
   /// Throws Error for a damaged sample, a missing picture, and a sample that does not hold exactly
   /// one picture.
   Picture at(std::int64_t index) const;
+  /// Of a prompt whose picture may be missing.
+  std::string id(std::int64_t index) const;
 
  private:
   struct Instruction {
@@ -41,6 +45,7 @@ class Prompts {
     Json truth;
   };
   void read_instructions(const std::string& path);
+  const Instruction& instruction_at(std::int64_t index) const;
 
   std::string instruction_;
   std::unique_ptr<SampleSource> source_;
@@ -48,6 +53,7 @@ class Prompts {
   std::string instructions_path_;
   std::int64_t size_ = 0;
   std::int64_t first_ = 0;
+  std::int64_t repeated_ = 0;
 };
 
 }  // namespace pocketvlm

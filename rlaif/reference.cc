@@ -63,11 +63,13 @@ class ReferenceRun {
     Image image;
     try {
       image = picture_(pair.index);
-      const EncodedPair encoded = encode_pair(pair, image, *model_.encoder);
+      // Lengths need no pixels.
+      const EncodedPair encoded = encode_pair(pair, Image::outline(image.width, image.height), *model_.encoder);
       const std::int64_t longest =
           std::max(encoded.chosen.num_tokens(), encoded.rejected.num_tokens());
       if (longest > model_.config.language.max_positions)
         look.obstacle = "longer than language.max_positions";
+      if (pair.chosen == pair.rejected) look.obstacle = "chosen and rejected are equal";
     } catch (const Error& error) {
       look.obstacle = error.what();
     }

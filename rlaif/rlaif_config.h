@@ -22,9 +22,11 @@ struct RolloutConfig {
   std::vector<double> temperatures;
   double top_p = 1.0;
   int64_t top_k = 0;
+  double repetition_penalty = 1.0;
   int64_t max_new_tokens = 96;
   int64_t min_new_tokens = 0;
   std::vector<std::string> stop;
+  std::vector<int64_t> stop_ids;
   int64_t max_repeats = 0;
   void visit_fields(auto&& field) {
     field("samples", samples, "answers a prompt; the same decoding for all", in_range(2, 1000));
@@ -35,15 +37,23 @@ struct RolloutConfig {
           "chance (confounded), which an ablation may want");
     field("top_p", top_p, "nucleus", in_range(0.01, 1));
     field("top_k", top_k, "0 is off", at_least(0));
+    field("repetition_penalty",
+          repetition_penalty,
+          "logits of tokens of the question and of the answer so far are divided by this where they are positive, else "
+          "multiplied; 1 is off, the paper's OmniLMM policy has 1.1",
+          in_range(0.01, 100));
     field("max_new_tokens", max_new_tokens, "of an answer", in_range(1, 1 << 20));
     field("min_new_tokens", min_new_tokens, "no answer ends by itself before", in_range(0, 1 << 20));
     field("stop", stop, "texts that end an answer and are cut off it");
+    field("stop_ids", stop_ids, "token ids that end an answer, beside those of the chat template");
     field("max_repeats",
           max_repeats,
-          "an answer that ends in one piece of text this many times in a row is cut and counts as not finished; 0 is off",
+          "an answer that ends in one piece of text this many times in a row is cut and counts as not finished; 0 is off, 1 is refused",
           in_range(0, 1 << 20));
   }
   void validate(const std::string& path) const {
+    PV_CHECK(max_repeats != 1, "{}.max_repeats: 1 would cut every answer; give 2 or more, or 0 for off", path);
+    for (const std::int64_t id : stop_ids) PV_CHECK(id >= 0, "{}.stop_ids: {} is no token id", path, id);
     for (const double t : temperatures) {
       PV_CHECK(t >= 0.01 && t <= 10, "{}.temperatures: {} is outside [0.01, 10]", path, t);
     }
@@ -102,7 +112,7 @@ struct PreferenceConfig {
   std::optional<LoraConfig> lora;
   std::string compute_dtype = "bf16";
   int64_t pack_tokens = 8192;
-  bool share_prompt = false;
+  bool share_prompt = true;
   int64_t checkpoint_every = 20;
   int64_t keep_every = 0;
   void visit_fields(auto&& field) {
@@ -294,7 +304,7 @@ struct RlaifConfig {
   std::string reference = "round";
   std::optional<LoopEvaluationConfig> evaluation;
   int64_t batch = 12;                 // of 10 answers: what the generator decodes together
-  bool share_prefix = false;
+  bool share_prefix = true;
   std::string compute_dtype = "f32";  // of sampling and judging
   std::string device = "cpu";
   uint64_t seed = 0;
@@ -317,7 +327,7 @@ struct RlaifConfig {
     field("instructions",
           instructions,
           "instead of prompts: JSONL of {\"ds_question_id\", \"image_path\" or \"image\" (base64), "
-          "\"question\"}; paths are relative to it");
+          "\"question\", \"language\", \"truth\": {\"objects\": [{\"name\", \"box\"}]}}; paths are relative to it");
     field("num_prompts", num_prompts, "pictures used in a round", in_range(1, 1e12));
     field("instruction", instruction, "what the policy is asked, where prompts hold no question");
     field("rollout", rollout, "sampling");

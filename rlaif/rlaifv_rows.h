@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "rlaif/pairs.h"
+#include "rlaif/picture_field.h"
 #include "rlaif/round_files.h"
 #include "rlaif/verdicts.h"
 
@@ -23,24 +24,28 @@ class PairFile {
   Image picture(std::int64_t index) const;
 
  private:
-  struct Source {
-    std::string path, encoded;
-  };
+  std::string path_of(const PictureField& picture) const;
+
   std::string file_;
-  std::vector<PreferencePair> pairs_;
-  std::vector<Source> pictures_;
+  std::vector<PreferencePair> pairs_;  // their picture_key is of the bytes as they lie there
+  std::vector<PictureField> pictures_;
 };
 
 /// Writes what a round's folder holds as RLAIF-V's files in `out`: images/N.png, answers.jsonl, judged.jsonl, pairs.jsonl (as far as
-/// the round has come).
-void export_rlaifv(const std::string& folder, const Prompts& prompts, const std::string& model_path, const std::string& out);
+/// the round has come). `config`: the round's. Throws Error when a picture is not the one that was sampled from.
+void export_rlaifv(const std::string& folder, const Prompts& prompts, const RlaifConfig& config, const std::string& out);
 
 /// Reads other people's answers, and what a judge said of them when `judged` is given, into a round's folder:
-/// rollouts.jsonl, claims.jsonl, verdicts.jsonl, ready for `rlaif split`, `judge` or `pairs`. Answers belong to the prompt of the
-/// instructions whose ds_question_id they name. Throws Error naming file and line of a row that fits nowhere.
-void import_rlaifv(const std::string& answers,
+/// rollouts.jsonl, claims.jsonl (of the rows' "facts" and "changed_facts", or of the judged claims), verdicts.jsonl, ready
+/// for `rlaif split`, `judge` or `pairs`. Answers belong to the prompt of the instructions whose ds_question_id they name; those whose
+/// metainfos say finished: false count as cut. Prompts without a readable picture or without answers are left out, answers
+/// whose facts do not fit their questions or were not all judged keep a problem. Returns {"prompts", "answers", "claims",
+/// "verdicts", "left_out": [{"index", "prompt_id", "reason", "answers"}], "problems"}. Throws Error naming file and
+/// line of a row that fits nowhere.
+Json import_rlaifv(const std::string& answers,
                    const std::string& judged,
                    const Prompts& prompts,
+                   const RlaifConfig& config,
                    const std::string& folder);
 
 }  // namespace pocketvlm

@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <cmath>
 #include <future>
 #include <optional>
 #include <utility>
@@ -18,8 +19,23 @@ namespace {
 
 constexpr std::uint64_t kRolloutStream = 0x726F6C6C;
 
+// What lies there was made by this policy, from this picture, question and decoding.
+void check_made_from(const RlaifConfig& config,
+                     const std::string& policy_hash,
+                     const Prompts& prompts,
+                     const PromptAnswers& answers,
+                     const std::string& path) {
+  PV_CHECK(rollout_key(config, policy_hash, prompts.at(answers.index)) == answers.key,
+           "{}: the answers to prompt {} (\"{}\") were made from another picture or question, or by another policy; delete the "
+           "folder of the round to start again",
+           path,
+           answers.index,
+           answers.id);
+}
+
 // The groups of prompts that the log holds whole; what is behind them is cut off.
 std::vector<PromptAnswers> read_whole_groups(const RlaifConfig& config,
+                                             const std::string& policy_hash,
                                              const Prompts& prompts,
                                              JsonlLog& log) {
   std::vector<PromptAnswers> done;
@@ -29,6 +45,7 @@ std::vector<PromptAnswers> read_whole_groups(const RlaifConfig& config,
   for (std::int64_t index = 0; index < prompts.size(); ++index) {
     std::optional<PromptAnswers> prompt = read_answers(log, index, config.rollout.samples, row);
     if (!prompt) break;
+    if (prompt->skipped.empty()) check_made_from(config, policy_hash, prompts, *prompt, log.path());
     group.push_back(std::move(*prompt));
     if ((index + 1) % config.batch != 0 && index + 1 != prompts.size()) continue;
     std::move(group.begin(), group.end(), std::back_inserter(done));
@@ -54,9 +71,11 @@ std::vector<SampleGroup> sample_groups(const RlaifConfig& config) {
     sampling.temperature = rollout.temperatures.empty() ? rollout.temperature : rollout.temperatures[i];
     sampling.top_p = rollout.top_p;
     sampling.top_k = rollout.top_k;
+    sampling.repetition_penalty = rollout.repetition_penalty;
     sampling.max_new_tokens = rollout.max_new_tokens;
     sampling.min_new_tokens = rollout.min_new_tokens;
     sampling.stop = rollout.stop;
+    sampling.stop_ids = rollout.stop_ids;
     sampling.max_repeats = rollout.max_repeats;
     sampling.seed = i == 0 ? mix_keys({config.seed, kRolloutStream})
                            : mix_keys({config.seed, kRolloutStream, i});
@@ -120,6 +139,17 @@ std::future<std::vector<EncodedPrompt>> encode_group(const RlaifConfig& config,
   });
 }
 
+Answer to_answer(std::int64_t sample, Generation made, const SamplingConfig& sampling) {
+  Answer answer{sample, std::move(made.text), std::move(made.ids), made.stopped};
+  if (!made.stopped) {
+    const bool full = static_cast<std::int64_t>(answer.ids.size()) >= sampling.max_new_tokens;
+    answer.cut = made.repeated ? "max_repeats" : full ? "max_new_tokens" : "language.max_positions";
+  }
+  for (const float log_prob : made.log_probs)
+    answer.log_probs.push_back(std::round(static_cast<double>(log_prob) * 1e6) / 1e6);
+  return answer;
+}
+
 std::vector<PromptAnswers> answer_group(const RlaifConfig& config,
                                         LoadedModel& policy,
                                         std::vector<EncodedPrompt> group) {
@@ -138,9 +168,8 @@ std::vector<PromptAnswers> answer_group(const RlaifConfig& config,
         generate_batch(policy.model, *policy.encoder, chats, drawn.sampling, keys);
     for (std::size_t i = 0; i < generations.size(); ++i) {
       const std::int64_t sample = drawn.samples[i % drawn.samples.size()];
-      Generation& made = generations[i];
-      answers[i / drawn.samples.size() * samples + static_cast<std::size_t>(sample)] = {
-          sample, std::move(made.text), std::move(made.ids), made.stopped};
+      answers[i / drawn.samples.size() * samples + static_cast<std::size_t>(sample)] =
+          to_answer(sample, std::move(generations[i]), drawn.sampling);
     }
   }
   std::vector<PromptAnswers> answered;
@@ -176,7 +205,7 @@ std::vector<PromptAnswers> sample_answers(const RlaifConfig& config,
                                           JsonlLog& log,
                                           const RoundObserver& observer,
                                           const WorkingRanks& ranks) {
-  std::vector<PromptAnswers> answered = read_whole_groups(config, prompts, log);
+  std::vector<PromptAnswers> answered = read_whole_groups(config, policy_hash, prompts, log);
   const at::NoGradGuard no_grad;
   const ComputeDtype compute(config.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
   const CachedWeights cached;

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -13,12 +14,14 @@
 #include "model/layers.h"
 #include "rlaif/checkpoint_judge.h"
 #include "rlaif/checkpoint_splitter.h"
+#include "rlaif/content_key.h"
 #include "rlaif/job_ranks.h"
 #include "rlaif/odd_cases.h"
 #include "rlaif/pairs.h"
 #include "rlaif/preference_training.h"
 #include "rlaif/rlaifv_rows.h"
 #include "rlaif/rollout.h"
+#include "rlaif/round_figures.h"
 #include "rlaif/verdicts.h"
 #include "trainer/thread_count.h"
 
@@ -54,98 +57,6 @@ void write_jsonl(const std::string& path, const std::vector<Json>& rows) {
   for (const Json& row : rows)
     lines += row.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   write_file_atomic(path, lines);
-}
-
-std::vector<ScoredPrompt> score_answers(const RlaifConfig& config,
-                                        const std::vector<PromptAnswers>& prompts,
-                                        const std::vector<PromptClaims>& claims,
-                                        const std::vector<VerdictTable>& verdicts,
-                                        std::vector<Json>& rows) {
-  std::vector<ScoredPrompt> scored;
-  for (std::size_t i = 0; i < prompts.size(); ++i) {
-    if (!prompts[i].skipped.empty()) continue;
-    ScoredPrompt prompt{prompts[i].id, prompts[i].index, prompts[i].question, {}};
-    for (std::size_t j = 0; j < prompts[i].answers.size(); ++j) {
-      const Answer& answer = prompts[i].answers[j];
-      const AnswerClaims& stated = claims[i].answers[j];
-      ScoredAnswer result;
-      result.text = answer.text;
-      result.sample = answer.sample;
-      result.finished = answer.finished;
-      result.unread = !stated.problem.empty();
-      for (const Claim& claim : stated.claims) {
-        const Verdict& verdict = verdicts[i].at(claim.question);
-        ++result.claims;
-        result.rejected += verdict.accepted(config.judge_margin) ? 0 : 1;
-        if (verdict.coverage() > 0) result.probability_sum += verdict.p_yes / verdict.coverage();
-      }
-      rows.push_back({{"prompt_id", prompt.id},
-                      {"index", prompt.index},
-                      {"sample", result.sample},
-                      {"score", result.score(config.pairs)},
-                      {"rejected", result.rejected},
-                      {"claims", result.claims},
-                      {"finished", result.finished}});
-      prompt.answers.push_back(std::move(result));
-    }
-    scored.push_back(std::move(prompt));
-  }
-  return scored;
-}
-
-Json rollout_figures(const std::vector<PromptAnswers>& prompts) {
-  Json skipped = Json::array();
-  std::int64_t answers = 0;
-  std::int64_t tokens = 0;
-  std::int64_t words = 0;
-  std::int64_t finished = 0;
-  for (const PromptAnswers& prompt : prompts) {
-    if (!prompt.skipped.empty())
-      skipped.push_back(
-          {{"index", prompt.index}, {"prompt_id", prompt.id}, {"reason", prompt.skipped}});
-    for (const Answer& answer : prompt.answers) {
-      ++answers;
-      tokens += static_cast<std::int64_t>(answer.ids.size());
-      words += count_words(answer.text);
-      finished += answer.finished ? 1 : 0;
-    }
-  }
-  const auto mean = [&](std::int64_t sum) {
-    return answers == 0 ? 0.0 : static_cast<double>(sum) / static_cast<double>(answers);
-  };
-  return {{"prompts", prompts.size()},
-          {"skipped", skipped},
-          {"answers", answers},
-          {"finished", finished},
-          {"tokens", tokens},
-          {"mean_tokens", mean(tokens)},
-          {"mean_words", mean(words)}};
-}
-
-Json claim_figures(const std::vector<PromptClaims>& prompts,
-                   const std::vector<ScoredPrompt>& scored) {
-  std::int64_t claims = 0;
-  std::int64_t rejected = 0;
-  std::int64_t answers = 0;
-  std::int64_t questions = 0;
-  for (const PromptClaims& prompt : prompts)
-    questions += static_cast<std::int64_t>(prompt.questions().size());
-  for (const ScoredPrompt& prompt : scored) {
-    for (const ScoredAnswer& answer : prompt.answers) {
-      ++answers;
-      claims += answer.claims;
-      rejected += answer.rejected;
-    }
-  }
-  const auto ratio = [](std::int64_t part, std::int64_t whole) {
-    return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
-  };
-  return {{"claims", claims},
-          {"claims_per_answer", ratio(claims, answers)},
-          {"questions", questions},
-          {"questions_per_picture", ratio(questions, static_cast<std::int64_t>(prompts.size()))},
-          {"rejected", rejected},
-          {"rejected_share", ratio(rejected, claims)}};
 }
 
 /// Checks that a stage continues what it was begun with.
@@ -199,11 +110,11 @@ class Round {
     // Every round has random streams of its own; the first keeps the config's.
     if (inputs.round > 0)
       config_.seed = mix_keys({config.seed, kRoundStream, static_cast<std::uint64_t>(inputs.round)}) >> 1;
-    if (config.device == "cuda" && ranks.size() > 1) device_ = fmt::format("cuda:{}", ranks.local_rank());
-    else device_ = config.device;
+    device_ = device_of_rank(config.device, &ranks);
     if (!ranks.is_first()) return;
     make_folders(folder_);
-    write_round(folder_, inputs.round);
+    check_round(folder_, inputs.round);
+    if (!std::filesystem::exists(folder_ + "/round.json")) write_round(folder_, inputs.round);
     clock_.emplace(folder_ + "/seconds.json");
     stage_inputs_.emplace(folder_);
   }
@@ -248,7 +159,7 @@ class Round {
       answers_ = read_answers(folder_ + "/rollouts.jsonl", working_);
     }
     if (stage == "judge" || stage == "pairs") claims_ = read_claims(folder_ + "/claims.jsonl", answers_, working_);
-    if (stage == "pairs") verdicts_ = read_verdicts(folder_ + "/verdicts.jsonl", claims_, working_);
+    if (stage == "pairs") verdicts_ = read_verdicts(folder_ + "/verdicts.jsonl", claims_, config_.judge_margin, working_);
     stage_named(stage);
     if (ranks_.is_first()) write_json(folder_ + "/odd_cases.json", odd_cases(folder_));
     ranks_.barrier();
@@ -306,7 +217,14 @@ class Round {
     check_same("judge", judge_->identity());
   }
   const Prompts& prompts() {
-    if (!prompts_) prompts_.emplace(config_, inputs_.round);
+    if (prompts_) return *prompts_;
+    prompts_.emplace(config_, inputs_.round);
+    if (!ranks_.is_first() || prompts_->repeated() == 0) return *prompts_;
+    spdlog::warn("{}: {} of {} prompts are those of an earlier round: the rounds need more than there are",
+                 folder_,
+                 prompts_->repeated(),
+                 prompts_->size());
+    write_round(folder_, inputs_.round, prompts_->repeated());
     return *prompts_;
   }
 
@@ -346,6 +264,7 @@ class Round {
     JsonlLog log(folder_ + "/rollouts.jsonl", working_);
     answers_ = sample_answers(config_, *policy_, policy_hash_, prompts(), log, observer_, working_);
     figures_["rollout"] = rollout_figures(answers_);
+    figures_["rollout"]["repeated_prompts"] = prompts().repeated();
     lap("rollout");
   }
 
@@ -383,6 +302,7 @@ class Round {
                              ranks_at(config_.judge));
     figures_["judge"] = agreement.to_json();
     if (const Json traffic = judge_->traffic(); !traffic.is_null()) figures_["judge_traffic"] = traffic;
+    judge_.reset();  // training wants the memory
     lap("judge");
   }
 
@@ -417,17 +337,24 @@ class Round {
       pairs_ = pair_file_->pairs();
       return;
     }
-    const std::string path = folder_ + "/pairs.jsonl";
-    PV_CHECK(std::filesystem::exists(path),
-             "{}: is not there; make it with `pocketvlm rlaif pairs`, or name a file with --pairs",
-             path);
-    for (const Json& row : read_jsonl(path)) pairs_.push_back(PreferencePair::from_json(row));
+    pairs_ = read_pairs(folder_ + "/pairs.jsonl", read_answers(folder_ + "/rollouts.jsonl", working_));
+  }
+
+  // What a training learns from: the pairs' words and pictures.
+  Json pairs_trained_on() const {
+    std::string key;
+    for (const PreferencePair& pair : pairs_)
+      key = content_key({key, pair.prompt_id, pair.question, pair.chosen, pair.rejected, pair.picture_key});
+    return {{"count", pairs_.size()}, {"key", key}};
   }
 
   void train() {
+    if (stage_inputs_) stage_inputs_->check("pairs_trained_on", pairs_trained_on());
     if (!pair_file_) prompts();  // made here, not by the threads that read pictures
+    std::map<std::int64_t, std::string> keys;  // of the pictures that were sampled from
+    for (const PreferencePair& pair : pairs_) keys[pair.index] = pair.picture_key;
     const PictureReader picture = [&](std::int64_t index) {
-      return pair_file_ ? pair_file_->picture(index) : prompts().at(index).image;
+      return pair_file_ ? pair_file_->picture(index) : checked_picture(prompts(), index, keys.at(index)).image;
     };
     PreferenceOptions options;
     options.policy = inputs_.policy;
@@ -448,7 +375,11 @@ class Round {
                                                        folder_,
                                                        observer_,
                                                        options);
-    if (ranks_.is_first()) save_model(policy_->model, options.tokenizer_path, folder_ + "/checkpoint");
+    if (ranks_.is_first()) {
+      save_model(policy_->model, options.tokenizer_path, folder_ + "/checkpoint");
+      write_json(folder_ + "/train_report.json",
+                 {{"pairs", pairs_.size()}, {"used", trained.pairs}, {"dropped", trained.dropped}});
+    }
     figures_["preference"] = trained.to_json();
     lap("preference");
   }

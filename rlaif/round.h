@@ -25,13 +25,17 @@ struct RoundInputs {
 ///   rollouts.jsonl   answers (rlaif/round_files.h)
 ///   claims.jsonl     what they state
 ///   verdicts.jsonl   what the judge says of it, one line a distinct question of a picture
-///   scores.jsonl     {"prompt_id", "index", "sample", "score", "rejected", "claims", "finished"}
+///   scores.jsonl     {"prompt_id", "index", "sample", "key", "score", "rejected", "claims", "finished"}
 ///   pairs.jsonl      {"prompt_id", "question", "chosen", "rejected", "chosen_score", ...}
-///   pair_report.json, reference.jsonl, metrics.jsonl, candidates/   of the training
+///   pair_report.json, train_report.json   what of answers and pairs was used, and what was left out and why
+///   reference.jsonl, metrics.jsonl, candidates/   of the training
 ///   checkpoint/      the aligned model
 ///   odd_cases.json   what did not go the usual way (rlaif/odd_cases.h)
 ///   result.json      figures of the round (its presence means done)
-///   inputs.json      what each stage was made from: a stage with other inputs is refused, naming the difference
+///   inputs.json      what each stage was made from, training also from which pairs: other inputs are refused, naming the
+///                    difference
+///   round.json       whose prompts these are; another round is refused
+/// Lines name what they were made from by a content key, and are not read beside anything else.
 /// `last`: the stage to stop after ("sample", "split", "judge", "pairs", "train"); stages before it are run where they are
 /// not finished. Returns result.json (after "train"), or the figures of the stages so far.
 /// An interrupted round continues and ends with the same pairs and the same weights, bit for bit.

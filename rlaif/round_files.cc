@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "base/error.h"
@@ -21,10 +22,29 @@ void check_there(const std::string& path, const char* command) {
            command);
 }
 
+// Rows are bound to what they were made from. A row of an earlier version has no key.
+void check_key(const Json& json, const std::string& key, const std::string& path, std::size_t row) {
+  PV_CHECK(json.value("key", "") == key,
+           "{}:{}: was made from another answer or picture than {} holds now; delete the file to make it again",
+           path,
+           row + 1,
+           std::filesystem::path(path).parent_path().string() + "/rollouts.jsonl");
+}
+
 }  // namespace
 
-void write_round(const std::string& folder, std::int64_t round) {
-  write_json(folder + "/round.json", {{"round", round}});
+void check_round(const std::string& folder, std::int64_t round) {
+  if (!std::filesystem::exists(folder + "/round.json")) return;
+  const std::int64_t held = read_round(folder);
+  PV_CHECK(held == round,
+           "{}: works on the prompts of round {}, not {}; leave --round out, or choose another folder",
+           folder,
+           held + 1,
+           round + 1);
+}
+
+void write_round(const std::string& folder, std::int64_t round, std::int64_t repeated) {
+  write_json(folder + "/round.json", {{"round", round}, {"repeated_prompts", repeated}});
 }
 
 std::int64_t read_round(const std::string& folder) {
@@ -42,6 +62,23 @@ std::string picture_key(const Image& image) {
                       {reinterpret_cast<const char*>(image.rgb.data()), image.rgb.size()}});
 }
 
+Picture checked_picture(const Prompts& prompts, std::int64_t index, const std::string& key) {
+  Picture picture = prompts.at(index);
+  PV_CHECK(key.empty() || picture_key(picture.image) == key,
+           "picture {} (\"{}\") is not the one that was sampled from; delete the folder of the round to start again",
+           index,
+           picture.id);
+  return picture;
+}
+
+std::string answer_key(const PromptAnswers& prompt, const Answer& answer) {
+  return content_key({prompt.picture_key, prompt.question, prompt.language, answer.text});
+}
+
+std::string verdict_key(const std::string& picture_key, const std::string& question) {
+  return content_key({picture_key, question});
+}
+
 std::vector<Json> to_rows(const PromptAnswers& prompt) {
   const Json head = {
       {"prompt_id", prompt.id}, {"index", prompt.index}, {"question", prompt.question}};
@@ -56,7 +93,9 @@ std::vector<Json> to_rows(const PromptAnswers& prompt) {
     row["sample"] = answer.sample;
     row["text"] = answer.text;
     row["ids"] = answer.ids;
+    if (!answer.log_probs.empty()) row["log_probs"] = answer.log_probs;
     row["finished"] = answer.finished;
+    if (!answer.finished) row["cut"] = answer.cut;
     row["key"] = prompt.key;
     row["picture_key"] = prompt.picture_key;
     if (!prompt.language.empty()) row["language"] = prompt.language;
@@ -89,7 +128,9 @@ std::optional<PromptAnswers> read_answers(const JsonlLog& log,
       prompt.answers.push_back({json.at("sample").get<std::int64_t>(),
                                 json.at("text").get<std::string>(),
                                 json.at("ids").get<std::vector<std::int32_t>>(),
-                                json.at("finished").get<bool>()});
+                                json.at("finished").get<bool>(),
+                                json.value("cut", ""),
+                                json.value("log_probs", std::vector<double>{})});
     }
   } catch (const Json::exception& error) {
     damaged(log, next, error);
@@ -118,6 +159,32 @@ std::vector<PromptAnswers> read_answers(const std::string& path, const WorkingRa
   return prompts;
 }
 
+std::vector<PreferencePair> read_pairs(const std::string& path, const std::vector<PromptAnswers>& answers) {
+  PV_CHECK(std::filesystem::exists(path),
+           "{}: is not there; make it with `pocketvlm rlaif pairs`, or name a file with --pairs",
+           path);
+  std::set<std::tuple<std::int64_t, std::string, std::int64_t, std::string>> known;  // prompt, picture, sample, text
+  for (const PromptAnswers& prompt : answers) {
+    for (const Answer& answer : prompt.answers) known.insert({prompt.index, prompt.picture_key, answer.sample, answer.text});
+  }
+  std::vector<PreferencePair> pairs;
+  try {
+    for (const Json& row : read_jsonl(path)) {
+      const PreferencePair pair = PreferencePair::from_json(row);
+      PV_CHECK(known.count({pair.index, pair.picture_key, pair.chosen_sample, pair.chosen}) == 1 &&
+                   known.count({pair.index, pair.picture_key, pair.rejected_sample, pair.rejected}) == 1,
+               "{}:{}: is a pair of other answers than rollouts.jsonl holds; delete the file and make it again with "
+               "`pocketvlm rlaif pairs`",
+               path,
+               pairs.size() + 1);
+      pairs.push_back(pair);
+    }
+  } catch (const Json::exception& error) {
+    fail("{}:{}: {}; delete the file to make it again", path, pairs.size() + 1, error.what());
+  }
+  return pairs;
+}
+
 std::vector<std::string> PromptClaims::questions() const {
   std::vector<std::string> questions;
   std::set<std::string> known;
@@ -138,6 +205,7 @@ std::vector<Json> to_rows(const PromptClaims& claims, const PromptAnswers& answe
     rows.push_back({{"prompt_id", claims.id},
                     {"index", claims.index},
                     {"sample", answers.answers[i].sample},
+                    {"key", answer_key(answers, answers.answers[i])},
                     {"claims", std::move(list)}});
     if (!claims.answers[i].problem.empty()) rows.back()["problem"] = claims.answers[i].problem;
   }
@@ -147,7 +215,7 @@ std::vector<Json> to_rows(const PromptClaims& claims, const PromptAnswers& answe
 std::optional<PromptClaims> read_claims(const JsonlLog& log,
                                         const PromptAnswers& answers,
                                         std::size_t& row) {
-  PromptClaims claims{answers.index, answers.id, {}};
+  PromptClaims claims{answers.index, answers.id, answers.picture_key, {}};
   std::size_t next = row;
   try {
     for (const Answer& answer : answers.answers) {
@@ -157,6 +225,7 @@ std::optional<PromptClaims> read_claims(const JsonlLog& log,
           json.at("sample").get<std::int64_t>() != answer.sample) {
         return std::nullopt;
       }
+      check_key(json, answer_key(answers, answer), log.path(), next);
       AnswerClaims read;
       read.problem = json.value("problem", "");
       for (const Json& claim : json.at("claims")) {

@@ -19,7 +19,9 @@ struct Answer {
   std::int64_t sample = 0;
   std::string text;
   std::vector<std::int32_t> ids;
-  bool finished = true;  // the stop token came before max_new_tokens
+  bool finished = true;            // ended by itself: with a stop id or a stop text
+  std::string cut = {};            // else the setting that cut it: "max_new_tokens", "max_repeats", "language.max_positions"
+  std::vector<double> log_probs = {};  // of the sampled ids under the untempered policy, rounded to 6 digits; others' answers have none
 };
 
 /// All answers to one prompt; or why there are none.
@@ -35,14 +37,26 @@ struct PromptAnswers {
 };
 
 /// Which round's prompts a folder works on, from 0: kept in round.json, 0 where there is none.
-void write_round(const std::string& folder, std::int64_t round);
 std::int64_t read_round(const std::string& folder);
+/// Throws Error when the folder works on another round's.
+void check_round(const std::string& folder, std::int64_t round);
+/// `repeated`: prompts that an earlier round had, too (Prompts::repeated).
+void write_round(const std::string& folder, std::int64_t round, std::int64_t repeated = 0);
 
 /// Hash of a picture's pixels and size.
 std::string picture_key(const Image& image);
 
-/// Lines of rollouts.jsonl: {"prompt_id", "index", "question", "sample", "text", "ids", "finished", "key", "picture_key", "language"?}, or
-/// {"prompt_id", "index", "question", "skipped"}.
+/// The picture of prompt `index`. Throws Error when it is not the one whose key this is; an empty key fits every picture.
+Picture checked_picture(const Prompts& prompts, std::int64_t index, const std::string& key);
+
+/// What the claims of an answer depend on: picture, question, language and the answer's text.
+std::string answer_key(const PromptAnswers& prompt, const Answer& answer);
+
+/// What a verdict is about: picture and question.
+std::string verdict_key(const std::string& picture_key, const std::string& question);
+
+/// Lines of rollouts.jsonl: {"prompt_id", "index", "question", "sample", "text", "ids", "log_probs"?, "finished", "cut"?, "key",
+/// "picture_key", "language"?}, or {"prompt_id", "index", "question", "skipped"}.
 std::vector<Json> to_rows(const PromptAnswers& prompt);
 /// The prompt that starts at `row` of the log, which moves behind it; nothing when that is another prompt, or when it has
 /// not `samples` answers (-1: as many as there are).
@@ -52,6 +66,10 @@ std::optional<PromptAnswers> read_answers(const JsonlLog& log,
                                           std::size_t& row);
 /// All prompts of a file. Throws Error when it is not there, naming the command that makes it.
 std::vector<PromptAnswers> read_answers(const std::string& path, const WorkingRanks& ranks = {});
+
+/// The pairs of a file. Throws Error when it is not there, naming the command that makes it, and for a pair of answers that are
+/// none of `answers`.
+std::vector<PreferencePair> read_pairs(const std::string& path, const std::vector<PromptAnswers>& answers);
 
 /// The claims of one answer; or why the splitter could not give them.
 struct AnswerClaims {
@@ -63,6 +81,7 @@ struct AnswerClaims {
 struct PromptClaims {
   std::int64_t index = 0;
   std::string id;
+  std::string picture_key;
   std::vector<AnswerClaims> answers;
 
   /// Distinct questions of all answers, by first appearance: what the judge is asked about this
@@ -70,9 +89,10 @@ struct PromptClaims {
   std::vector<std::string> questions() const;
 };
 
-/// Lines of claims.jsonl: {"prompt_id", "index", "sample", "claims": [{"claim", "question"}], "problem"?}.
+/// Lines of claims.jsonl: {"prompt_id", "index", "sample", "key", "claims": [{"claim", "question"}], "problem"?}; the key is
+/// `answer_key`.
 std::vector<Json> to_rows(const PromptClaims& claims, const PromptAnswers& answers);
-/// The claims of `answers` that start at `row`; nothing when they are not all there.
+/// The claims of `answers` that start at `row`; nothing when they are not all there. Throws Error for claims of other answers.
 std::optional<PromptClaims> read_claims(const JsonlLog& log, const PromptAnswers& answers, std::size_t& row);
 /// Claims of all prompts. Throws Error when the file does not hold those of these answers.
 std::vector<PromptClaims> read_claims(const std::string& path,

@@ -34,7 +34,7 @@ Verdict verdict_of_pieces(const std::vector<std::pair<std::string, double>>& tok
 Verdict read_verdict(const ChatReply& reply) {
   Verdict verdict;
   if (!reply.refused.empty()) {
-    verdict.problem = "too long for the judge: " + reply.refused;
+    verdict.problem = (reply.too_long ? "too long for the judge: " : "refused by the server: ") + reply.refused;
     return verdict;
   }
   for (const auto& [token, log_prob] : reply.first_token) {

@@ -9,8 +9,6 @@
 namespace pocketvlm {
 namespace {
 
-constexpr std::int64_t kSplitTokens = 2048;
-
 // "- ", "* ", "3. " at the start of a line of a list; empty when the line is none.
 std::string_view list_item(std::string_view line) {
   line = trimmed(line);
@@ -56,8 +54,9 @@ std::vector<SplitResult> ServerSplitter::split(const std::vector<SplitTask>& tas
   }
   std::vector<SplitResult> results;
   for (const ChatReply& reply : client_.ask(questions)) {
-    results.push_back(reply.refused.empty() ? read_split(reply.text)
-                                            : SplitResult{{}, "too long for the splitter"});
+    if (reply.too_long) results.push_back({{}, "too long for the splitter"});
+    else if (!reply.refused.empty()) results.push_back({{}, "refused by the server: " + reply.refused});
+    else results.push_back(reply.cut ? cut_split() : read_split(reply.text));
   }
   return results;
 }
@@ -72,6 +71,8 @@ std::string split_request(const SplitTask& task) {
       task.question,
       task.answer);
 }
+
+SplitResult cut_split() { return {{}, "the splitter's output was cut at its limit of tokens"}; }
 
 SplitResult read_split(const std::string& output) {
   SplitResult result;

@@ -60,6 +60,11 @@ class ServerSplitter : public Splitter {
 /// What a language model is asked, to divide an answer. Nothing of the answer is cut off.
 std::string split_request(const SplitTask& task);
 
+/// Tokens that a language model may write about one answer. Output that is longer is a problem, `cut_split`: the facts behind
+/// the cut are not known.
+inline constexpr std::int64_t kSplitTokens = 2048;
+SplitResult cut_split();
+
 /// Reads a model's lines "- fact || question?". Fact and question stand in one line, so the two cannot get
 /// out of step; a fact without a question asks "is it true that ...?". Anything but such lines, or the one
 /// word NONE, is a problem: "no facts in the splitter's output".

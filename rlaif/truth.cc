@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/error.h"
 #include "data/scenes/scene_composer.h"
 #include "rlaif/language_claims.h"
 
@@ -75,10 +76,18 @@ std::optional<std::string> class_of(std::string_view name, const ObjectVocabular
   return vocabulary.names()[static_cast<std::size_t>(mentions[0].class_index)];
 }
 
-std::int64_t count_at(const std::string& name, int cell, const Json& truth, int width, int height) {
+// How many are there; nothing when the truth does not say. Objects without a box may stand for several, anywhere: of them
+// it is only known that there are some (`any`: that is all that is asked).
+std::optional<std::int64_t> count_at(const std::string& name, int cell, bool any, const Json& truth, int width, int height) {
   std::int64_t count = 0;
+  bool has_boxes = true;
   for (const Json& object : truth.at("objects")) {
     if (object.at("name").get<std::string>() != name) continue;
+    if (!object.contains("box")) {
+      has_boxes = false;
+      ++count;
+      continue;
+    }
     const Json& box = object.at("box");
     SceneObject place;
     place.x = box.at(0).get<int>();
@@ -86,6 +95,16 @@ std::int64_t count_at(const std::string& name, int cell, const Json& truth, int 
     place.width = box.at(2).get<int>();
     place.height = box.at(3).get<int>();
     count += cell == kAnywhere || cell_of(place, width, height) == cell ? 1 : 0;
+  }
+  if (!has_boxes && (cell != kAnywhere || !any)) return std::nullopt;
+  if (count == 0 && truth.contains("absent")) {
+    for (const Json& absent : truth.at("absent")) {
+      if (absent.get<std::string>() == name) return 0;
+    }
+    const bool elsewhere = std::any_of(truth.at("objects").begin(), truth.at("objects").end(), [&](const Json& object) {
+      return object.at("name").get<std::string>() == name;
+    });
+    if (!elsewhere) return std::nullopt;
   }
   return count;
 }
@@ -128,8 +147,10 @@ std::optional<bool> truth_of(const PatternQuestion& question,
   const std::optional<int> object = vocabulary.named(question.language, question.name);
   if (!object) return std::nullopt;
   const std::string& name = vocabulary.names()[static_cast<std::size_t>(*object)];
-  const std::int64_t count = count_at(name, question.cell < 0 ? kAnywhere : question.cell, truth, width, height);
-  return question.count > 0 ? count == question.count : count > 0;
+  const bool any = question.count <= 0;
+  const auto count = count_at(name, question.cell < 0 ? kAnywhere : question.cell, any, truth, width, height);
+  if (!count) return std::nullopt;
+  return any ? *count > 0 : *count == question.count;
 }
 
 }  // namespace
@@ -167,8 +188,38 @@ std::optional<bool> truth_of(const std::string& question,
   }
   const std::optional<std::string> name = class_of(rest, vocabulary);
   if (!name) return std::nullopt;
-  const std::int64_t count = count_at(*name, *cell, truth, width, height);
-  return exactly ? count == *exactly : count > 0;
+  const auto count = count_at(*name, *cell, !exactly, truth, width, height);
+  if (!count) return std::nullopt;
+  return exactly ? *count == *exactly : *count > 0;
+}
+
+void check_truth(const Json& truth, const std::string& where) {
+  PV_CHECK(truth.is_object() && truth.contains("objects") && truth["objects"].is_array(),
+           "{}: truth is no object with a list of \"objects\"",
+           where);
+  for (const Json& object : truth["objects"]) {
+    PV_CHECK(object.is_object() && object.contains("name") && object["name"].is_string(),
+             "{}: truth.objects: each is {{\"name\": ..., \"box\": [x, y, width, height]}}, the box may be missing; got {}",
+             where,
+             object.dump());
+    if (!object.contains("box")) continue;
+    const Json& box = object["box"];
+    PV_CHECK(box.is_array() && box.size() == 4 &&
+                 std::all_of(box.begin(), box.end(), [](const Json& side) { return side.is_number(); }),
+             "{}: truth.objects: a box is [x, y, width, height] in pixels; got {}",
+             where,
+             box.dump());
+  }
+  if (truth.contains("absent")) {
+    PV_CHECK(truth["absent"].is_array() && std::all_of(truth["absent"].begin(),
+                                                       truth["absent"].end(),
+                                                       [](const Json& name) { return name.is_string(); }),
+             "{}: truth.absent is no list of names",
+             where);
+  }
+  PV_CHECK(!truth.contains("sign") || truth["sign"].is_null() || truth["sign"].is_string(),
+           "{}: truth.sign is neither text nor null",
+           where);
 }
 
 }  // namespace pocketvlm

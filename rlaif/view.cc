@@ -138,7 +138,7 @@ class Page {
     try {
       picture = fmt::format("<img alt=\"picture {}\" src=\"data:image/png;base64,{}\">",
                             pair.index,
-                            encode_base64(encode_png(prompts_->at(pair.index).image)));
+                            encode_base64(encode_png(checked_picture(*prompts_, pair.index, pair.picture_key).image)));
     } catch (const Error& error) {
       picture = "<small>" + escape_html(error.what()) + "</small>";
     }
@@ -156,10 +156,44 @@ class Page {
   std::map<std::pair<std::int64_t, std::string>, Judged> verdicts_;
 };
 
+std::string cell(const Json& object, const char* name) {
+  return object.contains(name) && object[name].is_number() ? fmt::format("{:.4g}", object[name].get<double>()) : "";
+}
+
+// A line a round with what evaluation said of its choice, and the way to its own page.
+std::string loop_page(const std::string& folder, const std::vector<std::string>& rounds) {
+  std::string page = fmt::format(
+      "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>{0}</title>"
+      "<style>{1}</style><h1>{0}</h1><table><tr><th>round<th>steps chosen<th>CHAIR_i<th>recall<th>words<th>why",
+      escape_html(fs::path(folder).lexically_normal().filename().string()),
+      kStyle);
+  for (const std::string& round : rounds) {
+    const std::string path = folder + "/" + round + "/choice.json";
+    const Json choice = fs::exists(path) ? read_json(path) : Json::object();
+    const Json figures = choice.value("figures", Json::object());
+    page += fmt::format("<tr><td><a href=\"{0}/view.html\">{0}</a><td>{1}<td>{2}<td>{3}<td>{4}<td>{5}",
+                        round,
+                        cell(choice, "steps"),
+                        cell(figures, "chair_i"),
+                        cell(figures, "object_recall"),
+                        cell(figures, "mean_answer_words"),
+                        escape_html(choice.value("why", "not evaluated")));
+  }
+  return page + "</table></html>\n";
+}
+
 }  // namespace
 
+std::vector<std::string> rounds_of_loop(const std::string& folder) {
+  std::vector<std::string> rounds;
+  while (fs::exists(fmt::format("{}/round-{}", folder, rounds.size() + 1)))
+    rounds.push_back(fmt::format("round-{}", rounds.size() + 1));
+  return rounds;
+}
+
 std::string view_page(const std::string& folder, std::int64_t count) {
-  return Page(folder).html(count);
+  const std::vector<std::string> rounds = rounds_of_loop(folder);
+  return rounds.empty() ? Page(folder).html(count) : loop_page(folder, rounds);
 }
 
 }  // namespace pocketvlm

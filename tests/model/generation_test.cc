@@ -197,6 +197,16 @@ TEST_F(GenerationTest, StopTextsRepeatsAndTheLeastLengthEndAnswersAsAsked) {
   EXPECT_EQ(repeated.ids.size(), 5);
   EXPECT_TRUE(repeated.repeated);
   EXPECT_FALSE(repeated.stopped);
+  sampling.max_repeats = 0;
+  sampling.stop_ids = {repeated.ids.front()};
+  const Generation ended = generate(model_, *encoder_, prompt, sampling)[0];
+  EXPECT_TRUE(ended.stopped);
+  EXPECT_TRUE(ended.ids.empty());
+  sampling.stop_ids = {-1};
+  EXPECT_THROW(generate(model_, *encoder_, prompt, sampling), Error);
+  sampling.stop_ids = {};
+  sampling.max_repeats = 1;
+  EXPECT_THROW(generate(model_, *encoder_, prompt, sampling), Error);
 }
 
 TEST_F(GenerationTest, ABatchOfPromptsAnswersAsEachAlone) {

@@ -156,12 +156,48 @@ INSTANTIATE_TEST_SUITE_P(
         Fault{"nochoice", "damaged reply", [](const auto&, auto& response) { ok(response, "{\"choices\": []}"); }},
         Fault{"wrongchoice", "damaged reply", [](const auto&, auto& response) {
                 ok(response, R"({"choices": [{"index": 3, "message": {"content": "no"}}]})");
-              }},
-        Fault{"wrongid", "reply to another request", [](const auto&, auto& response) {
-                response.set_header("X-Request-Id", "pocketvlm-77");
-                ok(response, LoopbackServer::reply("of another"));
               }}),
     [](const auto& info) { return info.param.name; });
+
+TEST(ChatClient, ChecksTheIdsOfAServerThatEchoesThem) {
+  std::atomic<int> asked{0};
+  LoopbackServer server([&](const auto& request, auto& response) {
+    const bool wrong = ++asked == 2;
+    response.set_header("X-Request-Id", wrong ? "pocketvlm-77" : request.get_header_value("X-Request-Id"));
+    ok(response, LoopbackServer::reply(wrong ? "of another" : "fine"));
+  });
+  ServerConfig config = quick();
+  config.concurrency = 1;
+  ChatClient client(server.url(), config);
+  for (const ChatReply& reply : client.ask(questions(3))) EXPECT_EQ(reply.text, "fine");
+  EXPECT_EQ(client.traffic().requests, 4);
+  EXPECT_EQ(client.traffic().failures, (std::map<std::string, std::int64_t>{{"reply to another request", 1}}));
+}
+
+// OpenAI writes ids of its own, and so do many proxies.
+TEST(ChatClient, IgnoresTheIdsOfAServerThatWritesItsOwn) {
+  std::atomic<int> asked{0};
+  LoopbackServer server([&](const auto&, auto& response) {
+    response.set_header("x-request-id", "req_" + std::to_string(++asked));
+    ok(response, LoopbackServer::reply("fine"));
+  });
+  ChatClient client(server.url(), quick());
+  for (const ChatReply& reply : client.ask(questions(5))) EXPECT_EQ(reply.text, "fine");
+  EXPECT_EQ(client.traffic().requests, 5);
+  EXPECT_TRUE(client.traffic().failures.empty());
+}
+
+TEST(ChatClient, SaysWhichRepliesAreCut) {
+  for (const char* reason : {"length", "stop"}) {
+    LoopbackServer server([&](const auto&, auto& response) {
+      Json reply = Json::parse(LoopbackServer::reply("a text"));
+      reply["choices"][0]["finish_reason"] = reason;
+      ok(response, reply.dump());
+    });
+    ChatClient client(server.url(), quick());
+    EXPECT_EQ(client.ask(questions(1)).at(0).cut, std::string(reason) == "length");
+  }
+}
 
 TEST(ChatClient, GivesUpAfterItsTries) {
   LoopbackServer server([](const auto&, auto& response) {
@@ -203,7 +239,23 @@ TEST(ChatClient, TellsTooLongQuestionsApart) {
   ChatClient client(server.url(), quick());
   const ChatReply reply = client.ask(questions(1)).at(0);
   EXPECT_EQ(reply.refused, "maximum context length is 2048 tokens");
+  EXPECT_TRUE(reply.too_long);
   EXPECT_EQ(read_verdict(reply).problem.find("too long for the judge"), 0u);
+}
+
+TEST(ChatClient, SaysWhichQuestionsAreRefused) {
+  LoopbackServer server([](const auto& request, auto& response) {
+    if (LoopbackServer::question_of(request) != "question 1") return ok(response, LoopbackServer::reply("Yes"));
+    response.status = 400;
+    ok(response, R"({"error": {"message": "content policy"}})");
+  });
+  ChatClient client(server.url(), quick());
+  const std::vector<ChatReply> replies = client.ask(questions(3));
+  EXPECT_EQ(replies[0].refused, "");
+  EXPECT_EQ(replies[1].refused, "content policy");
+  EXPECT_FALSE(replies[1].too_long);
+  EXPECT_EQ(read_verdict(replies[1]).problem, "refused by the server: content policy");
+  EXPECT_EQ(client.traffic().requests, 3);
 }
 
 TEST(ChatClient, KeepsToTheLimitAMinute) {

@@ -37,6 +37,23 @@ TEST(Claims, ComeFromCaptions) {
   EXPECT_EQ(questions_of("In the picture, I can see a cat and also there is a dog."), expected);
 }
 
+TEST(Claims, ComeFromWhatCanBeSeen) {
+  EXPECT_EQ(questions_of("An airplane can be seen in the picture."), List({"is there an airplane in the picture?"}));
+  EXPECT_EQ(questions_of("Sky can be seen in the picture."), List({"is there a sky in the picture?"}));
+  EXPECT_EQ(questions_of("Hay bales can be seen in the photo."), List({"is there a hay bale in the picture?"}));
+  EXPECT_EQ(questions_of("Stands can be seen in the picture."), List({"is there a stand in the picture?"}));
+  EXPECT_EQ(questions_of("Two cats can be seen."),
+            List({"is there a cat in the picture?", "are there two cats in the picture?"}));
+  EXPECT_EQ(questions_of("A plate of food is visible."), List({"is there a plate of food in the picture?"}));
+  EXPECT_EQ(questions_of("In the picture a cat and a dog can be seen on the left."),
+            List({"is there a cat in the picture?",
+                  "is there a cat on the left?",
+                  "is there a dog in the picture?",
+                  "is there a dog on the left?"}));
+  // More than that something is there.
+  EXPECT_EQ(questions_of("No cat can be seen in the picture."), List({"is it true that no cat can be seen in the picture?"}));
+}
+
 TEST(Claims, KeepNamesOfSeveralWords) {
   EXPECT_EQ(questions_of("There is an ice cream with a red umbrella at the bottom."),
             List({"is there an ice cream in the picture?",

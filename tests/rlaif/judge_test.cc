@@ -32,6 +32,8 @@ TEST(Judge, SaysTheSameOfManyQuestionsAsOfEachAlone) {
 
 TEST(Judge, SaysTheSameWithASharedPrefix) {
   RlaifConfig config = test::tiny_round();
+  EXPECT_TRUE(config.share_prefix);
+  config.share_prefix = false;
   CheckpointJudge apart(test::tiny_judge_folder(), config);
   config.share_prefix = true;
   CheckpointJudge together(test::tiny_judge_folder(), config);
@@ -126,6 +128,7 @@ class JudgedClaims : public testing::Test {
       answers_.push_back(std::move(answers));
       claims_.push_back({i,
                          picture.id,
+                         answers_.back().picture_key,
                          {{split_claims("There is a cat."), ""},
                           {split_claims("There is a dog. a cat"), ""}}});
     }

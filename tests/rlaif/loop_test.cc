@@ -1,6 +1,7 @@
 #include "rlaif/loop.h"
 
 #include <gtest/gtest.h>
+#include <torch/cuda.h>
 
 #include <cmath>
 #include <csignal>
@@ -8,6 +9,7 @@
 #include <fstream>
 
 #include "base/files.h"
+#include "rlaif/checkpoint_splitter.h"
 #include "rlaif/rlaifv_rows.h"
 #include "rlaif/round.h"
 #include "rlaif/view.h"
@@ -149,6 +151,18 @@ TEST(Round, CanBeRunStageByStage) {
   }
 }
 
+TEST(Round, WorksOnThePromptsOfOneRound) {
+  run("whole");
+  RoundInputs inputs;
+  inputs.policy = test::tiny_policy_folder();
+  inputs.judge = test::tiny_judge_folder();
+  inputs.folder = folder_of("whole");
+  inputs.round = 1;
+  const std::string error = test::error_of([&] { run_stage_alone(test::tiny_round(), inputs, "pairs"); });
+  EXPECT_NE(error.find("works on the prompts of round 1, not 2"), std::string::npos) << error;
+  EXPECT_EQ(read_round(folder_of("whole")), 0);
+}
+
 TEST(Round, CountsAndExplainsWhatIsOdd) {
   run("whole");
   std::map<std::string, Json> cases;
@@ -164,6 +178,7 @@ TEST(Round, CountsAndExplainsWhatIsOdd) {
                            "judge: judge output that is neither yes nor no",
                            "pairs: scores too close",
                            "pairs: length control",
+                           "train: chosen and rejected are equal",
                            "train: longer than language.max_positions"})
     EXPECT_EQ(cases.count(what), 1u) << what;
   // The figures are those of the files.
@@ -189,7 +204,7 @@ TEST(Round, CanBeReadAsAPage) {
 TEST(Round, SpeaksTheRowsOfRlaifV) {
   run("whole");
   const std::string out = folder_of("rows");
-  export_rlaifv(folder_of("whole"), Prompts(test::tiny_round()), "policy", out);
+  export_rlaifv(folder_of("whole"), Prompts(test::tiny_round()), test::tiny_round(), out);
   const std::vector<Json> pairs = test::read_lines(out + "/pairs.jsonl");
   ASSERT_FALSE(pairs.empty());
   for (const char* field : {"image_id", "image_path", "ds_question_id", "question", "chosen", "rejected", "org_infos"})
@@ -207,6 +222,23 @@ TEST(Round, SpeaksTheRowsOfRlaifV) {
   run_stage_alone(config, inputs, "train");
   EXPECT_EQ(read_file(folder_of("from-rows") + "/checkpoint/model.safetensors"),
             read_file(folder_of("whole") + "/checkpoint/model.safetensors"));
+  EXPECT_EQ(read_json(folder_of("from-rows") + "/train_report.json").at("used"), pairs.size());
+
+  // What was trained on one file of pairs is not continued on another.
+  const auto rows = read_jsonl(out + "/pairs.jsonl");
+  std::string fewer;
+  for (std::size_t i = 1; i < rows.size(); ++i) fewer += rows[i].dump() + "\n";
+  write_file_atomic(out + "/fewer.jsonl", fewer);
+  inputs.pairs = out + "/fewer.jsonl";
+  const std::string other = test::error_of([&] { run_stage_alone(config, inputs, "train"); });
+  EXPECT_NE(other.find("\"pairs_trained_on/"), std::string::npos) << other;
+  // Nor where a picture is another one under the same name.
+  inputs.pairs = out + "/pairs.jsonl";
+  const std::string picture = out + "/" + pairs[0].at("image_path").get<std::string>();
+  const std::string before = read_file(picture);
+  write_file_atomic(picture, encode_png(Image(56, 56)));
+  EXPECT_NE(test::error_of([&] { run_stage_alone(config, inputs, "train"); }).find("\"pairs_trained_on/"), std::string::npos);
+  write_file_atomic(picture, before);
 
   // Answers and verdicts of others, judged and paired here as they were there.
   std::string instructions;
@@ -220,7 +252,7 @@ TEST(Round, SpeaksTheRowsOfRlaifV) {
   }
   write_file_atomic(out + "/instructions.jsonl", instructions);
   config.instructions = out + "/instructions.jsonl";
-  import_rlaifv(out + "/answers.jsonl", out + "/judged.jsonl", Prompts(config), folder_of("imported"));
+  import_rlaifv(out + "/answers.jsonl", out + "/judged.jsonl", Prompts(config), config, folder_of("imported"));
   inputs.folder = folder_of("imported");
   config.pairs.length_control = false;
   const Json figures = run_stage_alone(config, inputs, "pairs");
@@ -228,7 +260,7 @@ TEST(Round, SpeaksTheRowsOfRlaifV) {
   EXPECT_EQ(figures.at("pairs").at("answers"), 40);
   const std::string stranger = test::error_of([&] {
     write_file_atomic(out + "/bad.jsonl", R"({"question_id": 1, "ds_question_id": "nobody", "answer": "a cat"})" "\n");
-    import_rlaifv(out + "/bad.jsonl", "", Prompts(config), folder_of("bad"));
+    import_rlaifv(out + "/bad.jsonl", "", Prompts(config), config, folder_of("bad"));
   });
   EXPECT_NE(stranger.find("bad.jsonl:1: ds_question_id \"nobody\""), std::string::npos) << stranger;
 }
@@ -306,6 +338,10 @@ TEST(Loop, KilledInEveryStageOfRoundTwoEndsWithTheSameBits) {
       }
     }
   }
+  // The page of a loop names its rounds.
+  const std::string page = view_page(folder_of("loop-whole"), 3);
+  EXPECT_NE(page.find("round-2/view.html"), std::string::npos);
+  EXPECT_NE(page.find("smallest CHAIR_i"), std::string::npos);
   // Not run twice.
   run_loop("loop-whole", [](const std::string&, std::int64_t) { FAIL(); });
 }
@@ -324,6 +360,16 @@ TEST(Loop, ChoosesTheLeastHallucinationThatKeepsRecall) {
   EXPECT_EQ(choose_candidate({candidate(0.1, 0.9), candidate(0.1, 0.95)}, 0.9, 0.05), 0u);
   // Nothing keeps recall: the round changes nothing.
   EXPECT_EQ(choose_candidate({candidate(0.3, 0.2), candidate(0.1, 0.1)}, 0.9, 0.05), 0u);
+}
+
+// Where there is no such device, using it is an error.
+TEST(Loop, EvaluatesOnTheDeviceOfItsConfig) {
+  if (torch::cuda::is_available()) GTEST_SKIP() << "has one";
+  const auto evaluation = *tiny_loop().evaluation;
+  EXPECT_ANY_THROW(evaluate_checkpoint(evaluation, test::tiny_policy_folder(), "cuda"));
+  RlaifConfig config = test::tiny_round();
+  config.device = "cuda";
+  EXPECT_ANY_THROW(CheckpointSplitter(test::tiny_policy_folder(), config));
 }
 
 TEST(Loop, RefusesSettingsThatCannotTakeEffect) {

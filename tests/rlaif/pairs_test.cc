@@ -68,13 +68,13 @@ TEST(Pairs, DropTiesEqualTextsUnfinishedAndEmptyAnswers) {
                              {"same", 1, 2, 1},
                              {"tie", 2, 3, 1},
                              {"nothing", 3, 0, 0},
-                             {"cut", 4, 3, 0, false},
+                             {"cut", 4, 3, 0, "max_repeats"},
                              {"worse", 5, 4, 2}}};
   PairReport report;
   const auto pairs = build_pairs({prompt}, without_length_control(), 3, report);
   EXPECT_EQ(report.answers, 6);
   EXPECT_EQ(report.dropped_answers.at("no claims"), 1);
-  EXPECT_EQ(report.dropped_answers.at("cut at max_new_tokens"), 1);
+  EXPECT_EQ(report.dropped_answers.at("cut at max_repeats"), 1);
   EXPECT_EQ(report.combinations, 6);  // of the four that are left
   EXPECT_EQ(report.dropped_pairs.at("equal texts"), 1);
   EXPECT_EQ(report.dropped_pairs.at("scores too close"), 2);

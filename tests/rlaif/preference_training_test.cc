@@ -37,8 +37,10 @@ EncodedSample alone(const LoadedModel& model,
                     const PreferencePair& pair,
                     bool chosen,
                     const Image& image) {
-  EncodedPair encoded = encode_pair(pair, image, *model.encoder);
-  return chosen ? std::move(encoded.chosen) : std::move(encoded.rejected);
+  // The pixels stand with the chosen answer.
+  PreferencePair own = pair;
+  if (!chosen) own.chosen = pair.rejected;
+  return encode_pair(own, image, *model.encoder).chosen;
 }
 
 std::map<std::string, torch::Tensor> take_gradients(LoadedModel& model) {
@@ -125,6 +127,17 @@ TEST_P(SharedPicture, GivesWhatSeparateSequencesGive) {
   }
 }
 
+// A picture is sliced once a pair.
+TEST(EncodedPairs, HaveThePixelsOfTheirPictureOnce) {
+  LoadedModel model = test::tiny_model(2);
+  const PreferencePair pair = test::tiny_pairs(1)[0];
+  const EncodedPair encoded = encode_pair(pair, test::tiny_pictures()(0), *model.encoder);
+  EXPECT_FALSE(encoded.chosen.chat.patches.empty());
+  EXPECT_TRUE(encoded.rejected.chat.patches.empty());
+  EXPECT_EQ(encoded.rejected.chat.grids, encoded.chosen.chat.grids);
+  EXPECT_EQ(encoded.rejected.chat.ids, alone(model, pair, false, test::tiny_pictures()(0)).chat.ids);
+}
+
 TEST_P(SharedPicture, MustHaveTheSameVisualTokens) {
   LoadedModel model = test::tiny_model(2);
   PreferenceConfig config = tiny_preference();
@@ -164,7 +177,7 @@ TEST(TokenWeightsOfPairs, WeighTheLogProbsOfTheirTokens) {
     };
     const TokenWeights weights = token_weights(ids(encoded.chosen), ids(encoded.rejected), config);
     PackedBatch packed;
-    append_sample(chosen ? encoded.chosen : encoded.rejected, packed);
+    append_sample(alone(model, pair, chosen, image), packed);
     const Batch batch = to_batch(packed);
     const torch::Tensor log_probs =
         model.model->target_log_probs(batch, model.model->hidden_states(batch).index_select(0, target_rows(batch)));
@@ -223,6 +236,8 @@ TEST(PreferenceTraining, BeginsAtLogTwoWithTheCachedReference) {
 
 TEST(PreferenceTraining, WithSharedPromptsIsTheSameUpToRounding) {
   PreferenceConfig config = tiny_preference();
+  EXPECT_TRUE(config.share_prompt);
+  config.share_prompt = false;
   LoadedModel apart = test::tiny_model(2);
   const PreferenceResult plain = train(config, apart, 6, fresh("dpo-apart"));
   config.share_prompt = true;
@@ -370,10 +385,13 @@ TEST(PreferenceTraining, LeavesOutPairsThatDoNotFit) {
   LoadedModel model = test::tiny_model(2);
   std::vector<PreferencePair> pairs = test::tiny_pairs(3);
   for (int i = 0; i < 200; ++i) pairs[1].rejected += " There is a cat.";
+  pairs.push_back(pairs[0]);
+  pairs.back().rejected = pairs.back().chosen;
   const PreferenceResult result = train_preferences(
       tiny_preference(), model, pairs, test::tiny_pictures(), 1, "cpu", fresh("dpo-long"));
   EXPECT_EQ(result.pairs, 2);
-  ASSERT_EQ(result.dropped.size(), 1u);
+  ASSERT_EQ(result.dropped.size(), 2u);
+  EXPECT_EQ(result.dropped.at("chosen and rejected are equal"), 1);
   EXPECT_EQ(result.dropped.at("longer than language.max_positions"), 1);
 }
 

@@ -2,12 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <set>
 
 #include "base/base64.h"
 #include "base/files.h"
+#include "base/random.h"
 #include "model/generation.h"
 #include "rlaif/best_of_n.h"
 #include "rlaif/preference_training.h"
@@ -111,6 +113,92 @@ TEST_F(Rollout, AsksTheQuestionsOfAnInstructionsFile) {
   write_file_atomic(folder + "/bad.jsonl", "{\"image\": \"a.png\"}\n");
   config_.instructions = folder + "/bad.jsonl";
   EXPECT_NE(test::error_of([&] { Prompts prompts(config_); }).find("bad.jsonl:1: has no \"question\""), std::string::npos);
+}
+
+// Answers are bound to the pictures that they were made from.
+TEST_F(Rollout, AreNotContinuedWithAnotherPicture) {
+  const std::string folder = test::test_folder();
+  write_file_atomic(folder + "/b.png", encode_png(test::tiny_pictures()(0)));
+  write_file_atomic(folder + "/one.jsonl", Json{{"image_path", "b.png"}, {"question", "what is this?"}}.dump() + "\n");
+  config_.instructions = folder + "/one.jsonl";
+  const std::string path = fresh("bound.jsonl");
+  sample(path);
+  const std::string bytes = read_file(path);
+  sample(path);
+  EXPECT_EQ(read_file(path), bytes);
+  write_file_atomic(folder + "/b.png", encode_png(test::tiny_pictures()(1)));
+  const std::string error = test::error_of([&] { sample(path); });
+  EXPECT_NE(error.find("made from another picture or question, or by another policy"), std::string::npos) << error;
+}
+
+// Log-probs of the sampled tokens stand beside them, as the generator says them, rounded.
+TEST_F(Rollout, SayHowLikelyTheirTokensWere) {
+  const auto prompts = sample(fresh("likely.jsonl"));
+  const Picture picture = Prompts(config_).at(0);
+  Chat chat;
+  chat.turns.push_back({"user", picture.question});
+  chat.images.push_back(picture.image);
+  SamplingConfig sampling;
+  sampling.temperature = config_.rollout.temperature;
+  sampling.max_new_tokens = config_.rollout.max_new_tokens;
+  sampling.num_samples = config_.rollout.samples;
+  sampling.seed = mix_keys({config_.seed, 0x726F6C6C});
+  const auto made = generate(policy_.model, *policy_.encoder, policy_.encoder->encode(chat, true), sampling, 0);
+  for (std::size_t s = 0; s < made.size(); ++s) {
+    const Answer& answer = prompts[0].answers[s];
+    ASSERT_EQ(answer.ids, made[s].ids);
+    ASSERT_EQ(answer.log_probs.size(), answer.ids.size());
+    for (std::size_t t = 0; t < answer.ids.size(); ++t) {
+      EXPECT_NEAR(answer.log_probs[t], made[s].log_probs[t], 1e-4);  // decoded beside other prompts
+      EXPECT_EQ(answer.log_probs[t], std::round(answer.log_probs[t] * 1e6) / 1e6);
+    }
+  }
+}
+
+TEST_F(Rollout, SayWhatCutThem) {
+  const auto cuts_of = [](const std::vector<PromptAnswers>& prompts) {
+    std::set<std::string> cuts;
+    for (const PromptAnswers& prompt : prompts) {
+      for (const Answer& answer : prompt.answers) {
+        EXPECT_EQ(answer.finished, answer.cut.empty());
+        if (!answer.finished) cuts.insert(answer.cut);
+      }
+    }
+    return cuts;
+  };
+  config_.num_prompts = 2;
+  config_.rollout.max_new_tokens = 3;
+  EXPECT_EQ(cuts_of(sample(fresh("short.jsonl"))), (std::set<std::string>{"max_new_tokens"}));
+  config_.rollout.max_new_tokens = 40;
+  config_.rollout.repetition_penalty = 0.02;  // what was said is said again
+  config_.rollout.max_repeats = 3;
+  EXPECT_EQ(cuts_of(sample(fresh("again.jsonl"))).count("max_repeats"), 1u);
+  config_.rollout = test::tiny_round().rollout;
+  const auto length = [&] {
+    const Picture picture = Prompts(config_).at(0);
+    return static_cast<std::int64_t>(
+        policy_.encoder->encode({{{"user", config_.instruction}}, {picture.image}}, true).ids.size());
+  };
+  while (length() + 4 < policy_.config.language.max_positions) config_.instruction += " a";
+  config_.rollout.min_new_tokens = 30;
+  EXPECT_EQ(cuts_of(sample(fresh("full.jsonl"))), (std::set<std::string>{"language.max_positions"}));
+}
+
+TEST_F(Rollout, EndAtTheIdsThatTheConfigNames) {
+  config_.num_prompts = 2;
+  const auto plain = sample(fresh("plain-ids.jsonl"));
+  ASSERT_FALSE(plain[0].answers[0].ids.empty());
+  config_.rollout.stop_ids = {plain[0].answers[0].ids.front()};
+  const auto stopped = sample(fresh("stopped-ids.jsonl"));
+  EXPECT_TRUE(stopped[0].answers[0].ids.empty());
+  EXPECT_TRUE(stopped[0].answers[0].finished);
+  config_.rollout.stop_ids = {1 << 20};
+  const std::string error = test::error_of([&] { sample(fresh("no-ids.jsonl")); });
+  EXPECT_NE(error.find("stop_ids holds 1048576"), std::string::npos) << error;
+  Json json = config_to_json(test::tiny_round());
+  json["rollout"]["max_repeats"] = 1;
+  const std::string once = test::error_of([&] { read_config<RlaifConfig>(json, "loop.json"); });
+  EXPECT_NE(once.find("rollout.max_repeats: 1 would cut every answer"), std::string::npos) << once;
 }
 
 TEST_F(Rollout, AreRankedByImplicitReward) {

@@ -46,6 +46,27 @@ TEST(Splitter, AsksAServerForEveryAnswerWhole) {
   EXPECT_EQ(splitter->traffic().at("requests"), 2);
 }
 
+TEST(Splitter, DoesNotTakeCutOrRefusedOutput) {
+  test::LoopbackServer server([&](const auto& request, auto& response) {
+    const std::string question = test::LoopbackServer::question_of(request);
+    if (question.find("bad words") != std::string::npos) {
+      response.status = 400;
+      return response.set_content(R"({"error": "content policy"})", "application/json");
+    }
+    Json reply = Json::parse(test::LoopbackServer::reply("- There is a dog. || Is there a dog?\n- There is"));
+    reply["choices"][0]["finish_reason"] = question.find("long") != std::string::npos ? "length" : "stop";
+    response.set_content(reply.dump(), "application/json");
+  });
+  RlaifConfig config;
+  config.splitter = server.url();
+  const auto results = make_light_splitter(config)->split({{"", "long"}, {"", "short"}, {"", "bad words"}});
+  EXPECT_EQ(results[0].problem, "the splitter's output was cut at its limit of tokens");
+  EXPECT_TRUE(results[0].claims.empty());
+  EXPECT_EQ(results[1].problem, "");
+  EXPECT_EQ(results[1].claims.size(), 2u);
+  EXPECT_EQ(results[2].problem, "refused by the server: content policy");
+}
+
 TEST(Splitter, MayTakeAnswersWhole) {
   RlaifConfig config;
   config.splitter = "whole";

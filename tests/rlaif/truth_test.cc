@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/error.h"
+
 namespace pocketvlm {
 namespace {
 
@@ -29,6 +31,38 @@ TEST_F(Truth, KnowsWhatIsThereAndWhere) {
   EXPECT_EQ(ask("is the cat on the left side?"), true);
   EXPECT_EQ(ask("is there a cat at the top left?"), false);
   EXPECT_EQ(ask("is there a cat in the center?"), false);
+}
+
+// The form of truth.jsonl of a folder of photographs.
+TEST_F(Truth, KnowsOfObjectsWithoutABoxThatTheyAreThere) {
+  truth_ = {{"objects", {{{"name", "cat"}}}}, {"absent", {"dog"}}, {"sign", nullptr}};
+  EXPECT_EQ(ask("is there a cat in the picture?"), true);
+  EXPECT_EQ(ask("is there a dog in the picture?"), false);
+  EXPECT_EQ(ask("is there an ice cream in the picture?"), std::nullopt);  // nobody looked for one
+  EXPECT_EQ(ask("is there a cat on the left?"), std::nullopt);
+  EXPECT_EQ(ask("are there two cats in the picture?"), std::nullopt);
+  EXPECT_EQ(ask("is there a sign in the picture?"), false);
+}
+
+TEST(CheckTruth, NamesWhatDoesNotFit) {
+  const auto error_of = [](const Json& truth) {
+    try {
+      check_truth(truth, "here:1");
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(error_of({{"objects", {{{"name", "cat"}}}}}), "");
+  EXPECT_EQ(error_of({{"objects", {{{"name", "cat"}, {"box", {1, 2, 3, 4.5}}}}}, {"absent", {"dog"}}, {"sign", nullptr}}), "");
+  for (const Json& bad : {Json("cat"),
+                          Json{{"objects", "cat"}},
+                          Json{{"objects", {"cat"}}},
+                          Json{{"objects", {{{"name", "cat"}, {"box", {1, 2}}}}}},
+                          Json{{"objects", Json::array()}, {"absent", "dog"}},
+                          Json{{"objects", Json::array()}, {"sign", 3}}}) {
+    EXPECT_EQ(error_of(bad).find("here:1: truth"), 0u) << bad;
+  }
 }
 
 TEST_F(Truth, CountsExactly) {
