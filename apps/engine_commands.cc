@@ -139,20 +139,17 @@ Json export_onnx(const CommandLine& line) {
   return export_vision_onnx(line.checkpoint, options, line.out);
 }
 
-/// The question that goes with a picture.
-std::string picture_question(const CommandLine& line) { return line.prompt.empty() ? EvaluationConfig{}.prompt : line.prompt; }
-
 /// Prompts for the parity gate: the pictures given, or scenes.
 std::vector<ParityPrompt> gate_prompts(const CommandLine& line, const ExportConfig& config) {
   const ModelConfig model = load_checkpoint_config(line.checkpoint);
   std::vector<ParityPrompt> prompts;
   for (const std::string& path : line.images) {
     Chat chat;
-    chat.turns.push_back({"user", picture_question(line)});
+    chat.turns.push_back({"user", line.prompt.empty() ? EvaluationConfig{}.prompt : line.prompt});
     chat.images.push_back(load_image(path, decode_options(model.image)));
     prompts.push_back({std::move(chat)});
   }
-  return prompts.empty() ? calibration_prompts(config.parity_prompts, picture_question(line)) : prompts;
+  return prompts.empty() ? calibration_prompts(model.image, model.prompt, config.parity_prompts, line.prompt) : prompts;
 }
 
 /// What phone and trainer give for the calibration prompts; the trainer's model is in memory for no longer than that.
@@ -167,9 +164,11 @@ std::optional<Importance> measured_importance(const CommandLine& line, const Exp
   if (config.importance_prompts == 0) return std::nullopt;
   PV_CHECK(uses_importance(line.type), "--importance-prompts changes nothing in a file of type {}; drop it, or take q4_0, q4_k_m or q6_k",
            line.type);
-  return measure_importance(line.checkpoint,
-                            chats_of(calibration_prompts(config.importance_prompts, picture_question(line), config.parity_prompts)),
-                            kScenesDataset, line.out);
+  const ModelConfig model = load_checkpoint_config(line.checkpoint);
+  return measure_importance(
+      line.checkpoint,
+      chats_of(calibration_prompts(model.image, model.prompt, config.importance_prompts, line.prompt, config.parity_prompts)),
+      kScenesDataset, line.out);
 }
 
 /// Language model and mmproj as GGUF, compared with the trainer unless --gate is off; returns files and parity.
