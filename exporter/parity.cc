@@ -11,6 +11,7 @@
 #include "mobile/session.h"
 #include "model/batch.h"
 #include "model/generation.h"
+#include "model/layers.h"
 
 namespace pocketvlm {
 namespace {
@@ -76,7 +77,21 @@ torch::Tensor trainer_logits(VisionLanguageModel& model, const EncodedChat& chat
   return model->logits(model->hidden_states(to_batch(packed)).slice(0, first)).to(torch::kFloat32);
 }
 
-void compare_prompt(LoadedModel& trainer, Session& phone, const Chat& chat, std::size_t index, double min_cosine, Totals& totals) {
+/// bfloat16 where a matrix is held so.
+torch::Dtype held_dtype(const VisionLanguageModel& model) {
+  for (const torch::Tensor& parameter : model->parameters()) {
+    if (parameter.scalar_type() == torch::kBFloat16) return torch::kBFloat16;
+  }
+  return torch::kFloat32;
+}
+
+void compare_prompt(LoadedModel& trainer,
+                    torch::Dtype held,
+                    Session& phone,
+                    const Chat& chat,
+                    std::size_t index,
+                    double min_cosine,
+                    Totals& totals) {
   const EncodedChat ours = trainer.encoder->encode(chat, true);
   const EncodedChat theirs = phone.encoder().encode(chat, true);
   totals.sliced_prompts += ours.grids.size() > chat.images.size() ? 1 : 0;
@@ -108,7 +123,10 @@ void compare_prompt(LoadedModel& trainer, Session& phone, const Chat& chat, std:
 
   SamplingConfig greedy;
   greedy.max_new_tokens = kAnswerTokens;
-  const std::vector<std::int32_t> answer = generate(trainer.model, *trainer.encoder, ours, greedy).front().ids;
+  const std::vector<std::int32_t> answer = [&] {
+    const ComputeDtype guard(held);
+    return generate(trainer.model, *trainer.encoder, ours, greedy).front().ids;
+  }();
   const EncodedChat forced = with_answer(ours, answer);
   // From the token that starts the answer to the one that ends it.
   const auto first = static_cast<std::int64_t>(ours.ids.size()) - 1;
@@ -162,9 +180,11 @@ Json check_parity(LoadedModel& trainer,
   SessionOptions options;
   options.packed = "memory";  // nothing is left beside the exported files
   Session phone(files.language, files.mmproj, options);
+  const torch::Dtype held = held_dtype(trainer.model);
+  const ComputeDtype float32(torch::kFloat32);
   Totals totals;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
-    compare_prompt(trainer, phone, prompts[i].chat, i, bounds.min_vision_cosine, totals);
+    compare_prompt(trainer, held, phone, prompts[i].chat, i, bounds.min_vision_cosine, totals);
   }
   const double agreement =
       totals.positions > 0 ? static_cast<double>(totals.equal_choices) / static_cast<double>(totals.positions) : 0.0;
@@ -191,9 +211,24 @@ Json check_parity(LoadedModel& trainer,
           {"positions", totals.positions},
           {"greedy_identical", totals.greedy_identical},
           {"kl", number(totals.positions > 0 ? totals.kl / static_cast<double>(totals.positions) : 0.0)},
+          {"trainer_dtype", held == torch::kBFloat16 ? "bf16" : "f32"},
           {"kernels", phone.kernels()},
           {"first_difference", first},
           {"allowed_differences", allowed}};
+}
+
+std::string explain_failure(const Json& parity) {
+  const auto share = [&](const char* key) { return parity[key].is_null() ? std::string("none") : fmt::format("{:.6g}", parity[key].get<double>()); };
+  std::string text;
+  if (parity["vision_cosine"].is_number() && parity["vision_cosine"] < parity["required_cosine"]) {
+    text += fmt::format("vision_cosine {} < {}, ", share("vision_cosine"), share("required_cosine"));
+  }
+  if (parity["agreement"] < parity["required_agreement"]) {
+    text += fmt::format("agreement {} < {}, ", share("agreement"), share("required_agreement"));
+  }
+  Json first = parity["first_difference"];
+  if (first.is_object()) first.erase("blocks");
+  return text + "first at " + first.dump();
 }
 
 }  // namespace pocketvlm

@@ -11,7 +11,9 @@
 
 namespace pocketvlm {
 
-/// Compares phone runtime and trainer on the same pictures and prompts (float32 trainer):
+/// Compares phone runtime and trainer on the same pictures and prompts. The trainer computes in float32; where its weights are held
+/// in bfloat16, its answers alone are chosen by products in bfloat16 ("trainer_dtype" says which), since each product in float32
+/// would convert its weights again for every token:
 ///   tokens_equal     the prompts have the same ids, and visual tokens the same places
 ///   pixels_equal     the preprocessed patches and slice grids are byte-equal
 ///   vision_cosine    smallest cosine of a visual token; -1 where it is no number, null where no prompt has a picture
@@ -28,5 +30,8 @@ Json check_parity(LoadedModel& trainer,
                   const std::string& type,
                   const std::vector<ParityPrompt>& prompts,
                   const ExportConfig& bounds);
+
+/// A failed report in one line: which figures are beyond their bounds, and where first.
+std::string explain_failure(const Json& parity);
 
 }  // namespace pocketvlm

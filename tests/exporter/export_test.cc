@@ -355,7 +355,7 @@ double weighted_error(const std::string& path, const std::string& exact_path, co
 
 TEST_F(Export, ImportanceLessensTheErrorsThatMatter) {
   const std::vector<Chat> prompts = chats_of(calibration_prompts(config().image, config().prompt, 3, "what is in the picture?", 4));
-  const Importance importance = measure_importance(folder_ + "/bucketed", prompts, "three scenes", folder_ + "/importance");
+  const Importance importance = measure_importance(folder_ + "/bucketed", {"three scenes", prompts, ""}, folder_ + "/importance");
   EXPECT_TRUE(std::filesystem::is_empty(folder_ + "/importance"));  // no intermediate file stays
   EXPECT_EQ(importance.columns.size(), 2U * 7U + 1U);               // two layers, tied embeddings
   const ExportedFiles exact = export_gguf(folder_ + "/bucketed", "f32", "f16", folder_ + "/importance/exact");
@@ -408,6 +408,30 @@ TEST_F(Export, ImportanceIsTheMeanSquareOfWhatAMatrixReads) {
   EXPECT_THROW(importance.find("blk.0.ffn_up.weight", 7), Error);
 }
 
+/// Passages of 512 tokens, each as if nothing stood before it.
+TEST_F(Export, ImportanceOfTextIsThatOfItsPassages) {
+  const ExportedFiles files = export_gguf(folder_ + "/bucketed", "f32", "f32", folder_ + "/passages");
+  SessionOptions options;
+  options.packed = "none";
+  Session session(files.language, "", options);
+  std::string text;
+  while (text.size() < 3000) text += "a red circle and " + std::to_string(text.size()) + " dogs. ";
+  const std::vector<std::int32_t> ids = session.encoder().encode_text(text).ids;
+  ASSERT_GT(ids.size(), 600U);
+  InputSquares squares;
+  session.observe(&squares);
+  for (std::size_t begin = 0; begin < ids.size(); begin += 512) {
+    EncodedChat passage;
+    passage.ids.assign(ids.begin() + static_cast<std::ptrdiff_t>(begin), ids.begin() + static_cast<std::ptrdiff_t>(std::min(begin + 512, ids.size())));
+    session.forward_logits(passage);
+  }
+  session.observe(nullptr);
+  const Importance importance = measure_importance(session, {"text", {}, text});
+  EXPECT_EQ(importance.columns, to_importance(squares).columns);
+  EXPECT_EQ(importance.tokens, static_cast<std::int64_t>(ids.size()));
+  EXPECT_EQ(importance.prompts, static_cast<std::int64_t>((ids.size() + 511) / 512));
+}
+
 /// Columns that nothing read still count a little, and a matrix that read nothing but zeros counts evenly.
 TEST(Importance, HasAFloor) {
   InputSquares squares;
@@ -422,7 +446,16 @@ TEST(Importance, HasAFloor) {
 }
 
 TEST_F(Export, ImportanceNeedsPrompts) {
-  EXPECT_THROW(measure_importance(folder_ + "/bucketed", {}, "nothing", folder_ + "/no_prompts"), Error);
+  EXPECT_THROW(measure_importance(folder_ + "/bucketed", {}, folder_ + "/no_prompts"), Error);
+}
+
+TEST_F(Export, UncheckedFilesGetTheirNamesOnce) {
+  ExportedFiles files = export_gguf(folder_ + "/bucketed", "f16", "f16", folder_ + "/unchecked", nullptr, kUncheckedMark);
+  EXPECT_TRUE(files.language.ends_with("/language-f16.unchecked.gguf"));
+  accept_files(files);
+  EXPECT_TRUE(files.mmproj.ends_with("/unchecked/mmproj-f16.gguf"));
+  EXPECT_TRUE(std::filesystem::exists(files.mmproj) && std::filesystem::exists(files.language));
+  EXPECT_THROW(accept_files(files), Error);
 }
 
 TEST_F(Export, AFolderThatIsNoCheckpointIsAnError) {
