@@ -111,7 +111,7 @@ void add_model_commands(CLI::App& app, CommandLine& line) {
   what->add_option("--vision-onnx", line.vision_onnx, "vision encoder and projector as ONNX: fp16, int8 (quantize-dequantize), fp32")
       ->check(CLI::IsMember({"fp16", "int8", "fp32"}));
   what->require_option(1, 2);
-  out->add_option("--mmproj-type", line.mmproj_type, "f32, f16, q8_0");
+  out->add_option("--mmproj-type", line.mmproj_type, "f32, f16 (the default), q8_0");
   out->add_option("--out", line.out, "folder")->required();
   out->add_option("--onnx-grid", line.onnx_grids,
                   "ROWSxCOLUMNS of patches, one ONNX file each; may be repeated; default: those of the pictures given, or the square")
@@ -125,9 +125,17 @@ void add_model_commands(CLI::App& app, CommandLine& line) {
                   "measure on so many prompts which columns of the language model's matrices matter, and quantize accordingly; 0: the "
                   "reference's rules")
       ->check(CLI::NonNegativeNumber);
-  out->add_option("--gate", line.gate, "on: compare with the trainer, which is loaded for it; off: write the files unchecked, "
-                                       "in the memory of one tensor")
+  out->add_option("--importance-image", line.importance_images, "measure that on these pictures; one or several")->check(CLI::ExistingFile);
+  out->add_option("--importance-text", line.importance_text, "measure that on the text of this file")->check(CLI::ExistingFile);
+  out->add_option("--gate", line.gate, "on (the default): compare with the trainer, which is loaded for it; off: write the files "
+                                       "unchecked, in the memory of one tensor")
       ->check(CLI::IsMember({"on", "off"}));
+  out->add_option("--dtype", line.dtype, "gate: of the trainer's weights in memory; default: bf16, mapped, where the checkpoint's are, else f32")
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  out->add_option("--parity-prompts", line.parity_prompts, "gate: scenes to compare on; default: 16")->check(CLI::Range(1, 100000));
+  out->add_option("--min-agreement", line.min_agreement, "gate: share of equal next-token choices; default: by type")->check(CLI::Range(0.0, 1.0));
+  out->add_option("--min-vision-cosine", line.min_vision_cosine, "gate: smallest cosine of a visual token; default: 0.999")
+      ->check(CLI::Range(-1.0, 1.0));
   add_json(out, line);
 }
 

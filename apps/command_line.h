@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,13 +20,16 @@ struct CommandLine {
   bool fast = false;
   bool dry_run = false;     // ablate
 
-  std::string checkpoint, model, out, png, prompt, tokenizer, text, text_file, jsonl_file, ids, data, type, mmproj_type = "f16", gate = "on";
+  std::string checkpoint, model, out, png, prompt, tokenizer, text, text_file, jsonl_file, ids, data, type, mmproj_type, gate;  // export: empty is the default
   std::string dtype;       // empty: the command's own choice
   std::string sprites = "emoji", run_name, instruction;
   std::string vision_onnx;              // export: precision of the ONNX files; empty: none
   std::vector<std::string> onnx_grids;  // "32x32"
   std::int64_t onnx_longest = 0;        // 0: the grid's own
-  std::int64_t importance_prompts = 0;  // export
+  std::int64_t importance_prompts = 0, parity_prompts = 0;  // export; 0: none, and the config's own
+  std::optional<double> min_agreement, min_vision_cosine;   // export
+  std::vector<std::string> importance_images;
+  std::string importance_text;
   std::vector<std::string> images, languages, types;
   std::string source, compat, conversation, adapter, video;
   double video_fps = 30.0;

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "apps/bench.h"
+#include "apps/export_command.h"
 #include "apps/import_gguf.h"
 #include "apps/inspect_forward.h"
 #include "apps/recipe.h"
@@ -19,10 +20,6 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "data/preprocess/tokenizer_json.h"
-#include "exporter/importance.h"
-#include "exporter/onnx_export.h"
-#include "exporter/parity.h"
-#include "exporter/tensor_types.h"
 #include "model/adapter.h"
 #include "model/generation.h"
 #include "model/initialization.h"
@@ -126,99 +123,6 @@ void eval(const CommandLine& line, Communicator& ranks) {
   if (!ranks.is_first()) return;
   if (line.json) return print_json(figures);
   fmt::print("{}\n", figures.dump(2));
-}
-
-/// The vision part as ONNX; returns the report.
-Json export_onnx(const CommandLine& line) {
-  OnnxExportOptions options;
-  options.precision = line.vision_onnx;
-  options.longest = line.onnx_longest;
-  for (const std::string& grid : line.onnx_grids) options.grids.push_back(parse_grid(grid));
-  const ModelConfig config = load_checkpoint_config(line.checkpoint);
-  for (const std::string& path : line.images) options.pictures.push_back(load_image(path, decode_options(config.image)));
-  return export_vision_onnx(line.checkpoint, options, line.out);
-}
-
-/// The question that goes with a picture.
-std::string picture_question(const CommandLine& line) { return line.prompt.empty() ? EvaluationConfig{}.prompt : line.prompt; }
-
-/// Prompts for the parity gate: the pictures given, or scenes.
-std::vector<ParityPrompt> gate_prompts(const CommandLine& line, const ExportConfig& config) {
-  const ModelConfig model = load_checkpoint_config(line.checkpoint);
-  std::vector<ParityPrompt> prompts;
-  for (const std::string& path : line.images) {
-    Chat chat;
-    chat.turns.push_back({"user", picture_question(line)});
-    chat.images.push_back(load_image(path, decode_options(model.image)));
-    prompts.push_back({std::move(chat)});
-  }
-  return prompts.empty() ? calibration_prompts(config.parity_prompts, picture_question(line)) : prompts;
-}
-
-/// What phone and trainer give for the calibration prompts; the trainer's model is in memory for no longer than that.
-Json run_gate(const CommandLine& line, const ExportConfig& config, const ExportedFiles& files) {
-  const std::vector<ParityPrompt> prompts = gate_prompts(line, config);
-  LoadedModel trainer = load_model(line.checkpoint);
-  return check_parity(trainer, files, line.type, prompts, config);
-}
-
-/// On scenes that the gate does not see, so that its figures stay those of prompts nobody fitted.
-std::optional<Importance> measured_importance(const CommandLine& line, const ExportConfig& config) {
-  if (config.importance_prompts == 0) return std::nullopt;
-  PV_CHECK(uses_importance(line.type), "--importance-prompts changes nothing in a file of type {}; drop it, or take q4_0, q4_k_m or q6_k",
-           line.type);
-  return measure_importance(line.checkpoint,
-                            chats_of(calibration_prompts(config.importance_prompts, picture_question(line), config.parity_prompts)),
-                            kScenesDataset, line.out);
-}
-
-/// Language model and mmproj as GGUF, compared with the trainer unless --gate is off; returns files and parity.
-Json export_for_phone(const CommandLine& line) {
-  const bool gate = line.gate == "on";
-  PV_CHECK(gate || ((line.prompt.empty() || line.importance_prompts > 0) && (line.images.empty() || !line.vision_onnx.empty())),
-           "--image and --prompt are for the parity gate; drop them or --gate off");
-  ExportConfig config;
-  config.types = {line.type};
-  config.mmproj_type = line.mmproj_type;
-  config.importance_prompts = line.importance_prompts;
-  // Read through the config so that an unknown type is answered like any other mistake.
-  config = read_config<ExportConfig>(config_to_json(config), "export");
-  const std::optional<Importance> importance = measured_importance(line, config);
-  const ExportedFiles files = export_gguf(line.checkpoint, line.type, line.mmproj_type, line.out, importance ? &*importance : nullptr);
-  if (!gate) {
-    spdlog::warn("--gate off: nobody compared {} with the checkpoint; run the export once without it where the model fits in memory",
-                 files.language);
-  }
-  Json parity = gate ? run_gate(line, config, files) : Json{{"gate", "off"}, {"passed", nullptr}};
-  parity["llama_cpp_differences"] = files.llama_cpp_differences;
-  parity["importance"] = importance ? importance->to_json() : Json(nullptr);
-  write_json((fs::path(line.out) / "parity.json").string(), parity);
-  return {{"language", files.language}, {"mmproj", files.mmproj}, {"language_bytes", files.language_bytes},
-          {"mmproj_bytes", files.mmproj_bytes}, {"parity", parity}};
-}
-
-void export_checkpoint(const CommandLine& line) {
-  PV_CHECK(!line.vision_onnx.empty() || (line.onnx_grids.empty() && line.onnx_longest == 0),
-           "--onnx-grid and --onnx-longest belong to --vision-onnx; give it as well");
-  Json result = line.type.empty() ? Json::object() : export_for_phone(line);
-  if (!line.vision_onnx.empty()) result["onnx"] = export_onnx(line);
-  if (line.json) print_json(result);
-  if (!line.json && result.contains("parity")) {
-    fmt::print("{} ({} bytes)\n{} ({} bytes)\nparity: {}\n", result["language"].get<std::string>(), result["language_bytes"].dump(),
-               result["mmproj"].get<std::string>(), result["mmproj_bytes"].dump(), result["parity"].dump());
-  }
-  if (!line.json && result.contains("onnx")) {
-    for (const Json& file : result["onnx"]["files"]) {
-      fmt::print("{} ({} bytes)\ncosine to the trainer: {}\n", file["file"].get<std::string>(), file["bytes"].dump(), file["cosine"].dump());
-    }
-  }
-  if (result.contains("parity") && result["parity"]["passed"] == false) {
-    throw CheckFailed(fmt::format("{}: phone and trainer differ beyond the bounds: {}", (fs::path(line.out) / "parity.json").string(),
-                                  result["parity"]["first_difference"].dump()));
-  }
-  if (result.contains("onnx") && !result["onnx"]["passed"].get<bool>()) {
-    throw CheckFailed(fmt::format("{}: a visual token's cosine to the trainer's is below {}", line.out, result["onnx"]["required_cosine"].dump()));
-  }
 }
 
 void merge(const CommandLine& line) {

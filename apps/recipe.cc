@@ -269,21 +269,22 @@ class Recipe {
       spdlog::info("export: {}", type);
       const bool weighted = config_.exports->importance_prompts > 0 && uses_importance(type);
       if (weighted && !importance) {
-        importance = measure_importance(final_checkpoint(), chats_of(importance_prompts()), "held-out pictures", folder.string());
+        importance = measure_importance(final_checkpoint(), {"held-out pictures", chats_of(importance_prompts()), ""}, folder.string());
       }
-      const ExportedFiles files =
-          export_gguf(final_checkpoint(), type, config_.exports->mmproj_type, folder.string(), weighted ? &*importance : nullptr);
+      const bool gate = config_.exports->parity_prompts > 0;
+      ExportedFiles files = export_gguf(final_checkpoint(), type, config_.exports->mmproj_type, folder.string(),
+                                        weighted ? &*importance : nullptr, gate ? kUncheckedMark : "");
       Json result = {{"type", type}, {"language_bytes", files.language_bytes}, {"mmproj_bytes", files.mmproj_bytes}};
       result["importance"] = weighted ? importance->to_json() : Json(nullptr);
-      if (config_.exports->parity_prompts > 0) {
+      if (gate) {
         if (!trainer) trainer = load_model(final_checkpoint());
         result["parity"] = check_parity(*trainer, files, type, parity_prompts(), *config_.exports);
         if (!result["parity"]["passed"].get<bool>()) {
           write_json((folder / ("refused-" + type + ".json")).string(), result);
           throw CheckFailed(fmt::format("{}: phone and trainer differ beyond the bounds: {}; figures in {}", files.language,
-                                        result["parity"]["first_difference"].dump(),
-                                        (folder / ("refused-" + type + ".json")).string()));
+                                        explain_failure(result["parity"]), (folder / ("refused-" + type + ".json")).string()));
         }
+        accept_files(files);
       }
       result["phone"] = answer_on_phone(type, files);
       write_json(report.string(), result);
@@ -312,7 +313,9 @@ class Recipe {
 
   /// The gallery on the phone runtime, with its speeds.
   Json answer_on_phone(const std::string& type, const ExportedFiles& files) {
-    Session session(files.language, files.mmproj);
+    SessionOptions options;
+    options.packed = "memory";  // nothing is left beside the exported files
+    Session session(files.language, files.mmproj, options);
     MobileSampling sampling;
     sampling.max_new_tokens = config_.evaluation.settings.max_new_tokens;
     Json answers = Json::array();

@@ -507,7 +507,8 @@ ExportedFiles export_gguf(const std::string& checkpoint_folder,
                           const std::string& type,
                           const std::string& mmproj_type,
                           const std::string& folder,
-                          const Importance* importance) {
+                          const Importance* importance,
+                          const std::string& mark) {
   const fs::path checkpoint(checkpoint_folder);
   const std::string config_path = (checkpoint / "config.json").string();
   const Json json = read_json(config_path);
@@ -520,8 +521,8 @@ ExportedFiles export_gguf(const std::string& checkpoint_folder,
   make_folders(folder);
 
   ExportedFiles files;
-  files.language = (fs::path(folder) / ("language-" + type + ".gguf")).string();
-  files.mmproj = (fs::path(folder) / ("mmproj-" + mmproj_type + ".gguf")).string();
+  files.language = (fs::path(folder) / ("language-" + type + mark + ".gguf")).string();
+  files.mmproj = (fs::path(folder) / ("mmproj-" + mmproj_type + mark + ".gguf")).string();
   FileBuilder language(weights.tensors(), checkpoint_folder, importance);
   const Vocabulary vocabulary = read_vocabulary(checkpoint);
   build_language(language, config, vocabulary, type, config_path);
@@ -549,6 +550,16 @@ ExportedFiles export_gguf(const std::string& checkpoint_folder,
     files.llama_cpp_differences.push_back("a space is read after every special token, so also after a picture");
   }
   return files;
+}
+
+void accept_files(ExportedFiles& files) {
+  for (std::string* path : {&files.language, &files.mmproj}) {
+    const std::size_t at = path->rfind(std::string(kUncheckedMark) + ".gguf");
+    PV_CHECK(at != path->npos, "{}: was checked before", *path);
+    const std::string name = path->substr(0, at) + ".gguf";
+    fs::rename(*path, name);
+    *path = name;
+  }
 }
 
 }  // namespace pocketvlm

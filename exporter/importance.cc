@@ -14,6 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kAnswerTokens = 64;
+constexpr std::int64_t kPassageTokens = 512;
 constexpr double kFloor = 1e-3;  // of a matrix's mean
 
 std::vector<float> means(const InputSquares::Entry& entry) {
@@ -61,6 +62,22 @@ std::int64_t run_prompt(Session& session, const Chat& chat, InputSquares& square
   return static_cast<std::int64_t>(prompt.ids.size());
 }
 
+/// A text in passages, each on its own.
+std::int64_t run_text(Session& session, const std::string& text, InputSquares& squares) {
+  const EncodedChat whole = session.encoder().encode_text(text);
+  const auto length = static_cast<std::ptrdiff_t>(std::min(kPassageTokens, session.context()));
+  session.observe(&squares);
+  for (auto begin = whole.ids.begin(); begin != whole.ids.end();) {
+    const auto end = begin + std::min(length, whole.ids.end() - begin);
+    EncodedChat passage;
+    passage.ids.assign(begin, end);
+    session.forward_logits(passage);
+    begin = end;
+  }
+  session.observe(nullptr);
+  return static_cast<std::int64_t>(whole.ids.size());
+}
+
 }  // namespace
 
 const float* Importance::find(const std::string& tensor, std::int64_t length) const {
@@ -90,31 +107,33 @@ Importance to_importance(const InputSquares& squares) {
   return importance;
 }
 
-Importance measure_importance(Session& session, const std::vector<Chat>& prompts, const std::string& dataset) {
-  PV_CHECK(!prompts.empty(), "importance: no prompts to measure it on");
+Importance measure_importance(Session& session, const CalibrationData& data) {
+  PV_CHECK(!data.prompts.empty() || !data.text.empty(), "importance: no prompts and no text to measure it on");
   InputSquares squares;
   std::int64_t tokens = 0;
-  for (const Chat& chat : prompts) tokens += run_prompt(session, chat, squares);
+  for (const Chat& chat : data.prompts) tokens += run_prompt(session, chat, squares);
+  std::int64_t passages = 0;
+  if (!data.text.empty()) {
+    const std::int64_t added = run_text(session, data.text, squares);
+    passages = (added + kPassageTokens - 1) / kPassageTokens;
+    tokens += added;
+  }
   Importance importance = to_importance(squares);
-  importance.dataset = dataset;
-  importance.prompts = static_cast<std::int64_t>(prompts.size());
+  importance.dataset = data.name;
+  importance.prompts = static_cast<std::int64_t>(data.prompts.size()) + passages;
   importance.tokens = tokens;
   return importance;
 }
 
-Importance measure_importance(const std::string& checkpoint,
-                              const std::vector<Chat>& prompts,
-                              const std::string& dataset,
-                              const std::string& folder) {
+Importance measure_importance(const std::string& checkpoint, const CalibrationData& data, const std::string& folder) {
   make_folders(folder);
   const ScratchFolder scratch((fs::path(folder) / "importance.partial").string());
   const ExportedFiles files = export_gguf(checkpoint, "f16", "f16", scratch.path());
   SessionOptions options;
   options.packed = "memory";
   Session session(files.language, files.mmproj, options);
-  Importance importance = measure_importance(session, prompts, dataset);
-  spdlog::info("importance of {} matrices measured on {} tokens of {} prompts", importance.columns.size(), importance.tokens,
-               importance.prompts);
+  Importance importance = measure_importance(session, data);
+  spdlog::info("importance of {} matrices measured on {} tokens of {}", importance.columns.size(), importance.tokens, data.name);
   return importance;
 }
 

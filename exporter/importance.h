@@ -17,7 +17,7 @@ namespace pocketvlm {
 struct Importance {
   std::map<std::string, std::vector<float>> columns;  // by the name of the GGUF tensor; all above 0
   std::string dataset;                                // what it was measured on, for people
-  std::int64_t prompts = 0;
+  std::int64_t prompts = 0;             // and passages of text
   std::int64_t tokens = 0;
 
   /// Of a tensor, or nullptr. Throws Error when it is not of that many columns.
@@ -29,14 +29,19 @@ struct Importance {
 /// read them.
 Importance to_importance(const InputSquares& squares);
 
-/// Runs prompts and the model's own greedy answers to them (up to 64 tokens) through a session and measures. `dataset` names them.
-Importance measure_importance(Session& session, const std::vector<Chat>& prompts, const std::string& dataset);
+/// What it is measured on; `name` is what people are told.
+struct CalibrationData {
+  std::string name;
+  std::vector<Chat> prompts;
+  std::string text;
+};
+
+/// Runs prompts and the model's own greedy answers to them (up to 64 tokens) through a session, and the text in passages of 512 tokens,
+/// and measures.
+Importance measure_importance(Session& session, const CalibrationData& data);
 
 /// The same from a checkpoint, by way of an F16 export in a folder inside `folder` that is gone afterwards. The model runs: unlike an
 /// export without importance this takes the memory of the F16 files and disk space for them.
-Importance measure_importance(const std::string& checkpoint,
-                              const std::vector<Chat>& prompts,
-                              const std::string& dataset,
-                              const std::string& folder);
+Importance measure_importance(const std::string& checkpoint, const CalibrationData& data, const std::string& folder);
 
 }  // namespace pocketvlm

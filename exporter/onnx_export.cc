@@ -110,9 +110,9 @@ struct Pictures {
 Pictures choose_pictures(const OnnxExportOptions& options) {
   Pictures pictures;
   if (options.pictures.empty()) {
-    for (const ParityPrompt& prompt : calibration_prompts(kCalibrationPictures + kComparedPictures, "")) {
+    for (Image& picture : calibration_pictures(kCalibrationPictures + kComparedPictures)) {
       auto& part = static_cast<int64_t>(pictures.calibration.size()) < kCalibrationPictures ? pictures.calibration : pictures.compared;
-      part.push_back(prompt.chat.images.front());
+      part.push_back(std::move(picture));
     }
     return pictures;
   }

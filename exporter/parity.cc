@@ -4,29 +4,50 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "base/log.h"
-#include "data/scenes/scene_source.h"
+#include "exporter/block_errors.h"
 #include "mobile/session.h"
 #include "model/batch.h"
 #include "model/generation.h"
+#include "model/layers.h"
 
 namespace pocketvlm {
 namespace {
 
 constexpr std::int64_t kAnswerTokens = 64;
-constexpr std::uint64_t kCalibrationSeed = 0x63616c6962;
+
+enum class Stage { kTokens, kPatches, kVisualTokens, kDecoder };
+
+const char* name_of(Stage stage) {
+  switch (stage) {
+    case Stage::kTokens: return "tokens";
+    case Stage::kPatches: return "patches";
+    case Stage::kVisualTokens: return "visual tokens";
+    case Stage::kDecoder: return "decoder position";
+  }
+  return "";
+}
+
+struct Difference {
+  std::size_t prompt;
+  Stage stage;
+  std::int64_t place;   // in the prompt's ids, visual tokens or answer
+  EncodedChat forced;   // prompt and answer that were compared there; empty where nothing runs
+};
 
 /// Sums over all prompts.
 struct Totals {
-  bool pixels_equal = true;
-  double vision_cosine = 1.0;  // smallest
-  std::int64_t positions = 0, equal_choices = 0, greedy_identical = 0;
+  bool tokens_equal = true, pixels_equal = true;
+  std::optional<double> vision_cosine;  // smallest
+  std::int64_t positions = 0, equal_choices = 0, greedy_identical = 0, sliced_prompts = 0;
   double kl = 0.0;
-  Json first_difference = nullptr;
+  // The first of its kind: beyond the bounds whatever else is found, or a choice of which some may differ.
+  std::optional<Difference> broken, other_choice;
 
-  void differs(std::size_t prompt, const std::string& layer, std::int64_t place) {
-    if (first_difference.is_null()) first_difference = {{"prompt", prompt}, {"layer", layer}, {"place", place}};
+  void breaks(Difference difference) {
+    if (!broken) broken = std::move(difference);
   }
 };
 
@@ -34,9 +55,10 @@ double smallest_cosine(const torch::Tensor& trainer, const std::vector<float>& p
   const torch::Tensor other = torch::from_blob(const_cast<float*>(phone.data()), trainer.sizes(), torch::kFloat32);
   const torch::Tensor x = trainer.to(torch::kFloat64), y = other.to(torch::kFloat64);
   const torch::Tensor cosine = (x * y).sum(1) / (x.norm(2, 1) * y.norm(2, 1)).clamp_min(1e-30);
-  const torch::Tensor smallest = cosine.argmin();
+  const torch::Tensor smallest = cosine.argmin();  // NaN counts as the smallest
   place = smallest.item<std::int64_t>();
-  return cosine[place].item<double>();
+  const double value = cosine[place].item<double>();
+  return std::isfinite(value) ? value : -1.0;
 }
 
 /// The prompt followed by the trainer's own answer.
@@ -46,22 +68,41 @@ EncodedChat with_answer(EncodedChat prompt, const std::vector<std::int32_t>& ans
   return prompt;
 }
 
-torch::Tensor trainer_logits(VisionLanguageModel& model, const EncodedChat& chat) {
+/// Of the positions from `first` on.
+torch::Tensor trainer_logits(VisionLanguageModel& model, const EncodedChat& chat, std::int64_t first) {
   EncodedSample sample;
   sample.chat = chat;
   PackedBatch packed;
   append_sample(sample, packed);
-  return model->logits(model->hidden_states(to_batch(packed)));
+  return model->logits(model->hidden_states(to_batch(packed)).slice(0, first)).to(torch::kFloat32);
 }
 
-void compare_prompt(LoadedModel& trainer, Session& phone, const Chat& chat, std::size_t index, double min_cosine, Totals& totals) {
+/// bfloat16 where a matrix is held so.
+torch::Dtype held_dtype(const VisionLanguageModel& model) {
+  for (const torch::Tensor& parameter : model->parameters()) {
+    if (parameter.scalar_type() == torch::kBFloat16) return torch::kBFloat16;
+  }
+  return torch::kFloat32;
+}
+
+void compare_prompt(LoadedModel& trainer,
+                    torch::Dtype held,
+                    Session& phone,
+                    const Chat& chat,
+                    std::size_t index,
+                    double min_cosine,
+                    Totals& totals) {
   const EncodedChat ours = trainer.encoder->encode(chat, true);
   const EncodedChat theirs = phone.encoder().encode(chat, true);
-  if (ours.ids != theirs.ids) totals.differs(index, "tokens", 0);
+  totals.sliced_prompts += ours.grids.size() > chat.images.size() ? 1 : 0;
+  if (ours.ids != theirs.ids || ours.visual_positions != theirs.visual_positions) {
+    totals.tokens_equal = false;
+    const auto parted = std::mismatch(ours.ids.begin(), ours.ids.end(), theirs.ids.begin(), theirs.ids.end()).first;
+    return totals.breaks({index, Stage::kTokens, parted - ours.ids.begin(), {}});
+  }
   if (ours.patches != theirs.patches || ours.grids != theirs.grids) {
     totals.pixels_equal = false;
-    totals.differs(index, "patches", 0);
-    return;
+    return totals.breaks({index, Stage::kPatches, 0, {}});
   }
   std::vector<float> visual;
   if (!ours.grids.empty()) {
@@ -76,27 +117,30 @@ void compare_prompt(LoadedModel& trainer, Session& phone, const Chat& chat, std:
              "parity: the phone gives {} visual values, the trainer {}", visual.size(), expected.numel());
     std::int64_t place = 0;
     const double cosine = smallest_cosine(expected, visual, place);
-    totals.vision_cosine = std::min(totals.vision_cosine, cosine);
-    if (!(cosine >= min_cosine)) totals.differs(index, "visual tokens", place);
+    totals.vision_cosine = std::min(totals.vision_cosine.value_or(1.0), cosine);
+    if (cosine < min_cosine) totals.breaks({index, Stage::kVisualTokens, place, ours});
   }
 
   SamplingConfig greedy;
   greedy.max_new_tokens = kAnswerTokens;
-  const std::vector<std::int32_t> answer = generate(trainer.model, *trainer.encoder, ours, greedy).front().ids;
+  const std::vector<std::int32_t> answer = [&] {
+    const ComputeDtype guard(held);
+    return generate(trainer.model, *trainer.encoder, ours, greedy).front().ids;
+  }();
   const EncodedChat forced = with_answer(ours, answer);
-  const torch::Tensor expected = trainer_logits(trainer.model, forced).to(torch::kFloat32);
-  const std::vector<float> logits = phone.forward_logits(forced, visual);
-  const torch::Tensor actual = torch::from_blob(const_cast<float*>(logits.data()), expected.sizes(), torch::kFloat32);
   // From the token that starts the answer to the one that ends it.
   const auto first = static_cast<std::int64_t>(ours.ids.size()) - 1;
-  const torch::Tensor p = expected.slice(0, first).to(torch::kFloat64).log_softmax(1);
-  const torch::Tensor q = actual.slice(0, first).to(torch::kFloat64).log_softmax(1);
+  const torch::Tensor expected = trainer_logits(trainer.model, forced, first);
+  const std::vector<float> logits = phone.forward_logits(forced, visual, first);
+  const torch::Tensor actual = torch::from_blob(const_cast<float*>(logits.data()), expected.sizes(), torch::kFloat32);
+  const torch::Tensor p = expected.to(torch::kFloat64).log_softmax(1);
+  const torch::Tensor q = actual.to(torch::kFloat64).log_softmax(1);
   totals.kl += (p.exp() * (p - q)).sum().item<double>();
-  const torch::Tensor equal = p.argmax(1) == q.argmax(1);
+  const torch::Tensor equal = (p.argmax(1) == q.argmax(1)).logical_and(q.isfinite().all(1));
   totals.positions += equal.numel();
   totals.equal_choices += equal.sum().item<std::int64_t>();
-  if (!equal.all().item<bool>()) {
-    totals.differs(index, "decoder position", equal.logical_not().to(torch::kInt64).argmax().item<std::int64_t>());
+  if (!equal.all().item<bool>() && !totals.other_choice) {
+    totals.other_choice = {index, Stage::kDecoder, equal.logical_not().to(torch::kInt64).argmax().item<std::int64_t>(), forced};
   }
 
   MobileSampling sampling;
@@ -110,28 +154,20 @@ double required_agreement(const std::string& type, const ExportConfig& bounds) {
   return bounds.min_agreement_q4;
 }
 
-}  // namespace
-
-std::vector<ParityPrompt> calibration_prompts(std::int64_t count, const std::string& question, std::int64_t first) {
-  ScenesConfig scenes;
-  scenes.widths = {112, 168, 224};
-  scenes.heights = {112, 112, 168};
-  const SceneSource source(scenes, kCalibrationSeed);
-  std::vector<ParityPrompt> prompts;
-  for (std::int64_t i = first; i < first + count; ++i) {
-    Chat chat;
-    chat.turns.push_back({"user", question});
-    chat.images.push_back(source.draw(source.scene(i)));
-    prompts.push_back({std::move(chat)});
+/// The place and, where blocks ran, the one that differs.
+Json describe(const Difference& difference, LoadedModel& trainer, Session& phone, const std::string& type, const std::string& mmproj_type) {
+  Json place = {{"prompt", difference.prompt}, {"stage", name_of(difference.stage)}, {"place", difference.place}};
+  if (difference.stage == Stage::kVisualTokens) {
+    place.update(differing_block(vision_block_errors(trainer.model, phone, difference.forced), max_block_error(mmproj_type)));
+  } else if (difference.stage == Stage::kDecoder) {
+    place.update(differing_block(language_block_errors(trainer.model, phone, difference.forced), max_block_error(type)));
   }
-  return prompts;
+  return place;
 }
 
-std::vector<Chat> chats_of(const std::vector<ParityPrompt>& prompts) {
-  std::vector<Chat> chats;
-  for (const ParityPrompt& prompt : prompts) chats.push_back(prompt.chat);
-  return chats;
-}
+Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+}  // namespace
 
 Json check_parity(LoadedModel& trainer,
                   const ExportedFiles& files,
@@ -144,25 +180,55 @@ Json check_parity(LoadedModel& trainer,
   SessionOptions options;
   options.packed = "memory";  // nothing is left beside the exported files
   Session phone(files.language, files.mmproj, options);
+  const torch::Dtype held = held_dtype(trainer.model);
+  const ComputeDtype float32(torch::kFloat32);
   Totals totals;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
-    compare_prompt(trainer, phone, prompts[i].chat, i, bounds.min_vision_cosine, totals);
+    compare_prompt(trainer, held, phone, prompts[i].chat, i, bounds.min_vision_cosine, totals);
   }
   const double agreement =
       totals.positions > 0 ? static_cast<double>(totals.equal_choices) / static_cast<double>(totals.positions) : 0.0;
   const double wanted = required_agreement(type, bounds);
-  const bool passed = totals.pixels_equal && totals.vision_cosine >= bounds.min_vision_cosine && agreement >= wanted;
+  const bool agrees = totals.positions > 0 && agreement >= wanted;
+  const bool passed = !totals.broken && agrees;
+  Json first = nullptr, allowed = {{"decoder_positions", agrees ? totals.positions - totals.equal_choices : 0}};
+  if (!agrees && totals.other_choice && (!totals.broken || totals.other_choice->prompt < totals.broken->prompt)) {
+    totals.broken = std::move(totals.other_choice);
+  }
+  if (totals.broken) first = describe(*totals.broken, trainer, phone, type, bounds.mmproj_type);
+  if (agrees && totals.other_choice) {
+    allowed["first"] = {{"prompt", totals.other_choice->prompt}, {"place", totals.other_choice->place}};
+  }
   return {{"passed", passed},
           {"prompts", prompts.size()},
+          {"sliced_prompts", totals.sliced_prompts},
+          {"tokens_equal", totals.tokens_equal},
           {"pixels_equal", totals.pixels_equal},
-          {"vision_cosine", totals.vision_cosine},
+          {"vision_cosine", totals.vision_cosine ? Json(*totals.vision_cosine) : Json(nullptr)},
+          {"required_cosine", bounds.min_vision_cosine},
           {"agreement", agreement},
           {"required_agreement", wanted},
           {"positions", totals.positions},
           {"greedy_identical", totals.greedy_identical},
-          {"kl", totals.positions > 0 ? totals.kl / static_cast<double>(totals.positions) : 0.0},
+          {"kl", number(totals.positions > 0 ? totals.kl / static_cast<double>(totals.positions) : 0.0)},
+          {"trainer_dtype", held == torch::kBFloat16 ? "bf16" : "f32"},
           {"kernels", phone.kernels()},
-          {"first_difference", totals.first_difference}};
+          {"first_difference", first},
+          {"allowed_differences", allowed}};
+}
+
+std::string explain_failure(const Json& parity) {
+  const auto share = [&](const char* key) { return parity[key].is_null() ? std::string("none") : fmt::format("{:.6g}", parity[key].get<double>()); };
+  std::string text;
+  if (parity["vision_cosine"].is_number() && parity["vision_cosine"] < parity["required_cosine"]) {
+    text += fmt::format("vision_cosine {} < {}, ", share("vision_cosine"), share("required_cosine"));
+  }
+  if (parity["agreement"] < parity["required_agreement"]) {
+    text += fmt::format("agreement {} < {}, ", share("agreement"), share("required_agreement"));
+  }
+  Json first = parity["first_difference"];
+  if (first.is_object()) first.erase("blocks");
+  return text + "first at " + first.dump();
 }
 
 }  // namespace pocketvlm

@@ -554,6 +554,7 @@ void MobileDecoder::forward(const Compute& compute,
       gated.emplace(compute, asked, params_.ffn, quantized);
     feed_forward(compute, number, *input, *gated, normed.data());
     add_branch();
+    if (compute.watcher != nullptr) (*compute.watcher)(fmt::format("blk.{}", number), x);
   }
 }
 

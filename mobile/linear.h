@@ -2,8 +2,10 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <initializer_list>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,6 +22,9 @@ struct PieceSizes {
   std::int64_t batch = 512 * 1024;  // many tokens: a piece is reused from the second-level cache
 };
 
+/// Told the residual stream behind each block, [rows, hidden]: "v.blk.N" of the vision encoder, "blk.N" of the decoder.
+using BlockWatcher = std::function<void(const std::string& block, std::span<const float> x)>;
+
 /// Threads and inner loops: what every part of the runtime computes with.
 struct Compute {
   ThreadPool& pool;
@@ -29,6 +34,7 @@ struct Compute {
   bool bf16_attention = false;
   // Decoder: where what its matrices read is added up, or nullptr.
   InputSquares* squares = nullptr;
+  const BlockWatcher* watcher = nullptr;  // or nullptr
 };
 
 struct FreeAligned {

@@ -320,9 +320,9 @@ struct Session::State {
     return x;
   }
 
-  // Runs embeddings in passes; `all_logits` collects logits of every token, otherwise only the last
-  // token's are kept.
-  void run(std::vector<float> x, std::vector<float>* all_logits) {
+  // Runs embeddings in passes; `all_logits` collects logits of every token from `first` on, otherwise
+  // only the last token's are kept.
+  void run(std::vector<float> x, std::vector<float>* all_logits, std::int64_t first = 0) {
     const std::int64_t hidden = params.hidden;
     const auto tokens = static_cast<std::int64_t>(x.size()) / hidden;
     const auto position = static_cast<std::int64_t>(keys.size());
@@ -345,7 +345,10 @@ struct Session::State {
       const bool all = all_logits != nullptr || compute.squares != nullptr;
       decoder.forward(compute, cache, position + begin, all ? count : last ? 1 : 0, part);
       if (all_logits != nullptr) {
-        const std::vector<float> logits = decoder.logits(compute, part.data(), count);
+        const std::int64_t skipped = std::clamp<std::int64_t>(first - begin, 0, count);
+        if (skipped == count) continue;
+        const std::vector<float> logits =
+            decoder.logits(compute, &part[static_cast<std::size_t>(skipped * hidden)], count - skipped);
         all_logits->insert(all_logits->end(), logits.begin(), logits.end());
       } else if (last) {
         last_logits = decoder.logits(compute, part.data() + part.size() - hidden, 1);
@@ -407,6 +410,7 @@ struct Session::State {
   std::vector<float> last_logits;
   std::map<std::uint64_t, std::vector<float>> known_slices;
   std::vector<std::int32_t> stop_ids;
+  BlockWatcher watcher;
   double load_ms = 0;
   std::string kernels_name = compute.kernels.name;
 };
@@ -424,6 +428,12 @@ Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session&&) noexcept = default;
 
 void Session::observe(InputSquares* squares) { state_->compute.squares = squares; }
+
+void Session::watch_blocks(BlockWatcher watcher) {
+  state_->watcher = std::move(watcher);
+  const BlockWatcher* used = state_->watcher ? &state_->watcher : nullptr;
+  state_->compute.watcher = state_->vision_compute.watcher = used;
+}
 
 const PromptEncoder& Session::encoder() const { return *state_->encoder; }
 const MobileLanguageParams& Session::language() const { return state_->params; }
@@ -444,7 +454,8 @@ std::vector<float> Session::encode_image(const EncodedChat& prompt) {
 }
 
 std::vector<float> Session::forward_logits(const EncodedChat& prompt,
-                                           std::span<const float> visual) {
+                                           std::span<const float> visual,
+                                           std::int64_t first) {
   reset();
   std::vector<float> computed;
   if (visual.empty()) {
@@ -452,8 +463,10 @@ std::vector<float> Session::forward_logits(const EncodedChat& prompt,
     visual = computed;
   }
   std::vector<float> logits;
-  logits.reserve(prompt.ids.size() * static_cast<std::size_t>(state_->params.vocab));
-  state_->run(state_->embeddings(prompt, visual, 0), &logits);
+  const auto tokens = static_cast<std::int64_t>(prompt.ids.size());
+  PV_CHECK(first >= 0 && first <= tokens, "logits from position {} on of {} tokens", first, tokens);
+  logits.reserve(static_cast<std::size_t>((tokens - first) * state_->params.vocab));
+  state_->run(state_->embeddings(prompt, visual, 0), &logits, first);
   return logits;
 }
 

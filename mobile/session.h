@@ -123,12 +123,16 @@ class Session {
   /// Vision encoder alone: [patches, vision hidden], what the projector reads.
   std::vector<float> encode_vision(const EncodedChat& prompt);
 
-  /// Teacher forcing: logits of every position, [tokens, vocab]. `visual` may hold encode_image's
-  /// result; empty: it is computed. The KV cache is empty before and after.
-  std::vector<float> forward_logits(const EncodedChat& prompt, std::span<const float> visual = {});
+  /// Teacher forcing: logits of the positions from `first` on, [tokens - first, vocab]. `visual` may
+  /// hold encode_image's result; empty: it is computed. The KV cache is empty before and after.
+  std::vector<float> forward_logits(const EncodedChat& prompt,
+                                    std::span<const float> visual = {},
+                                    std::int64_t first = 0);
 
   /// From now on (until nullptr) adds up the squares of what the decoder's matrices read.
   void observe(InputSquares* squares);
+  /// From now on (until an empty one) calls the watcher behind every block that runs.
+  void watch_blocks(BlockWatcher watcher);
 
   /// The steps of generation for those who time or steer them: start over, append tokens (text
   /// only), read the logits of the last appended token [vocab].

@@ -244,7 +244,10 @@ std::vector<float> MobileVisionEncoder::encode(const Compute& compute,
   add_positions(grids, x.data());
   const auto tokens = static_cast<std::int64_t>(x.size()) / hidden;
   if (params_.pre_norm) pre_norm_.forward(compute, x.data(), tokens, x.data());
-  for (const Block& block : blocks_) run_block(compute, block, lengths, x);
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    run_block(compute, blocks_[i], lengths, x);
+    if (compute.watcher != nullptr) (*compute.watcher)(fmt::format("v.blk.{}", i), x);
+  }
   if (params_.final_norm) final_norm_.forward(compute, x.data(), tokens, x.data());
   if (!params_.class_token) return x;
   std::vector<float> without;

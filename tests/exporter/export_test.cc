@@ -6,11 +6,13 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <set>
 
 #include "base/error.h"
 #include "base/files.h"
 #include "data/scenes/scene_source.h"
 #include "data/tokenizer_training/tokenizer_training.h"
+#include "exporter/block_errors.h"
 #include "exporter/importance.h"
 #include "exporter/parity.h"
 #include "mobile/gguf.h"
@@ -69,17 +71,20 @@ class Export : public testing::Test {
     LoadedModel trainer = load_model(folder_ + "/" + checkpoint);
     ExportConfig bounds;
     bounds.min_agreement_f16 = 0.97;  // random weights have near ties, which trained ones have not
-    return check_parity(trainer, files, type, calibration_prompts(2, "what is in the picture?"), bounds);
+    return check_parity(trainer, files, type, calibration_prompts(trainer.config.image, trainer.config.prompt, 2, ""), bounds);
   }
 
   /// Overwrites one tensor of a GGUF file with zeros.
-  static void erase(const std::string& path, const std::string& tensor) {
+  static void erase(const std::string& path, const std::string& tensor) { fill(path, tensor, 0); }
+
+  /// The same with any byte; 0xFF makes NaN of all floats.
+  static void fill(const std::string& path, const std::string& tensor, int byte) {
     std::string bytes = read_file(path);
     {
       const GgufFile file(path);
       const GgufTensor& found = file.tensor(tensor);
       const auto offset = static_cast<std::size_t>(found.bytes.data() - file.file().data());
-      std::memset(bytes.data() + offset, 0, found.bytes.size());
+      std::memset(bytes.data() + offset, byte, found.bytes.size());
     }
     write_file_atomic(path, bytes);
   }
@@ -181,7 +186,16 @@ TEST_F(Export, TheGateRefusesABrokenVisionFileAndSaysWhere) {
   erase(files.mmproj, "v.blk.1.ffn_down.weight");
   const Json parity = gate("bucketed", files, "f32");
   EXPECT_FALSE(parity["passed"].get<bool>());
-  EXPECT_EQ(parity["first_difference"]["layer"], "visual tokens");
+  EXPECT_EQ(parity["first_difference"]["stage"], "visual tokens");
+  EXPECT_EQ(parity["first_difference"]["layer"], "v.blk.1") << parity.dump(1);
+  EXPECT_LT(parity["first_difference"]["blocks"]["v.blk.0"].get<double>(), 1e-4);
+}
+
+TEST_F(Export, TheGateRefusesABrokenProjectorAndSaysWhere) {
+  const ExportedFiles files = export_gguf(folder_ + "/bucketed", "f32", "f32", folder_ + "/broken_projector");
+  erase(files.mmproj, "resampler.proj.weight");
+  const Json parity = gate("bucketed", files, "f32");
+  EXPECT_EQ(parity["first_difference"]["layer"], "projector") << parity.dump(1);
 }
 
 TEST_F(Export, TheGateRefusesABrokenLanguageFileAndSaysWhere) {
@@ -189,7 +203,122 @@ TEST_F(Export, TheGateRefusesABrokenLanguageFileAndSaysWhere) {
   erase(files.language, "blk.0.attn_v.weight");
   const Json parity = gate("bucketed", files, "f32");
   EXPECT_FALSE(parity["passed"].get<bool>());
-  EXPECT_EQ(parity["first_difference"]["layer"], "decoder position");
+  EXPECT_EQ(parity["first_difference"]["stage"], "decoder position");
+  EXPECT_EQ(parity["first_difference"]["layer"], "blk.0") << parity.dump(1);
+  EXPECT_EQ(parity["allowed_differences"]["decoder_positions"], 0);
+  const ExportedFiles later = export_gguf(folder_ + "/bucketed", "f32", "f32", folder_ + "/broken_later");
+  erase(later.language, "blk.1.ffn_up.weight");
+  EXPECT_EQ(gate("bucketed", later, "f32")["first_difference"]["layer"], "blk.1");
+}
+
+/// Of a passed gate only the count of choices that the bound allows is told.
+TEST_F(Export, DifferencesWithinTheBoundsAreNotTheFirstBeyondThem) {
+  const ExportedFiles files = export_gguf(folder_ + "/bucketed", "q4_0", "f32", folder_ + "/allowed");
+  LoadedModel trainer = load_model(folder_ + "/bucketed");
+  const std::vector<ParityPrompt> prompts = calibration_prompts(trainer.config.image, trainer.config.prompt, 2, "");
+  ExportConfig bounds;
+  bounds.min_agreement_q4 = 0.0;
+  const Json allowed = check_parity(trainer, files, "q4_0", prompts, bounds);
+  EXPECT_TRUE(allowed["passed"].get<bool>());
+  EXPECT_TRUE(allowed["first_difference"].is_null());
+  ASSERT_GT(allowed["allowed_differences"]["decoder_positions"].get<int>(), 0);
+  bounds.min_agreement_q4 = 1.0;
+  const Json refused = check_parity(trainer, files, "q4_0", prompts, bounds);
+  EXPECT_FALSE(refused["passed"].get<bool>());
+  EXPECT_EQ(refused["first_difference"]["place"], allowed["allowed_differences"]["first"]["place"]);
+  EXPECT_EQ(refused["allowed_differences"]["decoder_positions"], 0);
+}
+
+/// Sound files of every type stay below what a block may differ, on every kind of prompt.
+TEST_F(Export, BlocksOfSoundFilesStayWithinTheirBounds) {
+  LoadedModel trainer = load_model(folder_ + "/bucketed");
+  trainer.model->eval();
+  const std::vector<ParityPrompt> prompts = calibration_prompts(trainer.config.image, trainer.config.prompt, 8, "");
+  for (const char* type : {"f16", "q8_0", "q6_k", "q4_k_m", "q4_0"}) {
+    const std::string mmproj = std::string(type) == "f16" ? "f16" : "q8_0";
+    const ExportedFiles files = export_gguf(folder_ + "/bucketed", type, mmproj, folder_ + "/sound");
+    SessionOptions options;
+    options.packed = "memory";
+    Session phone(files.language, files.mmproj, options);
+    double largest = 0;
+    for (const ParityPrompt& prompt : prompts) {
+      const EncodedChat chat = trainer.encoder->encode(prompt.chat, true);
+      for (const BlockError& error : language_block_errors(trainer.model, phone, chat)) {
+        EXPECT_LT(error.error, max_block_error(type)) << type << " " << error.block;
+        largest = std::max(largest, error.error);
+      }
+      if (chat.grids.empty()) continue;
+      for (const BlockError& error : vision_block_errors(trainer.model, phone, chat)) {
+        EXPECT_LT(error.error, max_block_error(mmproj)) << mmproj << " " << error.block;
+      }
+    }
+    RecordProperty(std::string("largest_") + type, fmt::format("{:.4f}", largest));
+  }
+}
+
+TEST(BlockErrors, TheFirstBeyondTheBoundOrTheSteepest) {
+  const std::vector<BlockError> steep = {{"blk.0", 0.01}, {"blk.1", 0.08}, {"blk.2", 0.09}};
+  EXPECT_EQ(differing_block(steep, 0.5)["layer"], "blk.1");
+  EXPECT_EQ(differing_block(steep, 0.085)["layer"], "blk.2");
+  EXPECT_EQ(differing_block({{"blk.0", 0.01}, {"blk.1", NAN}, {"blk.2", 3.0}}, 0.5)["layer"], "blk.1");
+  EXPECT_THROW(differing_block({}, 0.5), Error);
+}
+
+TEST_F(Export, TheGateRefusesOtherTokens) {
+  const ExportedFiles files = export_gguf(folder_ + "/bucketed", "f32", "f32", folder_ + "/other_tokens");
+  std::string bytes = read_file(files.language);
+  const std::string before = "\"use_image_id\":false", after = "\"use_image_id\":true ";
+  const std::size_t at = bytes.find(before);
+  ASSERT_NE(at, bytes.npos);
+  bytes.replace(at, before.size(), after);
+  write_file_atomic(files.language, bytes);
+  const Json parity = gate("bucketed", files, "f32");
+  EXPECT_FALSE(parity["passed"].get<bool>());
+  EXPECT_FALSE(parity["tokens_equal"].get<bool>());
+  EXPECT_EQ(parity["first_difference"]["stage"], "tokens");
+}
+
+TEST_F(Export, TheGateRefusesNumbersThatAreNone) {
+  const ExportedFiles vision = export_gguf(folder_ + "/bucketed", "f32", "f32", folder_ + "/nan_vision");
+  fill(vision.mmproj, "v.blk.0.ffn_down.bias", 0xFF);
+  const Json parity = gate("bucketed", vision, "f32");
+  EXPECT_FALSE(parity["passed"].get<bool>());
+  EXPECT_EQ(parity["vision_cosine"], -1.0);
+  EXPECT_EQ(parity["first_difference"]["layer"], "v.blk.0");
+  const ExportedFiles language = export_gguf(folder_ + "/bucketed", "f32", "f32", folder_ + "/nan_language");
+  fill(language.language, "blk.1.ffn_norm.weight", 0xFF);
+  const Json other = gate("bucketed", language, "f32");
+  EXPECT_FALSE(other["passed"].get<bool>());
+  EXPECT_EQ(other["agreement"], 0.0);
+  EXPECT_EQ(other["first_difference"]["layer"], "blk.1");
+}
+
+TEST_F(Export, TheGateSeesSlicedPicturesTextAndSecondTurns) {
+  for (const std::int64_t side : {56, 448}) {
+    ModelConfig released = config();
+    released.image.scale_resolution = side;
+    const std::vector<ParityPrompt> prompts = calibration_prompts(released.image, released.prompt, 16, "");
+    std::int64_t sliced = 0, text_only = 0, two_turns = 0;
+    std::set<std::string> questions;
+    for (const ParityPrompt& prompt : prompts) {
+      text_only += prompt.chat.images.empty() ? 1 : 0;
+      two_turns += prompt.chat.turns.size() > 1 ? 1 : 0;
+      for (const Image& image : prompt.chat.images) sliced += plan_image(image.width, image.height, released.image).grid.has_value() ? 1 : 0;
+      questions.insert(prompt.chat.turns.front().content);
+    }
+    EXPECT_EQ(sliced, 8) << side;
+    EXPECT_EQ(text_only, 2);
+    EXPECT_EQ(two_turns, 4);
+    EXPECT_GE(questions.size(), 4U);
+  }
+  const ExportedFiles files = export_gguf(folder_ + "/bucketed", "f32", "f32", folder_ + "/sliced");
+  EXPECT_EQ(gate("bucketed", files, "f32")["sliced_prompts"], 1);
+  ModelConfig plain = config();
+  plain.prompt.chat_template = "plain";
+  for (const ParityPrompt& prompt : calibration_prompts(plain.image, plain.prompt, 8, "")) {
+    EXPECT_EQ(prompt.chat.images.size(), 1U);
+    EXPECT_EQ(prompt.chat.turns.size(), 1U);
+  }
 }
 
 TEST_F(Export, SameCheckpointSameBytes) {
@@ -225,8 +354,8 @@ double weighted_error(const std::string& path, const std::string& exact_path, co
 }
 
 TEST_F(Export, ImportanceLessensTheErrorsThatMatter) {
-  const std::vector<Chat> prompts = chats_of(calibration_prompts(3, "what is in the picture?", 2));
-  const Importance importance = measure_importance(folder_ + "/bucketed", prompts, "three scenes", folder_ + "/importance");
+  const std::vector<Chat> prompts = chats_of(calibration_prompts(config().image, config().prompt, 3, "what is in the picture?", 4));
+  const Importance importance = measure_importance(folder_ + "/bucketed", {"three scenes", prompts, ""}, folder_ + "/importance");
   EXPECT_TRUE(std::filesystem::is_empty(folder_ + "/importance"));  // no intermediate file stays
   EXPECT_EQ(importance.columns.size(), 2U * 7U + 1U);               // two layers, tied embeddings
   const ExportedFiles exact = export_gguf(folder_ + "/bucketed", "f32", "f16", folder_ + "/importance/exact");
@@ -279,6 +408,30 @@ TEST_F(Export, ImportanceIsTheMeanSquareOfWhatAMatrixReads) {
   EXPECT_THROW(importance.find("blk.0.ffn_up.weight", 7), Error);
 }
 
+/// Passages of 512 tokens, each as if nothing stood before it.
+TEST_F(Export, ImportanceOfTextIsThatOfItsPassages) {
+  const ExportedFiles files = export_gguf(folder_ + "/bucketed", "f32", "f32", folder_ + "/passages");
+  SessionOptions options;
+  options.packed = "none";
+  Session session(files.language, "", options);
+  std::string text;
+  while (text.size() < 3000) text += "a red circle and " + std::to_string(text.size()) + " dogs. ";
+  const std::vector<std::int32_t> ids = session.encoder().encode_text(text).ids;
+  ASSERT_GT(ids.size(), 600U);
+  InputSquares squares;
+  session.observe(&squares);
+  for (std::size_t begin = 0; begin < ids.size(); begin += 512) {
+    EncodedChat passage;
+    passage.ids.assign(ids.begin() + static_cast<std::ptrdiff_t>(begin), ids.begin() + static_cast<std::ptrdiff_t>(std::min(begin + 512, ids.size())));
+    session.forward_logits(passage);
+  }
+  session.observe(nullptr);
+  const Importance importance = measure_importance(session, {"text", {}, text});
+  EXPECT_EQ(importance.columns, to_importance(squares).columns);
+  EXPECT_EQ(importance.tokens, static_cast<std::int64_t>(ids.size()));
+  EXPECT_EQ(importance.prompts, static_cast<std::int64_t>((ids.size() + 511) / 512));
+}
+
 /// Columns that nothing read still count a little, and a matrix that read nothing but zeros counts evenly.
 TEST(Importance, HasAFloor) {
   InputSquares squares;
@@ -293,7 +446,16 @@ TEST(Importance, HasAFloor) {
 }
 
 TEST_F(Export, ImportanceNeedsPrompts) {
-  EXPECT_THROW(measure_importance(folder_ + "/bucketed", {}, "nothing", folder_ + "/no_prompts"), Error);
+  EXPECT_THROW(measure_importance(folder_ + "/bucketed", {}, folder_ + "/no_prompts"), Error);
+}
+
+TEST_F(Export, UncheckedFilesGetTheirNamesOnce) {
+  ExportedFiles files = export_gguf(folder_ + "/bucketed", "f16", "f16", folder_ + "/unchecked", nullptr, kUncheckedMark);
+  EXPECT_TRUE(files.language.ends_with("/language-f16.unchecked.gguf"));
+  accept_files(files);
+  EXPECT_TRUE(files.mmproj.ends_with("/unchecked/mmproj-f16.gguf"));
+  EXPECT_TRUE(std::filesystem::exists(files.mmproj) && std::filesystem::exists(files.language));
+  EXPECT_THROW(accept_files(files), Error);
 }
 
 TEST_F(Export, AFolderThatIsNoCheckpointIsAnError) {
