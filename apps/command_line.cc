@@ -176,6 +176,23 @@ void add_data_commands(CLI::App& app, CommandLine& line) {
   ocr->add_option("--threads", line.threads, "0: all cores")->check(CLI::NonNegativeNumber);
   ocr->add_option("--set", line.overrides, "a=b: change a field of the ocr config")->allow_extra_args(false);
   add_json(ocr, line);
+  CLI::App* rewrite = data->add_subcommand("rewrite", "noisy captions into questions and answers, by a checkpoint or a server");
+  rewrite->add_option("file", line.file, ".json or .jsonl of conversations")->required();
+  rewrite->add_option("--out", line.out, ".jsonl; failures and a report go beside it")->required();
+  rewrite->add_option("--checkpoint", line.checkpoint, "checkpoint folder whose language model rewrites");
+  rewrite->add_option("--server", line.server, "or an OpenAI-compatible server, such as http://host:port/v1");
+  rewrite->add_option("--model", line.model, "name that the server knows the model by");
+  rewrite->add_option("--template", line.template_file, "text file with {caption} where the caption goes");
+  rewrite->add_flag("--keep-original", line.keep_original, "write records that fail, or have no caption, as they were");
+  rewrite->add_flag("--resume", line.resume, "continue; without it an existing --out is an error");
+  rewrite->add_option("--max-new-tokens", line.max_new_tokens, "of a reply")->check(CLI::Range(1, 1 << 20));
+  rewrite->add_option("--dtype", line.dtype, "checkpoint: of weights and matrix products")->check(CLI::IsMember({"f32", "bf16"}));
+  rewrite->add_option("--threads", line.threads, "checkpoint: 0: all cores")->check(CLI::NonNegativeNumber);
+  rewrite->add_option("--concurrency", line.concurrency, "server: requests under way at once")->check(CLI::Range(1, 1024));
+  rewrite->add_option("--attempts", line.attempts, "server: tries of one request before the command stops")->check(CLI::Range(1, 1000));
+  rewrite->add_option("--timeout", line.timeout_s, "server: seconds for one request")->check(CLI::Range(0.01, 86400.0));
+  rewrite->add_option("--api-key-variable", line.api_key_variable, "server: environment variable that holds the key");
+  add_json(rewrite, line);
   CLI::App* check = data->add_subcommand("check", "what a data set would lose, and why");
   check->add_option("file", line.file, ".json, .jsonl, .tar or .txt, a pattern such as 'shards/*.tar', or a stage's config: all of its sources")
       ->required();

@@ -36,6 +36,10 @@ struct CommandLine {
   std::int64_t index = 0;
   std::string html;                  // data check
   std::string photos, fonts;         // data ocr
+  std::string server, template_file, api_key_variable;  // data rewrite
+  bool keep_original = false;
+  std::int64_t concurrency = 8, attempts = 6;
+  double timeout_s = 120;
   std::string task, shapes;          // bench
   std::int64_t steps = 4, batch = 8, longest_text = 0;
   bool padded = false;  // bench

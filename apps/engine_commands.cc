@@ -15,6 +15,7 @@
 #include "apps/import_gguf.h"
 #include "apps/inspect_forward.h"
 #include "apps/recipe.h"
+#include "apps/rewrite_command.h"
 #include "apps/rlaif_commands.h"
 #include "apps/video_chat.h"
 #include "base/files.h"
@@ -146,6 +147,7 @@ void run_engine_command(const CommandLine& line, Communicator& ranks) {
   else if (line.command == "bench") bench(line);
   else if (line.command.starts_with("rlaif")) rlaif(line, ranks);
   else if (line.command == "generate") generate(line);
+  else if (line.command == "data rewrite") data_rewrite(line);
   else if (line.command == "init") init(line);
   else if (line.command == "eval") eval(line, ranks);
   else if (line.command == "export") export_checkpoint(line);

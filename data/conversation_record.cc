@@ -168,7 +168,7 @@ Sample read_conversation(const Json& record,
   const auto conversations = record.find("conversations");
   if (conversations == record.end()) {
     if (auto text = text_field(record, "text", place, "")) {
-      if (names_pictures(record) || !implied_picture.empty())
+      if (!read_pictures(record, place, implied_picture, list_frames).entries.empty())
         place.damaged("document with pictures", "a text without \"conversations\" has no place for pictures");
       return text_sample(std::move(*text), id, place);
     }

@@ -4,6 +4,7 @@
 #include FT_FREETYPE_H
 
 #include <algorithm>
+#include <cassert>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -53,6 +54,13 @@ struct OpenFace {
   }
 };
 
+/// Whether the face has an outline for the letter, not an empty one.
+bool draws_ink(FT_Face face, char32_t letter) {
+  const FT_UInt index = FT_Get_Char_Index(face, letter);
+  return index != 0 && FT_Load_Glyph(face, index, FT_LOAD_NO_SCALE) == 0 &&
+         face->glyph->format == FT_GLYPH_FORMAT_OUTLINE && face->glyph->outline.n_points > 0;
+}
+
 }  // namespace
 
 FontCollection::FontCollection(const std::string& folder, std::string_view text) {
@@ -73,7 +81,7 @@ FontCollection::FontCollection(const std::string& folder, std::string_view text)
       const auto text_or = [](const char* words) { return std::string(words == nullptr ? "" : words); };
       faces_.push_back({path, index, text_or(open.face->family_name) + " " + text_or(open.face->style_name)});
       for (const char32_t letter : letters) {
-        if (FT_Get_Char_Index(open.face, letter) != 0) having[letter].push_back(number);
+        if (draws_ink(open.face, letter)) having[letter].push_back(number);
       }
     }
   }
@@ -126,14 +134,16 @@ struct LetterPainter::State {
 LetterPainter::LetterPainter(const FontCollection& fonts) : state_(new State{fonts, {}, -1}) {}
 LetterPainter::~LetterPainter() = default;
 
-std::optional<DrawnLine> LetterPainter::draw(int face, int pixels, const std::u32string& letters) {
+DrawnLine LetterPainter::draw(int face, int pixels, const std::u32string& letters) {
   const FontFace& font = state_->fonts.faces().at(static_cast<std::size_t>(face));
+  const auto check = [&](bool is_readable) { PV_CHECK(is_readable, "{}: the font can no longer be read", font.path); };
   if (state_->opened != face) {
-    PV_CHECK(state_->open.open(font.path, font.index), "{}: the font can no longer be read", font.path);
+    state_->opened = -1;
+    check(state_->open.open(font.path, font.index));
     state_->opened = face;
   }
   const FT_Face open = state_->open.face;
-  PV_CHECK(FT_Set_Pixel_Sizes(open, 0, static_cast<FT_UInt>(pixels)) == 0, "{}: has no letters of {} pixels", font.path, pixels);
+  check(FT_Set_Pixel_Sizes(open, 0, static_cast<FT_UInt>(pixels)) == 0);
   struct Glyph {
     int left, top, width, height;
     std::vector<std::uint8_t> coverage;
@@ -145,10 +155,8 @@ std::optional<DrawnLine> LetterPainter::draw(int face, int pixels, const std::u3
       pen += std::max(1, pixels / 4);
       continue;
     }
-    PV_CHECK(FT_Load_Char(open, letter, FT_LOAD_RENDER | FT_LOAD_NO_HINTING) == 0 && open->glyph->bitmap.pixel_mode == FT_PIXEL_MODE_GRAY,
-             "{}: U+{:04X} cannot be drawn",
-             font.path,
-             static_cast<std::uint32_t>(letter));
+    check(FT_Load_Char(open, letter, FT_LOAD_RENDER | FT_LOAD_NO_HINTING) == 0);
+    assert(open->glyph->bitmap.pixel_mode == FT_PIXEL_MODE_GRAY);
     const FT_Bitmap& bitmap = open->glyph->bitmap;
     Glyph glyph{pen + open->glyph->bitmap_left, open->glyph->bitmap_top, static_cast<int>(bitmap.width), static_cast<int>(bitmap.rows), {}};
     for (int row = 0; row < glyph.height; ++row) {
@@ -156,13 +164,13 @@ std::optional<DrawnLine> LetterPainter::draw(int face, int pixels, const std::u3
       glyph.coverage.insert(glyph.coverage.end(), from, from + glyph.width);
     }
     pen += static_cast<int>((open->glyph->advance.x + 32) >> 6);
-    if (glyph.coverage.empty()) return std::nullopt;
     left = std::min(left, glyph.left);
     right = std::max(right, glyph.left + glyph.width);
     above = std::max(above, glyph.top);
     below = std::min(below, glyph.top - glyph.height);
     glyphs.push_back(std::move(glyph));
   }
+  assert(!glyphs.empty());  // lines hold letters, and faces with ink for them
   DrawnLine line{right - left, above - below, {}};
   line.coverage.assign(static_cast<std::size_t>(line.width) * static_cast<std::size_t>(line.height), 0);
   for (const Glyph& glyph : glyphs) {

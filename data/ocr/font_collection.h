@@ -32,7 +32,7 @@ class FontCollection {
   FontCollection(const std::string& folder, std::string_view text);
 
   const std::vector<FontFace>& faces() const { return faces_; }
-  /// Numbers of the faces that have all letters; spaces need no glyph.
+  /// Numbers of the faces that have all letters, with ink; spaces need none.
   std::vector<int> faces_for(std::u32string_view letters) const;
   /// Nothing when some face has all letters; else the first letter that leaves none.
   std::optional<char32_t> missing_letter(std::u32string_view letters) const;
@@ -53,9 +53,9 @@ class LetterPainter {
   LetterPainter(const LetterPainter&) = delete;
   LetterPainter& operator=(const LetterPainter&) = delete;
 
-  /// The letters beside each other, in the box of their ink; nothing when the face draws one of them
-  /// without ink. `pixels`: size of the font.
-  std::optional<DrawnLine> draw(int face, int pixels, const std::u32string& letters);
+  /// The letters beside each other, in the box of their ink. The face must have them all. `pixels`: size
+  /// of the font. Throws Error when its file is gone.
+  DrawnLine draw(int face, int pixels, const std::u32string& letters);
 
  private:
   struct State;

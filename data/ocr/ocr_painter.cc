@@ -5,7 +5,6 @@
 #include <mutex>
 #include <numbers>
 
-#include "base/error.h"
 #include "base/random.h"
 #include "data/ocr/ocr_effects.h"
 #include "data/scenes/backgrounds.h"
@@ -95,25 +94,14 @@ struct OcrPainter::State {
   }
 
   Block block_of(LetterPainter& painter, const std::vector<const TextLine*>& lines, const std::vector<int>& faces, int pixels) const;
-  int face_for(LetterPainter& painter, const TextLine& line, int pixels, Random& random) const;
 };
-
-/// A random face that has the line's letters with ink.
-int OcrPainter::State::face_for(LetterPainter& painter, const TextLine& line, int pixels, Random& random) const {
-  std::vector<int> faces = fonts.faces_for(line.letters);
-  random.shuffle(faces);
-  for (const int face : faces) {
-    if (painter.draw(face, pixels, line.letters)) return face;
-  }
-  fail("ocr.text: line {}: no font draws all letters of \"{}\" with ink; remove the line", line.source_line, utf8_of(line.letters));
-}
 
 Block OcrPainter::State::block_of(LetterPainter& painter, const std::vector<const TextLine*>& lines, const std::vector<int>& faces, int pixels) const {
   Block block;
   std::vector<DrawnLine> drawn;
   const int gap = std::max(2, pixels / 3), margin = std::max(2, pixels / 4);
   for (std::size_t i = 0; i < lines.size(); ++i) {
-    drawn.push_back(painter.draw(faces[i], pixels, lines[i]->letters).value());
+    drawn.push_back(painter.draw(faces[i], pixels, lines[i]->letters));
     block.width = std::max(block.width, drawn.back().width + 2 * margin);
     block.boxes.push_back({margin, (i == 0 ? margin : block.height + gap), drawn.back().width, drawn.back().height});
     block.height = block.boxes.back().top + drawn.back().height;
@@ -152,7 +140,7 @@ OcrPicture OcrPainter::draw(std::int64_t index) const {
   const auto smallest = static_cast<int>(config.min_font_pixels);
   int pixels = static_cast<int>(random.between(config.min_font_pixels, config.max_font_pixels));
   std::vector<int> faces;
-  for (const TextLine* line : lines) faces.push_back(state_->face_for(*painter, *line, pixels, random));
+  for (const TextLine* line : lines) faces.push_back(random.pick(state_->fonts.faces_for(line->letters)));
   Block block = state_->block_of(*painter, lines, faces, pixels);
   // Large letters of a long line become smaller, then lines fewer, and at last the picture larger.
   const auto excess = [&] { return std::max(block.width / (kRoom * width), block.height / (kRoom * height)); };

@@ -1,5 +1,6 @@
 #include "tests/apps/program.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,6 +24,6 @@ Outcome run_program(const std::string& command_line) {
   return outcome;
 }
 
-std::string program(const std::string& name) { return std::string(BINARY_ROOT) + "/" + name; }
+std::string program(const std::string& name) { return fmt::format("{}/{}", BINARY_ROOT, name); }
 
 }  // namespace pocketvlm

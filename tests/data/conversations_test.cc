@@ -115,6 +115,7 @@ TEST(ReadConversation, ReadsDocuments) {
   ASSERT_EQ(sample.chat.turns.size(), 1U);
   EXPECT_EQ(sample.chat.turns[0].role, "assistant");
   EXPECT_EQ(sample.chat.turns[0].content, "Once upon a time.");
+  EXPECT_EQ(read(R"({"text": "x", "image": [], "video": null})").task, "text");
 }
 
 TEST(ReadConversation, ReadsAListOfImagesUnderItsOtherName) {
