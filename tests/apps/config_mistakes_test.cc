@@ -95,5 +95,35 @@ TEST(ShippedConfigs, AllOfThemParse) {
   EXPECT_GE(count, 11);
 }
 
+/// Stages of the papers' sizes run nowhere in these tests; their plans do.
+TEST(ShippedConfigs, StagesOfClustersCanBePlanned) {
+  int count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(SOURCE_ROOT "/configs/cluster")) {
+    const std::string name = entry.path().filename().string();
+    const std::string model = name.starts_with("minicpmv") ? "minicpmv-2.5" : name.substr(0, name.rfind('-'));
+    const Outcome outcome = run_program(fmt::format("cd {} && {} train {} --model {} --simulate-ranks 8,64,512 --json",
+                                                    SOURCE_ROOT, program("pocketvlm"), entry.path().string(), model));
+    ASSERT_EQ(outcome.status, 0) << name << outcome.err;
+    const Json plans = parse_json(outcome.out, name)["plans"];
+    ASSERT_EQ(plans.size(), 3U) << name;
+    double ranks = 8, days = 1e9;
+    for (const Json& plan : plans) {
+      EXPECT_EQ(plan["ranks"].get<double>(), ranks) << name;
+      for (const char* key : {"memory_bytes", "weights_bytes", "gradients_bytes", "moments_bytes", "activations_bytes", "traffic_bytes_per_step",
+                              "operations_per_step", "samples_per_step", "steps", "days"}) {
+        EXPECT_GT(plan[key].get<double>(), 0) << name << " " << key;
+      }
+      EXPECT_GE(plan["gathered_bytes"].get<double>(), 0) << name;
+      EXPECT_GE(plan["averages_bytes"].get<double>(), 0) << name;
+      EXPECT_LE(plan["memory_bytes"].get<double>(), 80e9) << name << ": more than a GPU has";
+      EXPECT_LE(plan["days"].get<double>(), days) << name;
+      ranks *= 8;
+      days = plan["days"].get<double>();
+    }
+    ++count;
+  }
+  EXPECT_EQ(count, 9);
+}
+
 }  // namespace
 }  // namespace pocketvlm
