@@ -121,6 +121,7 @@ void agree(const CommandLine& line) {
   fmt::print("said yes         {}\n", percent(figures.at("said_yes")));
   fmt::print("on true claims   {} of {}\n", percent(figures.at("of_true")), figures.at("true_claims").dump());
   fmt::print("on false claims  {} of {}\n", percent(figures.at("of_false")), figures.at("false_claims").dump());
+  fmt::print("p(yes) + p(no)   {:.3f} on average\n", figures.at("mean_coverage").get<double>());
   fmt::print("not read         {}\n", figures.at("problems").dump());
   fmt::print("pictures missing {}, with {} claims\n", figures.at("missing").size(), figures.at("not_asked").dump());
   for (const Json& one : figures.at("missing")) fmt::print("  {}\n", one.at("reason").get<std::string>());

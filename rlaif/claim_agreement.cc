@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -29,7 +30,8 @@ PictureClaims read_line(const Json& line, const std::string& where) {
   return picture;
 }
 
-void ask_judge(const Image& image, Judge& judge, double margin, PictureClaims& picture) {
+// p_yes + p_no of each answered question is added to `coverages`.
+void ask_judge(const Image& image, Judge& judge, double margin, PictureClaims& picture, std::vector<double>& coverages) {
   std::vector<std::string> questions;
   for (const PictureClaims::Row& claim : picture.claims) {
     for (const std::string& question : claim.questions) {
@@ -38,6 +40,9 @@ void ask_judge(const Image& image, Judge& judge, double margin, PictureClaims& p
   }
   if (questions.empty()) return;
   const std::vector<Verdict> verdicts = judge.verdicts(image, questions);
+  for (const Verdict& verdict : verdicts) {
+    if (verdict.asked()) coverages.push_back(verdict.coverage());
+  }
   for (PictureClaims::Row& claim : picture.claims) {
     claim.said_yes = claim.problem.empty();
     for (const std::string& question : claim.questions) {
@@ -108,6 +113,7 @@ Json ClaimAgreement::to_json() const {
   }
   Json json = all.to_json();
   json["pictures"] = read;
+  json["mean_coverage"] = mean_coverage;
   json["not_asked"] = not_asked;
   json["missing"] = std::move(missing);
   json["by_picture"] = std::move(by_picture);
@@ -125,6 +131,7 @@ ClaimAgreement judge_claims_file(const std::string& path, Splitter& splitter, Ju
   Progress progress("agree: pictures", static_cast<std::int64_t>(lines.size()));
   std::int64_t done = 0;
   bool any = false;
+  std::vector<double> coverages;
   for (PictureClaims& picture : agreement.pictures) {
     std::optional<Image> image;
     try {
@@ -142,13 +149,15 @@ ClaimAgreement judge_claims_file(const std::string& path, Splitter& splitter, Ju
         row.problem = results[c].problem;
         if (row.questions.empty() && row.problem.empty()) row.problem = "the splitter finds no claim in it";
       }
-      ask_judge(*image, judge, margin, picture);
+      ask_judge(*image, judge, margin, picture, coverages);
       any = true;
     }
     progress.update(++done);
   }
   progress.finish();
   PV_CHECK(any, "{}: none of its {} pictures can be read; the first: {}", path, lines.size(), agreement.pictures.front().missing);
+  if (!coverages.empty())
+    agreement.mean_coverage = std::accumulate(coverages.begin(), coverages.end(), 0.0) / static_cast<double>(coverages.size());
   return agreement;
 }
 

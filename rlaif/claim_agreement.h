@@ -26,9 +26,10 @@ struct ClaimAgreement {
     std::vector<Row> claims;
   };
   std::vector<PictureClaims> pictures;
+  double mean_coverage = 0;  // p_yes + p_no of the questions answered: near 0, the judge's yes and no mean little
 
   /// {"pictures", "claims", "accuracy", "said_yes", "of_true", "of_false", "true_claims", "false_claims", "problems",
-  /// "not_asked", "missing": [{"image", "reason", "claims"}], "by_picture": [...]}; shares of nothing are null.
+  /// "mean_coverage", "not_asked", "missing": [{"image", "reason", "claims"}], "by_picture": [...]}; shares of nothing are null.
   Json to_json() const;
 };
 

@@ -66,6 +66,7 @@ TEST(ClaimAgreement, CountsWhatTheJudgeSaysOfTrueAndFalseClaims) {
   EXPECT_DOUBLE_EQ(figures.at("of_true").get<double>(), 1.0 / 2);
   EXPECT_DOUBLE_EQ(figures.at("of_false").get<double>(), 2.0 / 3);
   EXPECT_EQ(figures.at("not_asked"), 1);
+  EXPECT_NEAR(figures.at("mean_coverage").get<double>(), 1.0, 1e-12);  // of the questions that were answered
   EXPECT_EQ(figures.at("missing").at(0).at("image"), "images/missing.png");
   EXPECT_NE(figures.at("missing").at(0).at("reason").get<std::string>().find("missing.png"), std::string::npos);
   EXPECT_EQ(figures.at("by_picture").at(0).at("rows").size(), 5u);
