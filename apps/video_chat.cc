@@ -1,7 +1,7 @@
 #include "apps/video_chat.h"
 
+#include "apps/video_settings.h"
 #include "base/error.h"
-#include "data/preprocess/video_frames.h"
 
 namespace pocketvlm {
 
@@ -12,8 +12,9 @@ std::vector<Image> prompt_pictures(const CommandLine& line, ModelConfig& config)
     return pictures;
   }
   PV_CHECK(line.images.empty(), "--video and --image cannot be given together; a video's pictures are its frames");
-  config.prompt.use_image_id = false;
-  if (line.max_slices == 0 && config.image.mode == "slices") config.image.max_slices = kVideoMaxSlices;
+  const std::int64_t given = line.max_slices > 0 ? config.image.max_slices : 0;
+  read_as_video(config.prompt, config.image);
+  if (given > 0) config.image.max_slices = given;
   for (const std::string& path : video_frame_files(line.video, line.video_fps)) {
     pictures.push_back(load_image(path, decode_options(config.image)));
   }
