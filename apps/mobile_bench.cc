@@ -95,6 +95,7 @@ void add_bench_command(CLI::App& app) {
       app.add_subcommand("bench", "measure loading, vision, prefill and decoding; medians");
   auto options = std::make_shared<BenchOptions>();
   add_model_options(*bench, options->model);
+  add_tuning_option(*bench, options->model);
   add_json_option(*bench, options->json);
   bench->add_option("--prompt-tokens", options->prompt_tokens, "random tokens of the prompt")
       ->check(CLI::Range(1, 1 << 20));

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <iostream>
 #include <memory>
@@ -19,7 +20,7 @@ struct ChatOptions {
   MobileSampling sampling;
   std::string prompt;
   std::string system;
-  std::vector<std::string> images;
+  PictureOptions pictures;
   bool json = false;
 };
 
@@ -54,13 +55,18 @@ void chat_once(Session& session, const ChatOptions& options) {
   Chat chat;
   if (!options.system.empty()) chat.turns.push_back({"system", options.system});
   chat.turns.push_back({"user", options.prompt});
-  chat.images = load_images(options.images, session.encoder().image());
+  const PromptEncoder encoder = encoder_for(options.pictures, session);
+  chat.images = load_images(picture_files(options.pictures), encoder.image());
+  const auto begin = std::chrono::steady_clock::now();
+  const EncodedChat prompt = encoder.encode(chat, true);
+  const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - begin;
   if (!options.json) {
-    session.chat(chat, options.sampling, print_piece);
+    session.answer(prompt, options.sampling, print_piece);
     std::printf("\n");
     return;
   }
-  const ChatAnswer answer = session.chat(chat, options.sampling);
+  ChatAnswer answer = session.answer(prompt, options.sampling);
+  answer.timings.image_ms = spent.count();
   print_json({{"text", answer.text},
               {"ids", answer.ids},
               {"stopped", answer.stopped},
@@ -72,7 +78,10 @@ void chat_once(Session& session, const ChatOptions& options) {
 class Conversation {
  public:
   Conversation(Session& session, const ChatOptions& options)
-      : session_(session), options_(options), waiting_(options.images) {
+      : session_(session),
+        options_(options),
+        encoder_(encoder_for(options.pictures, session)),
+        waiting_(picture_files(options.pictures)) {
     reset();
   }
 
@@ -108,7 +117,7 @@ class Conversation {
     } else if (line.starts_with("/image ")) {
       PV_CHECK(session_.has_vision(), "pictures need the vision file: start with --mmproj FILE");
       const std::string path = line.substr(7);
-      load_images({path}, session_.encoder().image());  // says now what is wrong with it
+      load_images({path}, encoder_.image());  // says now what is wrong with it
       waiting_.push_back(path);
     } else {
       fail("unknown command \"{}\"; there are /image FILE, /reset, /stats and /exit", line);
@@ -117,13 +126,13 @@ class Conversation {
 
   void answer(const std::string& line) {
     std::string marks;
-    for (Image& image : load_images(waiting_, session_.encoder().image())) {
+    for (Image& image : load_images(waiting_, encoder_.image())) {
       chat_.images.push_back(std::move(image));
       marks += "<image>\n";
     }
     chat_.turns.push_back({"user", marks + line});
     const InterruptsEndTheAnswer guard;
-    const ChatAnswer answer = session_.chat(chat_, options_.sampling, print_piece);
+    const ChatAnswer answer = session_.answer(encoder_.encode(chat_, true), options_.sampling, print_piece);
     std::printf("\n");
     std::fflush(stdout);
     chat_.turns.push_back({"assistant", answer.text});
@@ -133,6 +142,7 @@ class Conversation {
 
   Session& session_;
   const ChatOptions& options_;
+  PromptEncoder encoder_;
   Chat chat_;
   std::vector<std::string> waiting_;  // pictures of the next message
   ChatTimings timings_;               // of the last answer
@@ -154,8 +164,7 @@ void chat_on_terminal(Session& session, const ChatOptions& options) {
 
 void run_chat(ChatOptions& options) {
   PV_CHECK(!options.json || !options.prompt.empty(), "--json needs --prompt");
-  PV_CHECK(options.images.empty() || !options.model.mmproj.empty(),
-           "--image needs the vision file: add --mmproj FILE");
+  check_pictures(options.pictures, options.model);
   use_tuning(options.model);
   Session session(options.model.model, options.model.mmproj, options.model.session);
   if (options.prompt.empty())
@@ -170,9 +179,10 @@ void add_chat_command(CLI::App& app) {
   CLI::App* chat = app.add_subcommand("chat", "answer one prompt, or talk on the terminal");
   auto options = std::make_shared<ChatOptions>();
   add_model_options(*chat, options->model);
+  add_tuning_option(*chat, options->model);
+  add_picture_options(*chat, options->pictures);
   add_sampling_options(*chat, options->sampling);
   add_json_option(*chat, options->json);
-  chat->add_option("--image", options->images, "picture for the (first) message; may be repeated");
   chat->add_option("--prompt", options->prompt, "the message; without it a conversation begins");
   chat->add_option("--system", options->system, "system message");
   chat->callback([options] { run_chat(*options); });

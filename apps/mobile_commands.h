@@ -12,5 +12,6 @@ void add_info_command(CLI::App& app);
 void add_serve_command(CLI::App& app);
 void add_compare_command(CLI::App& app);
 void add_forward_command(CLI::App& app);
+void add_pack_command(CLI::App& app);
 
 }  // namespace pocketvlm

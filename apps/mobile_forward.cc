@@ -4,7 +4,6 @@
 #include "apps/mobile_commands.h"
 #include "apps/mobile_options.h"
 #include "apps/mobile_output.h"
-#include "base/error.h"
 #include "base/safetensors.h"
 
 namespace pocketvlm {
@@ -14,7 +13,7 @@ struct ForwardOptions {
   ModelOptions model;
   std::string prompt;
   std::string system;
-  std::vector<std::string> images;
+  PictureOptions pictures;
   std::string out;
   bool json = false;
 };
@@ -28,14 +27,14 @@ TensorToWrite tensor(const std::string& name,
 }
 
 void run_forward(ForwardOptions& options) {
-  PV_CHECK(options.images.empty() || !options.model.mmproj.empty(),
-           "--image needs the vision file: add --mmproj FILE");
+  check_pictures(options.pictures, options.model);
   Session session(options.model.model, options.model.mmproj, options.model.session);
   Chat chat;
   if (!options.system.empty()) chat.turns.push_back({"system", options.system});
   chat.turns.push_back({"user", options.prompt});
-  chat.images = load_images(options.images, session.encoder().image());
-  const EncodedChat prompt = session.encoder().encode(chat, true);
+  const PromptEncoder encoder = encoder_for(options.pictures, session);
+  chat.images = load_images(picture_files(options.pictures), encoder.image());
+  const EncodedChat prompt = encoder.encode(chat, true);
 
   std::vector<std::int32_t> grids;
   for (const auto& [rows, columns] : prompt.grids) {
@@ -87,7 +86,7 @@ void add_forward_command(CLI::App& app) {
   auto options = std::make_shared<ForwardOptions>();
   add_model_options(*forward, options->model);
   add_json_option(*forward, options->json);
-  forward->add_option("--image", options->images, "picture; may be repeated");
+  add_picture_options(*forward, options->pictures);
   forward->add_option("--prompt", options->prompt, "the message")->required();
   forward->add_option("--system", options->system, "system message");
   forward->add_option("--out", options->out, "safetensors file")->required();

@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
   pocketvlm::add_info_command(app);
   pocketvlm::add_compare_command(app);
   pocketvlm::add_forward_command(app);
+  pocketvlm::add_pack_command(app);
   try {
     app.parse(argc, argv);
     return 0;

@@ -3,7 +3,7 @@
 #include <filesystem>
 
 #include "base/error.h"
-#include "base/log.h"
+#include "data/preprocess/video_frames.h"
 #include "mobile/tuning.h"
 
 namespace pocketvlm {
@@ -23,6 +23,7 @@ void add_language_options(CLI::App& command, ModelOptions& options) {
                   "weights in the order kernels read them: file (beside the model, made on first "
                   "use), memory, none")
       ->check(CLI::IsMember({"file", "memory", "none"}));
+  command.add_option("--packed-folder", options.session.packed_folder, "of these files, where the model's cannot be written to");
 }
 
 void add_model_options(CLI::App& command, ModelOptions& options) {
@@ -44,8 +45,46 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
                   options.session.context,
                   "tokens the cache can hold; 0: the model's, at most 4096")
       ->check(CLI::NonNegativeNumber);
+}
+
+void add_tuning_option(CLI::App& command, ModelOptions& options) {
   command.add_option(
       "--tuning", options.tuning, "file that `tune` wrote; auto: the one beside the model; none");
+}
+
+void add_picture_options(CLI::App& command, PictureOptions& pictures) {
+  command.add_option("--image", pictures.images, "picture for the (first) message; may be repeated");
+  command.add_option("--video",
+                     pictures.video,
+                     "instead: folder with one picture a frame, or the pictures; one a second is "
+                     "read, at most 64, in two slices each");
+  command.add_option("--video-fps", pictures.video_fps, "frames a second of --video")
+      ->check(CLI::Range(0.001, 1000.0));
+}
+
+void check_pictures(const PictureOptions& pictures, const ModelOptions& model) {
+  PV_CHECK(pictures.images.empty() || pictures.video.empty(),
+           "--video and --image cannot be given together; a video's pictures are its frames");
+  PV_CHECK(pictures.empty() || !model.mmproj.empty(),
+           "--{} needs the vision file: add --mmproj FILE",
+           pictures.video.empty() ? "image" : "video");
+}
+
+PromptEncoder encoder_for(const PictureOptions& pictures, const Session& session) {
+  PromptConfig prompt = session.encoder().prompt();
+  ImageConfig image = session.encoder().image();
+  if (!pictures.video.empty()) set_for_video(prompt, image);
+  return PromptEncoder(session.encoder().tokenizer(), prompt, image);
+}
+
+std::vector<std::string> picture_files(const PictureOptions& pictures) {
+  if (pictures.video.empty()) return pictures.images;
+  if (pictures.video.size() == 1 && std::filesystem::is_directory(pictures.video.front()))
+    return video_frame_files(pictures.video.front(), pictures.video_fps);
+  std::vector<std::string> files;
+  for (const std::int64_t frame : video_frames(std::ssize(pictures.video), pictures.video_fps))
+    files.push_back(pictures.video[static_cast<std::size_t>(frame)]);
+  return files;
 }
 
 void add_sampling_options(CLI::App& command, MobileSampling& sampling) {
@@ -71,26 +110,7 @@ void add_json_option(CLI::App& command, bool& json) {
 }
 
 std::string use_tuning(ModelOptions& options) {
-  if (options.tuning == "none") return "";
-  const bool automatic = options.tuning == "auto";
-  const std::string path = automatic ? tuning_path_of(options.model) : options.tuning;
-  if (automatic && !std::filesystem::exists(path)) return "";
-  const auto tuning = load_config<Tuning>(path);
-  if (!made_here(tuning)) {
-    PV_CHECK(automatic,
-             "{}: measured on {} with {} cores, but this is {} with {}; run `pocketvlm-mobile "
-             "tune` here",
-             path,
-             tuning.processor,
-             tuning.cores,
-             processor_name(),
-             usable_cores());
-    spdlog::warn("{}: measured on another device, hence not used; run `pocketvlm-mobile tune` here",
-                 path);
-    return "";
-  }
-  apply_tuning(tuning, options.session);
-  return path;
+  return use_tuning_file(options.tuning, options.model, options.session);
 }
 
 std::vector<Image> load_images(const std::vector<std::string>& paths, const ImageConfig& config) {

@@ -74,6 +74,7 @@ void add_serve_command(CLI::App& app) {
   // An answer on a page or for a program may be longer than a line on the terminal.
   options->sampling.max_new_tokens = 512;
   add_model_options(*serve, options->model);
+  add_tuning_option(*serve, options->model);
   add_sampling_options(*serve, options->sampling);
   add_json_option(*serve, options->json);
   serve->add_option(

@@ -1,7 +1,6 @@
 #include "apps/video_chat.h"
 
 #include "base/error.h"
-#include "data/preprocess/video_frames.h"
 
 namespace pocketvlm {
 

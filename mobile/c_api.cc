@@ -12,13 +12,14 @@
 #include "base/error.h"
 #include "mobile/include/pocketvlm.h"
 #include "mobile/session.h"
+#include "mobile/tuning.h"
 
 // The edge of the library: handles, status codes and the last error text. Everything else is done
 // by Session.
 namespace pocketvlm {
 namespace {
 
-constexpr std::int32_t kApiVersion = 1;
+constexpr std::int32_t kApiVersion = 2;
 constexpr std::string_view kImageMark = "<image>";
 
 thread_local std::string last_error;
@@ -166,7 +167,7 @@ void check_size(const Struct* target, const char* what) {
           what);
 }
 
-SessionOptions session_options(const pocketvlm_session_options* given) {
+SessionOptions session_options(const pocketvlm_session_options* given, const char* model_path) {
   const auto options = read_struct(given, "pocketvlm_session_options");
   require(options.threads >= 0 && options.threads <= 1024,
           "threads is {}; it lies in 0 .. 1024",
@@ -175,8 +176,16 @@ SessionOptions session_options(const pocketvlm_session_options* given) {
   SessionOptions result;
   result.threads = options.threads;
   result.context = options.context;
-  if (options.kernels != nullptr) result.kernels = options.kernels;
-  if (options.kv_cache != nullptr) result.kv_cache = options.kv_cache;
+  const auto set = [](const char* text, std::string& target) {
+    if (text != nullptr) target = text;
+  };
+  set(options.kernels, result.kernels);
+  set(options.kv_cache, result.kv_cache);
+  set(options.vision, result.vision);
+  set(options.packed, result.packed);
+  set(options.packed_folder, result.packed_folder);
+  set(options.resident, result.resident);
+  if (options.tuning != nullptr) use_tuning_file(options.tuning, model_path, result);
   return result;
 }
 
@@ -360,7 +369,7 @@ pocketvlm_status pocketvlm_session_open(const char* model_path,
     pocketvlm::require(session != nullptr, "session is NULL");
     pocketvlm::require(model_path != nullptr, "model_path is NULL");
     auto shared = std::make_shared<pocketvlm::SharedSession>(
-        model_path, mmproj_path == nullptr ? "" : mmproj_path, pocketvlm::session_options(options));
+        model_path, mmproj_path == nullptr ? "" : mmproj_path, pocketvlm::session_options(options, model_path));
     *session = new pocketvlm_session{std::move(shared)};
   });
 }

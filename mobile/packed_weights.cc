@@ -1,7 +1,6 @@
 #include "mobile/packed_weights.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -45,28 +45,36 @@ std::uint64_t hash_bytes(std::span<const std::byte> bytes, std::uint64_t hash) {
   return hash;
 }
 
-// Changes when the model's file does: its size, its time, all metadata, and some bytes of each
-// tensor.
+constexpr std::size_t kSampleBytes = 64;
+constexpr std::size_t kSamples = 4;  // of each tensor: its first bytes, its last ones, two between
+
+// Changes when the model does: its size, all metadata, and samples of each tensor. Not its time, so
+// that a pair of files keeps together when it is copied. The samples are read past the mapping,
+// whose reading ahead would fetch a hundred kilobytes around each.
 std::uint64_t key_of(const GgufFile& file,
                      std::span<const GgufTensor* const> matrices,
                      PackedWeights::Form form) {
-  struct stat info {};
-  ::stat(file.path().c_str(), &info);
-  std::uint64_t key = mix_keys({kLayout,
-                                static_cast<std::uint64_t>(form),
-                                file.size(),
-                                static_cast<std::uint64_t>(info.st_mtim.tv_sec),
-                                static_cast<std::uint64_t>(info.st_mtim.tv_nsec)});
+  std::uint64_t key = mix_keys({kLayout, static_cast<std::uint64_t>(form), file.size()});
+  const std::byte* const begin = file.file().data();
   std::size_t metadata = file.size();
   for (const GgufTensor& tensor : file.tensors())
-    metadata =
-        std::min(metadata, static_cast<std::size_t>(tensor.bytes.data() - file.file().data()));
-  key = hash_bytes({file.file().data(), metadata}, key);
+    metadata = std::min(metadata, static_cast<std::size_t>(tensor.bytes.data() - begin));
+  key = hash_bytes({begin, metadata}, key);
+  const int fd = ::open(file.path().c_str(), O_RDONLY | O_CLOEXEC);
+  PV_CHECK(fd >= 0, "{}: {}", file.path(), std::strerror(errno));
+  ::posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
   for (const GgufTensor* matrix : matrices) {
     key = hash_bytes(std::as_bytes(std::span(matrix->name)), key);
-    const std::size_t middle = matrix->bytes.size() / 2;
-    key = hash_bytes(matrix->bytes.subspan(middle, std::min<std::size_t>(64, middle)), key);
+    const std::size_t bytes = std::min(kSampleBytes, matrix->bytes.size());
+    for (std::size_t i = 0; i < kSamples; ++i) {
+      std::byte sample[kSampleBytes] = {};
+      const std::size_t place = (matrix->bytes.size() - bytes) * i / (kSamples - 1);
+      const auto offset = static_cast<off_t>(matrix->bytes.data() - begin) + static_cast<off_t>(place);
+      const ssize_t read = ::pread(fd, sample, bytes, offset);
+      key = hash_bytes({sample, bytes}, mix_keys({key, static_cast<std::uint64_t>(read)}));
+    }
   }
+  ::close(fd);
   return key;
 }
 
@@ -119,7 +127,8 @@ PackedWeights::PackedWeights(const GgufFile& file,
                              std::span<const GgufTensor* const> matrices,
                              Form form,
                              Keep keep,
-                             ThreadPool& pool)
+                             ThreadPool& pool,
+                             const std::string& folder)
     : form_(form) {
   for (const GgufTensor* matrix : matrices) {
     const std::int64_t panels = (matrix->num_rows() + kPanelRows - 1) / kPanelRows;
@@ -131,14 +140,18 @@ PackedWeights::PackedWeights(const GgufFile& file,
   if (keep == Keep::kFile) {
     const std::uint64_t key = key_of(file, matrices, form);
     file.file().release(0, file.size());  // the system maps more around each byte that was read
-    const std::string path = path_of(file.path());
+    const std::string path = path_of(file.path(), folder);
     if (map(path, key)) return;
     if (write(file, path, key, pool) && map(path, key)) return;
   }
   pack_into_memory(file, pool);
 }
 
-std::string PackedWeights::path_of(const std::string& model_path) { return model_path + ".packed"; }
+std::string PackedWeights::path_of(const std::string& model_path, const std::string& folder) {
+  const std::string path = model_path + ".packed";
+  if (folder.empty()) return path;
+  return (std::filesystem::path(folder) / std::filesystem::path(path).filename()).string();
+}
 
 bool PackedWeights::map(const std::string& path, std::uint64_t key) {
   if (::access(path.c_str(), R_OK) != 0) return false;

@@ -28,13 +28,14 @@ class PackedWeights {
   };
 
   PackedWeights() = default;
-  /// Packs `matrices` of `file`, or maps what an earlier run packed. The pages of the file that
-  /// were read are released.
+  /// Packs `matrices` of `file`, or maps what an earlier run packed, here or on another device. The
+  /// pages of the file that were read are released. `folder`: see path_of().
   PackedWeights(const GgufFile& file,
                 std::span<const GgufTensor* const> matrices,
                 Form form,
                 Keep keep,
-                ThreadPool& pool);
+                ThreadPool& pool,
+                const std::string& folder = "");
 
   /// The panels of one of the matrices.
   const std::byte* panels(const GgufTensor& matrix) const { return panels_.at(matrix.name); }
@@ -43,8 +44,11 @@ class PackedWeights {
   /// Mapped from a file, not memory of this process.
   bool from_file() const { return mapped_.size() > 0; }
 
-  /// Where the panels of a model are kept: beside it.
-  static std::string path_of(const std::string& model_path);
+  /// The file that is mapped; "" where there is none.
+  const std::string& path() const { return mapped_.path(); }
+
+  /// Where the panels of a model are kept: in `folder`, or beside the model where that is empty.
+  static std::string path_of(const std::string& model_path, const std::string& folder = "");
 
  private:
   struct alignas(64) Line {

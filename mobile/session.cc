@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "mobile/answer_stream.h"
 #include "mobile/decoding.h"
 #include "mobile/packed_weights.h"
 #include "mobile/projection.h"
@@ -35,14 +36,6 @@ std::uint64_t hash_floats(std::span<const float> values, std::uint64_t seed) {
   return hash;
 }
 
-// Text that is certain: bytes of an unfinished character decode to U+FFFD, which the next tokens
-// may still mend.
-std::string_view without_unfinished(std::string_view text) {
-  constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
-  while (text.ends_with(kReplacement)) text.remove_suffix(kReplacement.size());
-  return text;
-}
-
 }  // namespace
 
 struct Session::State {
@@ -68,10 +61,17 @@ struct Session::State {
     PV_CHECK(keeps_vision || options.resident == "sequential",
              "models cannot be resident as \"{}\"; choose sequential or both",
              options.resident);
-    pack_language(options.packed);
+    PV_CHECK(!mmproj_path.empty() || (options.vision == "float" && !keeps_vision),
+             "vision in int8 and models that stay resident are settings of the vision file, and none "
+             "was given; name one (--mmproj), or leave them out (--vision, --resident)");
+    PV_CHECK(options.packed_folder.empty() || options.packed == "file",
+             "a folder for packed weights is given, but they are kept in \"{}\"; leave out one of them "
+             "(--packed-folder, --packed)",
+             options.packed);
+    pack_language(options);
     if (!mmproj_path.empty()) {
       bind_vision(mmproj_path);
-      pack_vision(options.vision, options.packed);
+      pack_vision(options);
     }
     const GgufFile* mmproj = mmproj_file ? &*mmproj_file : nullptr;
     encoder.emplace(tokenizer,
@@ -118,23 +118,24 @@ struct Session::State {
     return tensors;
   }
 
-  void pack_language(const std::string& keep) {
-    if (keep == "none") return;
+  void pack_language(const SessionOptions& options) {
+    if (options.packed == "none") return;
     const std::vector<NamedLinear> matrices = decoder.packable(compute.kernels);
     packed = PackedWeights(language_file,
                            tensors_of(language_file, matrices),
                            PackedWeights::Form::kExact,
-                           keep_of(keep),
-                           pool);
+                           keep_of(options.packed),
+                           pool,
+                           options.packed_folder);
     for (const auto& [tensor, linear] : matrices)
       linear->use_panels(packed.panels(language_file.tensor(tensor)));
   }
 
-  void pack_vision(const std::string& precision, const std::string& keep) {
-    if (precision == "float") return;
-    PV_CHECK(precision == "int8",
+  void pack_vision(const SessionOptions& options) {
+    if (options.vision == "float") return;
+    PV_CHECK(options.vision == "int8",
              "the vision precision \"{}\" is unknown; choose float or int8",
-             precision);
+             options.vision);
     PV_CHECK(compute.kernels.matmul_int8 != nullptr,
              "vision in int8 needs AVX-512 VNNI or NEON, which the kernels \"{}\" do not use; choose "
              "float",
@@ -144,8 +145,9 @@ struct Session::State {
     packed_vision = PackedWeights(*mmproj_file,
                                   tensors_of(*mmproj_file, matrices),
                                   PackedWeights::Form::kInt8,
-                                  keep_of(keep == "none" ? "memory" : keep),
-                                  pool);
+                                  keep_of(options.packed == "none" ? "memory" : options.packed),
+                                  pool,
+                                  options.packed_folder);
     for (const auto& [tensor, linear] : matrices)
       linear->use_int8_panels(packed_vision.panels(mmproj_file->tensor(tensor)));
     vision_compute.bf16_attention = true;
@@ -331,7 +333,8 @@ struct Session::State {
              position + tokens,
              cache.context());
     reserve(position + tokens);
-    if (!keeps_vision) decoder.release_embeddings();
+    // A token of an answer reads one row, whose page may stay.
+    if (!keeps_vision && tokens > 1) decoder.release_embeddings();
     pool.limit(tokens == 1 ? decode_threads : pool.threads());
     for (std::int64_t begin = 0; begin < tokens; begin += prefill_tokens) {
       const std::int64_t count = std::min(prefill_tokens, tokens - begin);
@@ -440,6 +443,13 @@ const MobileLanguageParams& Session::language() const { return state_->params; }
 const std::string& Session::kernels() const { return state_->kernels_name; }
 int Session::threads() const { return state_->pool.threads(); }
 int Session::decode_threads() const { return state_->decode_threads; }
+std::vector<std::string> Session::packed_files() const {
+  std::vector<std::string> files;
+  for (const PackedWeights* packed : {&state_->packed, &state_->packed_vision}) {
+    if (packed->from_file()) files.push_back(packed->path());
+  }
+  return files;
+}
 bool Session::has_vision() const { return state_->vision.has_value(); }
 
 std::vector<float> Session::encode_vision(const EncodedChat& prompt) {
@@ -528,7 +538,7 @@ ChatAnswer Session::generate(const EncodedChat& prompt,
   }
   answer.timings.decode_ms = milliseconds_since(begin);
   answer.timings.generated_tokens = static_cast<std::int64_t>(answer.ids.size());
-  answer.text = state.tokenizer.decode(answer.ids);
+  answer.text = state.encoder->answer_text(answer.ids);
   return answer;
 }
 
@@ -546,23 +556,19 @@ ChatAnswer Session::chat(const Chat& chat,
 ChatAnswer Session::answer(const EncodedChat& prompt,
                            const MobileSampling& sampling,
                            const std::function<bool(std::string_view)>& on_text) {
-  std::vector<std::int32_t> ids;
-  std::size_t emitted = 0;
+  AnswerStream stream(*state_->encoder);
   bool wanted = true;
   ChatAnswer answer = generate(prompt, sampling, [&](std::int32_t id) {
     if (!on_text) return true;
-    ids.push_back(id);
-    const std::string text = state_->tokenizer.decode(ids);
-    const std::string_view certain = without_unfinished(text);
-    if (certain.size() <= emitted) return true;
-    const std::string_view piece = certain.substr(emitted);
-    emitted = certain.size();
-    wanted = on_text(piece);
+    const std::string piece = stream.add(id);
+    if (!piece.empty()) wanted = on_text(piece);
     return wanted;
   });
   // What is left was unfinished; nobody who asked to stop is called again.
-  if (on_text && wanted && answer.text.size() > emitted)
-    on_text(std::string_view(answer.text).substr(emitted));
+  if (on_text && wanted) {
+    const std::string rest = stream.finish();
+    if (!rest.empty()) on_text(rest);
+  }
   return answer;
 }
 

@@ -25,6 +25,7 @@ struct SessionOptions {
   // made on first use; memory where that is impossible) | memory (made by each session) | none
   // (read as they lie in the model's file)
   std::string packed = "file";
+  std::string packed_folder;  // of these files; empty: beside the model's
   // float | int8: products of the vision encoder in eight bits and its attention in bfloat16, where
   // the kernels can; the answers differ a little
   std::string vision = "float";
@@ -98,6 +99,7 @@ class Session {
   int threads() const;
   int decode_threads() const;
   bool has_vision() const;  // an mmproj was given
+  std::vector<std::string> packed_files() const;  // from which packed weights are mapped
 
   /// Answers the chat; `on_text` receives the answer piece by piece, always whole UTF-8 characters.
   /// Return false from it to stop early.

@@ -1,10 +1,12 @@
 #include "mobile/tuning.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <set>
 #include <utility>
 
+#include "base/log.h"
 #include "mobile/thread_pool.h"
 
 namespace pocketvlm {
@@ -175,6 +177,31 @@ void apply_tuning(const Tuning& tuning, SessionOptions& options) {
   }
   options.pieces = {tuning.stream_kib * 1024, tuning.batch_kib * 1024};
   options.prefill_tokens = tuning.prefill_tokens;
+}
+
+std::string use_tuning_file(const std::string& given,
+                            const std::string& model_path,
+                            SessionOptions& options) {
+  if (given == "none") return "";
+  const bool automatic = given == "auto";
+  const std::string path = automatic ? tuning_path_of(model_path) : given;
+  if (automatic && !std::filesystem::exists(path)) return "";
+  const auto tuning = load_config<Tuning>(path);
+  if (!made_here(tuning)) {
+    PV_CHECK(automatic,
+             "{}: measured on {} with {} cores, but this is {} with {}; run `pocketvlm-mobile "
+             "tune` here",
+             path,
+             tuning.processor,
+             tuning.cores,
+             processor_name(),
+             usable_cores());
+    spdlog::warn("{}: measured on another device, hence not used; run `pocketvlm-mobile tune` here",
+                 path);
+    return "";
+  }
+  apply_tuning(tuning, options);
+  return path;
 }
 
 Tuning tune(const std::string& model_path,

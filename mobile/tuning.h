@@ -70,6 +70,14 @@ bool made_here(const Tuning& tuning);
 /// Fills the settings that `options` leaves open (threads 0, kernels auto).
 void apply_tuning(const Tuning& tuning, SessionOptions& options);
 
+/// Fills what `options` leaves open from a tuning file: `given` is "auto" (the file beside the model, if
+/// there is one), "none" or a path. A file beside the model that was measured on another device is
+/// passed over with a warning; one that was named is an Error then. Returns the path of the file
+/// that is used; empty: none.
+std::string use_tuning_file(const std::string& given,
+                            const std::string& model_path,
+                            SessionOptions& options);
+
 /// What the system calls its processor; "unknown" where it says nothing.
 std::string processor_name();
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <filesystem>
 #include <memory>
 #include <sstream>
 #include <stdexcept>
@@ -10,7 +11,9 @@
 #include "base/files.h"
 #include "base/random.h"
 #include "mobile/include/pocketvlm.h"
+#include "mobile/packed_weights.h"
 #include "mobile/session.h"
+#include "mobile/tuning.h"
 #include "tests/mobile/run_program.h"
 #include "tests/mobile/tiny_model.h"
 
@@ -287,6 +290,63 @@ TEST_F(CApi, StructsOfOtherVersionsAreReadAsFarAsBothKnowThem) {
   ASSERT_EQ(pocketvlm_chat_answer(chat.get(), nullptr, nullptr, nullptr, &older), POCKETVLM_OK);
   EXPECT_EQ(older.vision_ms, -7.0);
   EXPECT_GT(older.prompt_tokens, 0);
+}
+
+TEST_F(CApi, OptionsOfVersionTwoReachTheSession) {
+  EXPECT_GE(pocketvlm_api_version(), 2);
+  TinyModel quantized;
+  quantized.wide = true;
+  quantized.type = GgmlType::kQ4_K;
+  const TinyFiles files = write_tiny_model(quantized);
+  const auto open_with = [&](const pocketvlm_session_options& options, const char* mmproj) {
+    pocketvlm_session* session = nullptr;
+    const pocketvlm_status status = pocketvlm_session_open(files.language.c_str(), mmproj, &options, &session);
+    EXPECT_EQ(session != nullptr, status == POCKETVLM_OK);
+    return std::pair(status, SessionHandle(session));
+  };
+  const std::string folder = temporary_folder();
+  auto options = sized<pocketvlm_session_options>();
+  options.packed_folder = folder.c_str();
+  options.resident = "both";
+  ASSERT_EQ(open_with(options, files.mmproj.c_str()).first, POCKETVLM_OK) << pocketvlm_last_error();
+  const bool packs = choose_kernels("auto").packed_matmul != nullptr;
+  EXPECT_EQ(std::filesystem::exists(PackedWeights::path_of(files.language, folder)), packs);
+  EXPECT_FALSE(std::filesystem::exists(PackedWeights::path_of(files.language)));
+  options.packed_folder = nullptr;
+  options.packed = "memory";
+  ASSERT_EQ(open_with(options, files.mmproj.c_str()).first, POCKETVLM_OK);
+  EXPECT_FALSE(std::filesystem::exists(PackedWeights::path_of(files.language)));
+  // A caller compiled against version 1 knows nothing of them.
+  options.struct_size = offsetof(pocketvlm_session_options, vision);
+  options.vision = "never read";
+  EXPECT_EQ(open_with(options, files.mmproj.c_str()).first, POCKETVLM_OK);
+  options.struct_size = sizeof(options);
+  for (const char* pointer : {"vision", "packed", "resident", "tuning"}) {
+    auto wrong = sized<pocketvlm_session_options>();
+    wrong.packed = "memory";
+    (std::string(pointer) == "vision"     ? wrong.vision
+     : std::string(pointer) == "packed"   ? wrong.packed
+     : std::string(pointer) == "resident" ? wrong.resident
+                                          : wrong.tuning) = "cloud";
+    EXPECT_EQ(open_with(wrong, files.mmproj.c_str()).first, POCKETVLM_FAILED) << pointer;
+    EXPECT_NE(std::string(pocketvlm_last_error()).find("cloud"), std::string::npos) << pocketvlm_last_error();
+  }
+  // The tuning file's kernels are taken.
+  Tuning tuning;
+  tuning.processor = processor_name();
+  tuning.cores = usable_cores();
+  tuning.kernels = "scalar";
+  write_json(tuning_path_of(files.language), config_to_json(tuning));
+  auto tuned = sized<pocketvlm_session_options>();
+  tuned.packed = "memory";
+  for (const char* given : {"auto", "none"}) {
+    tuned.tuning = given;
+    const auto [status, session] = open_with(tuned, nullptr);
+    ASSERT_EQ(status, POCKETVLM_OK) << pocketvlm_last_error();
+    auto info = sized<pocketvlm_session_info>();
+    ASSERT_EQ(pocketvlm_session_describe(session.get(), &info), POCKETVLM_OK);
+    EXPECT_EQ(std::string(info.kernels), std::string(given) == "auto" ? "scalar" : std::string(choose_kernels("auto").name));
+  }
 }
 
 TEST_F(CApi, ACallbackStopsTheAnswerAndItsExceptionsDoNotEscape) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -280,6 +281,44 @@ TEST(PackedWeights, FollowTheModel) {
   std::filesystem::copy_file(
       others.language, files.language, std::filesystem::copy_options::overwrite_existing);
   EXPECT_EQ(logits_of(files, "file"), logits_of(others, "memory"));
+}
+
+// A pair of files that was copied to a device: other times, the same bytes.
+TEST(PackedWeights, KeepTogetherWithTheModelWhereverItIsCopied) {
+  if (!packs_here()) GTEST_SKIP() << "this processor's kernels read the file format";
+  namespace fs = std::filesystem;
+  const TinyFiles files = quantized_model();
+  const std::vector<float> first = logits_of(files, "file");
+  const std::string folder = temporary_folder();
+  const TinyFiles copied = {folder + "/other-name.gguf", ""};
+  fs::copy_file(files.language, copied.language);
+  fs::copy_file(PackedWeights::path_of(files.language), PackedWeights::path_of(copied.language));
+  const auto now = fs::file_time_type::clock::now();
+  fs::last_write_time(copied.language, now - std::chrono::hours(100));
+  const auto written = now - std::chrono::hours(200);
+  fs::last_write_time(PackedWeights::path_of(copied.language), written);
+  EXPECT_EQ(logits_of(copied, "file"), first);
+  EXPECT_EQ(fs::last_write_time(PackedWeights::path_of(copied.language)), written);
+}
+
+// The first and the last bytes of a tensor are among the samples.
+TEST(PackedWeights, AChangeAtAnEndOfATensorIsSeen) {
+  if (!packs_here()) GTEST_SKIP() << "this processor's kernels read the file format";
+  for (const bool last : {false, true}) {
+    const TinyFiles files = quantized_model();
+    logits_of(files, "file");
+    const std::string before = read_file(PackedWeights::path_of(files.language));
+    std::string bytes = read_file(files.language);
+    {
+      const GgufFile file(files.language);
+      const GgufTensor& tensor = file.tensor("blk.1.ffn_up.weight");
+      const auto begin = static_cast<std::size_t>(tensor.bytes.data() - file.file().data());
+      bytes[begin + (last ? tensor.bytes.size() - 1 : 8)] ^= 1;
+    }
+    write_file_atomic(files.language, bytes);
+    EXPECT_EQ(logits_of(files, "file"), logits_of(files, "memory"));
+    EXPECT_NE(read_file(PackedWeights::path_of(files.language)), before);
+  }
 }
 
 TEST(PackedWeights, WithoutPlaceForTheFileMemoryServes) {

@@ -5,6 +5,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "data/preprocess/image.h"
+#include "mobile/kernels.h"
 #include "tests/mobile/run_program.h"
 #include "tests/mobile/tiny_model.h"
 
@@ -54,6 +55,68 @@ TEST_F(Program, AConversationGoesOverStandardInput) {
   EXPECT_GT(timings["cached_tokens"].get<int>(), timings["prompt_tokens"].get<int>() / 2);
   EXPECT_NE(result.err.find("none.png"), std::string::npos);
   EXPECT_NE(result.err.find("unknown command"), std::string::npos);
+}
+
+TEST_F(Program, PackMakesTheFilesAhead) {
+  TinyModel model;
+  model.wide = true;
+  model.type = GgmlType::kQ8_0;
+  const TinyFiles files = write_tiny_model(model);
+  if (choose_kernels("auto").packed_matmul == nullptr) GTEST_SKIP() << "this processor's kernels read the file format";
+  const ProgramResult result = run("pack --model " + files.language + " --mmproj " + files.mmproj + " --json");
+  ASSERT_EQ(result.status, 0) << result.err;
+  const Json packed = parse_json(result.out, "out")["packed"];
+  ASSERT_EQ(packed.size(), 2U);
+  EXPECT_EQ(packed[0]["file"], files.language + ".packed");
+  EXPECT_EQ(packed[1]["file"], files.mmproj + ".packed");
+  EXPECT_GT(packed[1]["bytes"].get<int>(), 4096);
+  const std::string folder = temporary_folder();
+  ASSERT_EQ(run("pack --model " + files.language + " --packed-folder " + folder).status, 0);
+  EXPECT_EQ(read_file(folder + "/" + files.language.substr(files.language.rfind('/') + 1) + ".packed"), read_file(files.language + ".packed"));
+  for (const std::string nothing : {" --kernels scalar", " --packed-folder /nowhere"}) {
+    const ProgramResult refused = run("pack --model " + files.language + nothing);
+    EXPECT_EQ(refused.status, 1);
+    EXPECT_NE(refused.err.find("0 of 1 files"), std::string::npos) << refused.err;
+  }
+}
+
+TEST_F(Program, SettingsOfAVisionFileThatIsNotThereAreErrors) {
+  for (const std::string setting : {"--vision int8", "--resident both"}) {
+    const ProgramResult result = run("chat --model " + files_.language + " --prompt hello " + setting);
+    EXPECT_EQ(result.status, 1);
+    EXPECT_NE(result.err.find("settings of the vision file"), std::string::npos) << result.err;
+  }
+  const ProgramResult folder = run("chat" + model_ + "--prompt hello --packed memory --packed-folder " + temporary_folder());
+  EXPECT_EQ(folder.status, 1);
+  EXPECT_NE(folder.err.find("kept in \"memory\""), std::string::npos) << folder.err;
+  const ProgramResult forward = run("forward" + model_ + "--prompt hello --tuning none --out " + temporary_folder() + "/f.safetensors");
+  EXPECT_EQ(forward.status, 1);
+  EXPECT_NE(forward.err.find("--tuning"), std::string::npos) << forward.err;
+}
+
+/// Frames are chosen as of a folder, and read in two slices each at most, without image ids.
+TEST_F(Program, AVideoIsAFolderOfFramesOrTheFrames) {
+  const std::string folder = temporary_folder();
+  std::string all;
+  for (int i = 0; i < 6; ++i) {
+    Image frame(90, 40);
+    std::fill(frame.rgb.begin(), frame.rgb.end(), static_cast<std::uint8_t>(40 * i));
+    write_file_atomic(fmt::format("{}/{}.png", folder, i), encode_png(frame));
+    all += fmt::format(" {}/{}.png", folder, i);
+  }
+  const std::string common = "chat" + model_ + "--prompt hello --max-new-tokens 4 --json --video-fps 2 --video ";
+  const ProgramResult whole = run(common + folder);
+  ASSERT_EQ(whole.status, 0) << whole.err;
+  const Json json = parse_json(whole.out, "out");
+  EXPECT_EQ(json["timings"]["slices"], 3 * 3);  // frames 0, 2, 4; an overview and two slices each
+  const Json listed = parse_json(run(common + all).out, "out");
+  EXPECT_EQ(listed["ids"], json["ids"]);
+  EXPECT_EQ(listed["timings"]["prompt_tokens"], json["timings"]["prompt_tokens"]);
+  const ProgramResult both = run(common + folder + " --image " + image_);
+  EXPECT_EQ(both.status, 1);
+  EXPECT_NE(both.err.find("cannot be given together"), std::string::npos);
+  const ProgramResult blind = run("chat --model " + files_.language + " --prompt hello --video " + folder);
+  EXPECT_NE(blind.err.find("--video needs the vision file"), std::string::npos) << blind.err;
 }
 
 TEST_F(Program, CompareMeasuresPerplexityAndDistance) {
