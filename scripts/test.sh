@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Set-up, build and all tests. Tests labelled `slow` run with --all only. Ends with the runner's own summary.
+# Set-up, build and all tests. Tests labelled `slow` run with --all only. Ends with the tests that were skipped and why, and the
+# runner's own summary.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 all=0
@@ -15,4 +16,8 @@ done
 select=(--label-exclude slow)
 [ "$all" = 1 ] && select=()
 # The phone build is tested by what it links (see tests/apps); both suites run from the release build.
-ctest --test-dir build/release -j2 --output-on-failure "${select[@]}"
+status=0
+ctest --test-dir build/release -j2 --output-on-failure "${select[@]}" | tee build/release/ctest.txt || status=$?
+./scripts/list_skipped.sh build/release/Testing/Temporary/LastTest.log
+grep -E '^[0-9]+% tests passed|^Total Test time' build/release/ctest.txt
+exit "$status"

@@ -1,10 +1,17 @@
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <set>
 
 #include "base/files.h"
 #include "base/json.h"
+#include "base/safetensors.h"
+#include "data/preprocess/image.h"
 #include "data/tokenizer_training/tokenizer_training.h"
 #include "mobile/gguf.h"
 #include "model/config.h"
@@ -139,6 +146,88 @@ TEST_F(ExportProgram, ImportanceComesFromScenesPicturesAndText) {
   EXPECT_EQ(GgufFile(folder_ + "/weighted/language-q4_0.gguf").get_string("quantize.imatrix.dataset"), importance["dataset"].get<std::string>());
   write_file_atomic(folder_ + "/empty.txt", "");
   EXPECT_NE(run("weighted", "--type q4_0 --gate off --importance-text " + folder_ + "/empty.txt").err.find("needs text"), std::string::npos);
+}
+
+/// A gigabyte of zeros that takes no space on disk: the checkpoint of one layer with its layer several times.
+void write_sparse_checkpoint(const std::string& one_layer, const std::string& folder, std::int64_t layers) {
+  const SafetensorsFolder source(one_layer);
+  Json header = Json::object();
+  std::int64_t end = 0;
+  const auto add = [&](const std::string& name, const TensorView& view) {
+    const auto bytes = static_cast<std::int64_t>(view.bytes.size());
+    header[name] = {{"dtype", view.dtype}, {"shape", view.shape}, {"data_offsets", {end, end + bytes}}};
+    end += bytes;
+  };
+  const std::string layer = "language.layers.0.";
+  for (const auto& [name, view] : source.tensors()) {
+    if (!name.starts_with(layer)) add(name, view);
+    for (std::int64_t i = 0; i < layers && name.starts_with(layer); ++i) add(fmt::format("language.layers.{}.{}", i, name.substr(layer.size())), view);
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  const std::uint64_t length = text.size();
+  make_folders(folder);
+  write_file_atomic(folder + "/model.safetensors", std::string(reinterpret_cast<const char*>(&length), 8) + text);
+  fs::resize_file(folder + "/model.safetensors", 8 + length + static_cast<std::uint64_t>(end));
+  Json config = read_json(one_layer + "/config.json");
+  config["model"]["language"]["num_layers"] = layers;
+  write_json(folder + "/config.json", config);
+  fs::copy_file(one_layer + "/tokenizer.model", folder + "/tokenizer.model");
+}
+
+TEST_F(ExportProgram, AGigabyteOfWeightsPassesInAQuarterOfItsMemory) {
+  Json model = read_json(folder_ + "/model.json");
+  model["language"].update({{"hidden", 2048}, {"ffn", 8192}, {"num_heads", 16}, {"num_kv_heads", 16}, {"num_layers", 1}});
+  write_json(folder_ + "/wide.json", model);
+  const Outcome made = run_program(fmt::format("{} init {}/wide.json --tokenizer {}/tokenizer.model --dtype bf16 --out {}/wide", program("pocketvlm"),
+                                               folder_, folder_, folder_));
+  ASSERT_EQ(made.status, 0) << made.err;
+  write_sparse_checkpoint(folder_ + "/wide", folder_ + "/sparse", 9);
+  ASSERT_GT(fs::file_size(folder_ + "/sparse/model.safetensors"), std::uintmax_t{1} << 30);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const std::string path = program("pocketvlm"), checkpoint = folder_ + "/sparse", out = folder_ + "/streamed";
+    ::execl(path.c_str(), "pocketvlm", "export", "--checkpoint", checkpoint.c_str(), "--type", "q4_0", "--gate", "off", "--json", "--out",
+            out.c_str(), static_cast<char*>(nullptr));
+    ::_exit(127);
+  }
+  int status = 0;
+  struct rusage used = {};
+  ASSERT_EQ(::wait4(child, &status, 0, &used), child);
+  ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  EXPECT_GT(fs::file_size(folder_ + "/streamed/language-q4_0.gguf"), std::uintmax_t{280} << 20);
+  RecordProperty("peak_mib", std::to_string(used.ru_maxrss / 1024));
+  EXPECT_LT(used.ru_maxrss / 1024, 256) << "MiB";
+  fs::remove_all(folder_ + "/streamed");
+  fs::remove_all(folder_ + "/wide");
+}
+
+/// The phone reads the frames that the trainer reads, as the same tokens.
+TEST_F(ExportProgram, VideosAreTheSameTokensOnThePhone) {
+  ASSERT_EQ(run("video", "--type f32 --mmproj-type f32 --gate off").status, 0);
+  make_folders(folder_ + "/frames");
+  for (int i = 0; i < 5; ++i) {
+    Image frame(120, 60);
+    std::fill(frame.rgb.begin(), frame.rgb.end(), static_cast<std::uint8_t>(50 * i));
+    write_file_atomic(fmt::format("{}/frames/{}.png", folder_, i), encode_png(frame));
+  }
+  const std::string question = fmt::format(" --video {}/frames --video-fps 2 --prompt 'is there a dog?' --json", folder_);
+  const std::string files = fmt::format(" --model {}/video/language-f32.gguf --mmproj {}/video/mmproj-f32.gguf --packed none", folder_, folder_);
+  const Outcome trainer = run_program(fmt::format("{} inspect tokens --tokenizer {}/f32 --model {}/f32", program("pocketvlm"), folder_, folder_) + question);
+  ASSERT_EQ(trainer.status, 0) << trainer.err;
+  const Outcome phone = run_program(program("pocketvlm-mobile") + " forward" + files + question + " --out " + folder_ + "/video.safetensors");
+  ASSERT_EQ(phone.status, 0) << phone.err;
+  const SafetensorsFile stages(folder_ + "/video.safetensors");
+  const TensorView& ids = stages.at("input_ids");
+  std::vector<std::int32_t> seen(ids.bytes.size() / 4);
+  std::memcpy(seen.data(), ids.bytes.data(), ids.bytes.size());
+  EXPECT_EQ(Json(seen), parse_json(trainer.out, "tokens")["ids"]);
+  EXPECT_EQ(stages.at("grids").shape[0], 3 * 3);  // frames 0, 2 and 4 in an overview and two slices each
+  const Outcome answer = run_program(program("pocketvlm") + " generate --checkpoint " + folder_ + "/f32 --max-new-tokens 6" + question);
+  ASSERT_EQ(answer.status, 0) << answer.err;
+  const Outcome chat = run_program(program("pocketvlm-mobile") + " chat --max-new-tokens 6" + files + question);
+  ASSERT_EQ(chat.status, 0) << chat.err;
+  EXPECT_EQ(parse_json(chat.out, "chat")["ids"], parse_json(answer.out, "answer")["ids"][0]);
 }
 
 TEST_F(ExportProgram, OptionsThatWouldChangeNothingAreErrors) {

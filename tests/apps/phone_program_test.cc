@@ -31,5 +31,18 @@ TEST(PhoneProgram, RefusesAFileThatIsNotGguf) {
   EXPECT_NE(outcome.err.find(path), std::string::npos) << outcome.err;
 }
 
+/// What scripts/test.sh ends with.
+TEST(ListSkipped, TellsTheReasonOfEachTest) {
+  const std::string log = testing::TempDir() + "/last_test.log";
+  write_file_atomic(log,
+                    "[ RUN      ] Peer.Answers\n../../peer_test.cc:32: Skipped\npython3 has no package:\ninstall it\n\n[  SKIPPED ] Peer.Answers (34 ms)\n"
+                    "[ RUN      ] Other.Runs\n[       OK ] Other.Runs (1 ms)\n[  SKIPPED ] 1 test, listed below:\n[  SKIPPED ] Peer.Answers\n");
+  const Outcome listed = run_program(SOURCE_ROOT "/scripts/list_skipped.sh " + log);
+  EXPECT_EQ(listed.status, 0) << listed.err;
+  EXPECT_EQ(listed.out, "Skipped:\n  Peer.Answers: python3 has no package: install it\n");
+  write_file_atomic(log, "[ RUN      ] Other.Runs\n[       OK ] Other.Runs (1 ms)\n");
+  EXPECT_EQ(run_program(SOURCE_ROOT "/scripts/list_skipped.sh " + log).out, "");
+}
+
 }  // namespace
 }  // namespace pocketvlm

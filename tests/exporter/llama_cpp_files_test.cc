@@ -304,12 +304,44 @@ std::string output_of(const std::string& command, int& status) {
   return text;
 }
 
-TEST_F(LlamaCppFiles, LlamaCppSeesTheSameTokensPixelsAndVisualTokens) {
-  const char* named = std::getenv("POCKETVLM_LLAMA_PYTHON");  // a Python that has the packages, where python3 has not
-  const std::string python = named != nullptr ? named : "python3";
-  int status = 0;
-  output_of(python + " -c 'import llama_cpp, PIL, jinja2' 2>/dev/null", status);
-  if (status != 0) GTEST_SKIP() << python << " has no llama-cpp-python (tests/golden/requirements-llama-cpp.txt); POCKETVLM_LLAMA_PYTHON names another";
+/// Stock llama.cpp itself (tests/exporter/CMakeLists.txt runs it as a test of its own, which may be skipped).
+class LlamaCppPeer : public LlamaCppFiles {
+ protected:
+  void SetUp() override {
+    const char* named = std::getenv("POCKETVLM_PYTHON");  // a Python that has the packages, where python3 has not
+    python_ = named != nullptr ? named : "python3";
+    int status = 0;
+    output_of(python_ + " -c 'import llama_cpp, PIL, jinja2' 2>/dev/null", status);
+    if (status != 0) {
+      GTEST_SKIP() << python_ << " has no llama-cpp-python: install tests/golden/requirements-llama-cpp.txt, or name another Python in "
+                   << "POCKETVLM_PYTHON";
+    }
+  }
+
+  /// What compare_llama_cpp.py prints about two files.
+  std::string compare(const ExportedFiles& files, const std::string& arguments) {
+    int status = 0;
+    const std::string text = output_of(fmt::format("GGML_NO_BACKTRACE=1 {} {}/tests/golden/compare_llama_cpp.py --program {}/pocketvlm-mobile "
+                                                   "--model {} --tokens 4 --json {} 2>&1",
+                                                   python_, SOURCE_ROOT, BINARY_ROOT, files.language, arguments),
+                                       status);
+    EXPECT_EQ(status, 0) << text;
+    return text;
+  }
+
+  std::string python_;
+};
+
+TEST_F(LlamaCppPeer, ReadsTheSameTextPrompts) {
+  write_file_atomic(folder_ + "/prompts.txt", "what is in the picture?\n\nhow many dogs are there?\n");
+  for (const char* name : {"2.0", "2.5", "2.6"}) {
+    const std::string text = compare(exported(name, layouts()[name]), "--prompts " + folder_ + "/prompts.txt");
+    EXPECT_NE(text.find("tokens   equal 2 of 2"), std::string::npos) << name << "\n" << text;
+    EXPECT_EQ(text.find("pixels"), std::string::npos) << text;
+  }
+}
+
+TEST_F(LlamaCppPeer, SeesTheSameTokensPixelsAndVisualTokens) {
   make_folders(folder_ + "/pictures");
   const SceneSource scenes(ScenesConfig{}, 5);
   for (int i = 0; i < 2; ++i) {
@@ -319,10 +351,7 @@ TEST_F(LlamaCppFiles, LlamaCppSeesTheSameTokensPixelsAndVisualTokens) {
   }
   for (const char* name : {"2.0", "2.5", "2.6"}) {
     const ExportedFiles files = exported(name, layouts()[name]);
-    const std::string text = output_of(
-        fmt::format("GGML_NO_BACKTRACE=1 {} {}/tests/golden/compare_llama_cpp.py --program {}/pocketvlm-mobile --model {} --mmproj {} "
-                    "--images {}/pictures --tokens 4 --json 2>&1", python, SOURCE_ROOT, BINARY_ROOT, files.language, files.mmproj, folder_), status);
-    ASSERT_EQ(status, 0) << text;
+    const std::string text = compare(files, fmt::format("--mmproj {} --images {}/pictures", files.mmproj, folder_));
     for (const char* stage : {"tokens  ", "pixels  ", "vision  "}) {
       EXPECT_NE(text.find(std::string(stage) + " equal 2 of 2"), std::string::npos) << name << "\n" << text;
     }

@@ -5,6 +5,7 @@ Needs: python 3.11, llama-cpp-python 0.3.36 (its libllama and libmtmd, unmodifie
 tests/golden/requirements-llama-cpp.txt pins them.
 
   compare_llama_cpp.py --model language-f16.gguf --mmproj mmproj-f16.gguf --images FOLDER [--prompt TEXT] [--count 50]
+  compare_llama_cpp.py --model language-q4_0.gguf --prompts FILE       text alone: one prompt a line; tokens and answer are compared
 
 For each picture it compares, in the order in which an answer comes about:
   tokens      ids of the prompt, rendered by llama.cpp's side from the chat template in the file; places of visual tokens
@@ -31,6 +32,7 @@ from llama_cpp import mtmd_cpp as mt
 
 PIXEL_TOLERANCE = 2e-3  # half precision of values up to 2.7, the range of normalised pixels
 COSINE_TOLERANCE = 0.9999
+STAGES = ["tokens", "pixels", "vision", "decoder", "answer"]
 
 
 def read_safetensors(path):
@@ -93,6 +95,14 @@ class LlamaCpp:
         if args.cache_f32:
             context.type_k = context.type_v = 0
         self.context = lc.llama_init_from_model(self.model, context)
+        self.hidden = lc.llama_model_n_embd(self.model)
+        template = lc.llama_model_chat_template(self.model, None)
+        if not template:
+            raise SystemExit(f"{args.model}: no chat template in it")
+        environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+        self.template = environment.from_string(template.decode())
+        if not args.mmproj:
+            return
         self.patches = Patches()
         vision = mt.mtmd_context_params_default()
         vision.use_gpu, vision.n_threads, vision.warmup = False, args.threads, False
@@ -100,12 +110,6 @@ class LlamaCpp:
         self.vision = mt.mtmd_init_from_file(args.mmproj.encode(), self.model, vision)
         if not self.vision:
             raise SystemExit(f"{args.mmproj}: libmtmd does not load it\n" + "".join(self.log))
-        self.hidden = lc.llama_model_n_embd(self.model)
-        template = lc.llama_model_chat_template(self.model, None)
-        if not template:
-            raise SystemExit(f"{args.model}: no chat template in it")
-        environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
-        self.template = environment.from_string(template.decode())
 
     def piece(self, token):
         if token < 0:
@@ -114,13 +118,21 @@ class LlamaCpp:
         size = lc.llama_token_to_piece(self.vocab, token, buffer, 256, 0, True)
         return buffer.raw[:max(size, 0)].decode(errors="replace")
 
-    def prompt(self, question, system):
+    def prompt(self, question, system, picture=True):
         """The text that llama.cpp's own programs make: the template without BOS, which tokenizing adds."""
         turns = [{"role": "system", "content": system}] if system else []
-        turns.append({"role": "user", "content": mt.mtmd_default_marker().decode() + "\n" + question})
+        turns.append({"role": "user", "content": (mt.mtmd_default_marker().decode() + "\n" if picture else "") + question})
         bos = self.piece(lc.llama_vocab_bos(self.vocab)) if lc.llama_vocab_get_add_bos(self.vocab) else ""
         text = self.template.render(messages=turns, add_generation_prompt=True, bos_token=bos, eos_token="")
         return text.removeprefix(bos) if bos else text
+
+    def tokens(self, text):
+        raw = text.encode()
+        ids = (lc.llama_token * (len(raw) + 8))()
+        count = lc.llama_tokenize(self.vocab, raw, len(raw), ids, len(ids), True, True)
+        if count < 0:
+            raise SystemExit(f"llama_tokenize wants {-count} tokens for {text!r}")
+        return list(ids[:count])
 
     def chunks(self, text, picture):
         pixels = np.ascontiguousarray(picture)
@@ -195,20 +207,22 @@ class LlamaCpp:
             position += 1
 
 
-def ours(args, picture, folder):
-    common = ["--model", args.model, "--mmproj", args.mmproj, "--image", str(picture), "--prompt", args.prompt,
-              "--threads", str(args.threads), "--packed", "memory", "--tuning", "none", "--context", str(args.context), "--json"]
+def ours(args, prompt, picture, folder):
+    common = ["--model", args.model, "--prompt", prompt, "--threads", str(args.threads), "--packed", "memory",
+              "--context", str(args.context), "--json"]
+    if picture:
+        common += ["--mmproj", args.mmproj, "--image", str(picture)]
     if args.system:
         common += ["--system", args.system]
     if args.kernels:
         common += ["--kernels", args.kernels]
     out = f"{folder}/forward.safetensors"
     subprocess.run([args.program, "forward", *common, "--out", out], check=True, stdout=subprocess.DEVNULL)
-    chat = subprocess.run([args.program, "chat", *common, "--greedy", "--max-new-tokens", str(args.tokens)], check=True,
+    chat = subprocess.run([args.program, "chat", *common, "--tuning", "none", "--greedy", "--max-new-tokens", str(args.tokens)], check=True,
                           capture_output=True)
     forward = read_safetensors(out)
     ids = forward["input_ids"].tolist()
-    for place in forward["visual_positions"]:
+    for place in forward["visual_positions"] if picture else []:
         ids[place] = -1
     return ids, forward, json.loads(chat.stdout)["ids"]
 
@@ -222,8 +236,26 @@ def first_difference(a, b):
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)) if len(a) != len(b) else None)
 
 
+def note_answers(args, peer, result, answer, their_answer, logits, stages):
+    result["answer"] = their_answer == answer
+    result["first"] = next((stage for stage in stages if not result[stage]), None)
+    place = first_difference(answer, their_answer)
+    if place is not None:
+        row = logits[min(place, len(logits) - 1)]
+        mine = answer[place] if place < len(answer) else lc.llama_vocab_eos(peer.vocab)
+        result["differs_at"], result["margin"] = place, float(row.max() - row[mine])
+    return result
+
+
+def compare_text(args, peer, prompt, folder):
+    ids, _, answer = ours(args, prompt, None, folder)
+    theirs = peer.tokens(peer.prompt(prompt, args.system, picture=False))
+    their_answer, logits = peer.answer(theirs, None, args.tokens)
+    return note_answers(args, peer, {"prompt": prompt, "tokens": ids == theirs}, answer, their_answer, logits, ["tokens", "answer"])
+
+
 def compare(args, peer, picture, folder):
-    ids, forward, answer = ours(args, picture, folder)
+    ids, forward, answer = ours(args, args.prompt, picture, folder)
     text = peer.prompt(args.prompt, args.system)
     theirs, visual, patches = peer.encode(peer.chunks(text, np.asarray(Image.open(picture).convert("RGB"))))
     result = {"picture": picture.name, "size": list(Image.open(picture).size), "tokens": ids == theirs}
@@ -239,22 +271,38 @@ def compare(args, peer, picture, folder):
     given_ours, _ = peer.answer(ids, own, args.tokens)
     result["decoder"] = given_ours == answer
     their_answer, logits = peer.answer(theirs, visual, args.tokens)
-    result["answer"] = their_answer == answer
-    stages = ["tokens", "pixels", "vision", "decoder", "answer"]
-    result["first"] = next((stage for stage in stages if not result[stage]), None)
-    place = first_difference(answer, their_answer)
-    if place is not None:
-        row = logits[min(place, len(logits) - 1)]
-        mine = answer[place] if place < len(answer) else lc.llama_vocab_eos(peer.vocab)
-        result["differs_at"], result["margin"] = place, float(row.max() - row[mine])
-    return result
+    return note_answers(args, peer, result, answer, their_answer, logits, STAGES)
+
+
+def collect(args, peer):
+    """Results, and the stages that were compared."""
+    if args.prompts:
+        prompts = [line for line in pathlib.Path(args.prompts).read_text().splitlines() if line.strip()]
+        if not prompts:
+            sys.exit(f"{args.prompts}: no prompts in it")
+        work, stages = [(compare_text, prompt) for prompt in prompts[:args.count]], ["tokens", "answer"]
+    else:
+        where = pathlib.Path(args.images)
+        pictures = [where] if where.is_file() else sorted(p for p in where.iterdir() if p.suffix in (".png", ".jpg", ".jpeg"))
+        if not pictures:
+            sys.exit(f"{where}: no .png or .jpg in it")
+        work, stages = [(compare, picture) for picture in pictures[:args.count]], STAGES
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for function, item in work:
+            results.append(function(args, peer, item, folder))
+            if args.json:
+                print(json.dumps(results[-1]), flush=True)
+    return results, stages
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--mmproj", required=True)
-    parser.add_argument("--images", required=True, help="folder of pictures, or one")
+    parser.add_argument("--mmproj", help="with --images")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--images", help="folder of pictures, or one")
+    what.add_argument("--prompts", help="text alone: a file with one prompt a line")
     parser.add_argument("--prompt", default="What is in the picture?")
     parser.add_argument("--system", default="")
     parser.add_argument("--count", type=int, default=50)
@@ -264,22 +312,18 @@ def main():
     parser.add_argument("--kernels", default="", help="pocketvlm-mobile's kernel variant")
     parser.add_argument("--cache-f32", action="store_true", help="llama.cpp's KV cache in float32 instead of its default, half")
     parser.add_argument("--program", default="build/release/pocketvlm-mobile")
-    parser.add_argument("--json", action="store_true", help="one object a picture instead of the table")
+    parser.add_argument("--json", action="store_true", help="one object a picture or prompt instead of the table")
     args = parser.parse_args()
-    where = pathlib.Path(args.images)
-    pictures = [where] if where.is_file() else sorted(p for p in where.iterdir() if p.suffix in (".png", ".jpg", ".jpeg"))
-    if not pictures:
-        sys.exit(f"{where}: no .png or .jpg in it")
+    if bool(args.images) != bool(args.mmproj):
+        parser.error("--images and --mmproj go together; --prompts is for text alone")
     peer = LlamaCpp(args)
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
-        for picture in pictures[:args.count]:
-            results.append(compare(args, peer, picture, folder))
-            if args.json:
-                print(json.dumps(results[-1]), flush=True)
+    results, stages = collect(args, peer)
     total = len(results)
-    print(f"{total} pictures, {sum(len(r['slices']) and r['slices'][0] for r in results)} slices", file=sys.stderr)
-    for stage in ("tokens", "pixels", "vision", "decoder", "answer"):
+    if args.prompts:
+        print(f"{total} prompts", file=sys.stderr)
+    else:
+        print(f"{total} pictures, {sum(len(r['slices']) and r['slices'][0] for r in results)} slices", file=sys.stderr)
+    for stage in stages:
         print(f"{stage:8} equal {sum(r[stage] for r in results)} of {total}")
     pixels = [r for r in results if "pixels_max" in r]
     if pixels:
@@ -291,7 +335,8 @@ def main():
               f" (over {len(cosines)} with as many visual tokens)")
     for r in results:
         if not r["answer"]:
-            print(f"{r['picture']}: first difference in {r['first']}, answers part at token {r.get('differs_at')}, margin {r.get('margin', 0):.3f}")
+            print(f"{r.get('picture', r.get('prompt'))}: first difference in {r['first']}, answers part at token {r.get('differs_at')}, "
+                  f"margin {r.get('margin', 0):.3f}")
 
 
 main()
