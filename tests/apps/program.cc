@@ -23,6 +23,6 @@ Outcome run_program(const std::string& command_line) {
   return outcome;
 }
 
-std::string program(const std::string& name) { return std::string(BINARY_ROOT) + "/" + name; }
+std::string program(const std::string& name) { return BINARY_ROOT "/" + name; }
 
 }  // namespace pocketvlm
