@@ -42,7 +42,8 @@ void add_plan_options(CLI::App* train, CommandLine& line) {
 void add_plot_command(CLI::App& app, CommandLine& line) {
   CLI::App* plot = app.add_subcommand("plot", "the curves of runs over each other, as one HTML page");
   plot->add_option("runs", line.runs, "folders of runs or of stages")->required();
-  plot->add_option("--out", line.out, "HTML file")->default_val("plot.html");
+  // No default_val: it would be that of every command's --out.
+  plot->add_option("--out", line.out, "HTML file; default: plot.html");
   add_json(plot, line);
 }
 

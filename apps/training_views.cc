@@ -48,11 +48,12 @@ void simulate_ranks(const CommandLine& line) {
 }
 
 void plot_runs(const CommandLine& line) {
-  write_file_atomic(line.out, run_curves(line.runs));
+  const std::string path = line.out.empty() ? "plot.html" : line.out;
+  write_file_atomic(path, run_curves(line.runs));
   if (line.json) {
-    std::fputs((Json{{"file", line.out}}.dump() + "\n").c_str(), stdout);
+    std::fputs((Json{{"file", path}}.dump() + "\n").c_str(), stdout);
   } else {
-    fmt::print("{}\n", line.out);
+    fmt::print("{}\n", path);
   }
 }
 
