@@ -1,6 +1,7 @@
 #include "apps/video_chat.h"
 
 #include "base/error.h"
+#include "data/preprocess/video_frames.h"
 
 namespace pocketvlm {
 
