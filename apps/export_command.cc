@@ -42,7 +42,8 @@ void check_options(const CommandLine& line) {
   PV_CHECK(line.images.empty() || line.parity_prompts == 0,
            "--parity-prompts counts scenes, but --image names the pictures of the parity gate; drop one of them");
   PV_CHECK(!wants_importance(line) || uses_importance(line.type),
-           "--importance-prompts, -image and -text change nothing in a file of type {}; drop them, or take q4_0, q4_k_m or q6_k", line.type);
+           "--importance-prompts, --importance-image and --importance-text change nothing in a file of type {}; drop them, or take q4_0, "
+           "q4_k_m or q6_k", line.type);
 }
 
 /// The vision part as ONNX; returns the report.

@@ -221,8 +221,6 @@ TEST_F(ReleasedPrograms, ExportSaysWhatItNeeds) {
   EXPECT_NE(error("").find("--vision-onnx"), std::string::npos);
   EXPECT_NE(error("--vision-onnx int4").find("--vision-onnx"), std::string::npos);
   EXPECT_NE(error("--type f16 --onnx-grid 4x4").find("--onnx-grid and --onnx-longest belong to --vision-onnx; give it as well"), std::string::npos);
-  EXPECT_NE(error("--type f16 --importance-prompts 2").find("--importance-prompts changes nothing in a file of type f16; drop it, or take q4_0"),
-            std::string::npos);
   EXPECT_NE(error("--vision-onnx fp16 --onnx-grid 4").find("--onnx-grid 4: expected ROWSxCOLUMNS of patches, such as 32x32"), std::string::npos);
 }
 
