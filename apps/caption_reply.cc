@@ -7,24 +7,13 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "data/record_file.h"
+#include "rlaif/sentences.h"
 
 namespace pocketvlm {
 namespace {
 
 constexpr std::string_view kPlaceholder = "{caption}";
 constexpr std::size_t kTellingBytes = 24;  // shorter pieces of the template may be said by chance
-
-std::string_view trimmed(std::string_view text) {
-  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.front())) != 0) text.remove_prefix(1);
-  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0) text.remove_suffix(1);
-  return text;
-}
-
-bool starts_with_ignoring_case(std::string_view text, std::string_view start) {
-  return text.size() >= start.size() && std::equal(start.begin(), start.end(), text.begin(), [](char a, char b) {
-           return std::tolower(static_cast<unsigned char>(a)) == std::tolower(static_cast<unsigned char>(b));
-         });
-}
 
 /// The content of a ``` fence when the reply is one.
 std::string_view without_fence(std::string_view text) {
@@ -65,7 +54,7 @@ std::optional<std::string_view> after_mark(std::string_view line, std::string_vi
   while (!line.empty() && (std::isdigit(static_cast<unsigned char>(line.front())) != 0 || std::string_view("*-.)# ").find(line.front()) != std::string_view::npos)) {
     line.remove_prefix(1);
   }
-  if (starts_with_ignoring_case(line, word)) line.remove_prefix(word.size());
+  if (lower_ascii(line).starts_with(lower_ascii(word))) line.remove_prefix(word.size());
   else if (line.starts_with(letter)) line.remove_prefix(letter.size());
   else return std::nullopt;
   while (!line.empty() && (std::isdigit(static_cast<unsigned char>(line.front())) != 0 || line.front() == ' ' || line.front() == '*')) line.remove_prefix(1);

@@ -71,10 +71,7 @@ void check_pictures(const PictureOptions& pictures, const ModelOptions& model) {
 }
 
 PromptEncoder encoder_for(const PictureOptions& pictures, const Session& session) {
-  PromptConfig prompt = session.encoder().prompt();
-  ImageConfig image = session.encoder().image();
-  if (!pictures.video.empty()) set_for_video(prompt, image);
-  return PromptEncoder(session.encoder().tokenizer(), prompt, image);
+  return pictures.video.empty() ? session.encoder() : encoder_for_video(session.encoder());
 }
 
 std::vector<std::string> picture_files(const PictureOptions& pictures) {

@@ -150,31 +150,38 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+// What `check` finds, with the samples that share an id and the time it took.
+DataCheckReport timed_report(const std::function<void(std::vector<std::uint64_t>& ids, DataCheckReport&)>& check) {
+  const auto start = std::chrono::steady_clock::now();
+  DataCheckReport report;
+  std::vector<std::uint64_t> ids;
+  check(ids, report);
+  count_duplicates(ids, report);
+  report.seconds = seconds_since(start);
+  return report;
+}
+
 /// The sources as a stage's loader sees them.
 DataCheckReport check_open_sources(const SampleReader::Sources& sources,
                                    const LoaderConfig& config,
                                    int threads,
                                    const PromptEncoder& encoder) {
-  const auto start = std::chrono::steady_clock::now();
-  const SampleReader reader(sources, encoder, config);
-  DataCheckReport report;
-  std::vector<std::uint64_t> ids;
-  for (int source = 0; source < static_cast<int>(sources.size()); ++source) {
-    const std::int64_t size = sources[static_cast<std::size_t>(source)]->size();
-    if (size == SampleSource::kEndless) {
-      ++report.endless_sources;
-      continue;
+  return timed_report([&](std::vector<std::uint64_t>& ids, DataCheckReport& report) {
+    const SampleReader reader(sources, encoder, config);
+    for (int source = 0; source < static_cast<int>(sources.size()); ++source) {
+      const std::int64_t size = sources[static_cast<std::size_t>(source)]->size();
+      if (size == SampleSource::kEndless) {
+        ++report.endless_sources;
+        continue;
+      }
+      check_samples([&](std::int64_t index) { return examine_sample(reader, source, index); },
+                    size,
+                    threads,
+                    /*with_tokens=*/true,
+                    ids,
+                    report);
     }
-    check_samples([&](std::int64_t index) { return examine_sample(reader, source, index); },
-                  size,
-                  threads,
-                  /*with_tokens=*/true,
-                  ids,
-                  report);
-  }
-  count_duplicates(ids, report);
-  report.seconds = seconds_since(start);
-  return report;
+  });
 }
 
 }  // namespace
@@ -228,19 +235,15 @@ DataCheckReport check_data(const std::string& path, int threads, const PromptEnc
     sources.push_back(open_files(source, decode_options(encoder->image())));
     return check_open_sources(sources, unlimited, threads, *encoder);
   }
-  const auto start = std::chrono::steady_clock::now();
-  const auto open = open_files(source, {});
-  DataCheckReport report;
-  std::vector<std::uint64_t> ids;
-  check_samples([&](std::int64_t index) { return examine_record(*open, index); },
-                open->size(),
-                threads,
-                /*with_tokens=*/false,
-                ids,
-                report);
-  count_duplicates(ids, report);
-  report.seconds = seconds_since(start);
-  return report;
+  return timed_report([&](std::vector<std::uint64_t>& ids, DataCheckReport& report) {
+    const auto open = open_files(source, {});
+    check_samples([&](std::int64_t index) { return examine_record(*open, index); },
+                  open->size(),
+                  threads,
+                  /*with_tokens=*/false,
+                  ids,
+                  report);
+  });
 }
 
 DataCheckReport check_sources(const LoaderConfig& config, int threads, const PromptEncoder& encoder) {

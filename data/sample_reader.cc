@@ -31,10 +31,7 @@ EncodedSample encode_sample(const Sample& sample, const PromptEncoder& encoder) 
   encoded.task = sample.task;
   encoded.num_images = static_cast<std::int64_t>(sample.chat.images.size());
   if (sample.is_video) {
-    PromptConfig prompt = encoder.prompt();
-    ImageConfig image = encoder.image();
-    set_for_video(prompt, image);
-    encoded.chat = PromptEncoder(encoder.tokenizer(), prompt, image).encode(sample.chat, false);
+    encoded.chat = encoder_for_video(encoder).encode(sample.chat, false);
   } else {
     encoded.chat = is_document(sample) ? encoder.encode_text(sample.chat.turns.front().content)
                                        : encoder.encode(sample.chat, false);

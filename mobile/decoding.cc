@@ -371,32 +371,21 @@ void MobileDecoder::attend_tile(const Compute& compute,
 void MobileDecoder::attend_causal(const Compute& compute,
                                   const MobileKvCache& cache,
                                   std::int64_t layer,
-                                  std::int64_t position,
-                                  std::int64_t tokens,
-                                  float* q) const {
-  const std::int64_t head_dim = params_.head_dim;
-  const std::int64_t width = params_.num_heads * head_dim;
-  const std::int64_t group = params_.num_heads / params_.num_kv_heads;
-  const std::int64_t pieces = (tokens + kCausalQueries - 1) / kCausalQueries;
-  compute.pool.for_pieces(params_.num_heads * pieces, 1, [&](std::int64_t piece, std::int64_t) {
-    const std::int64_t head = piece / pieces;
-    const std::int64_t first = piece % pieces * kCausalQueries;
-    const std::int64_t queries = std::min(kCausalQueries, tokens - first);
-    const std::int64_t seen = position + first + 1;
-    const WeightRows keys = cache.keys(layer, head / group, seen + queries - 1);
-    const WeightRows values = cache.transposed_values(layer, head / group);
-    float* out = q + first * width + head * head_dim;
-    compute.kernels.attend_causal({.q = out,
-                                   .out = out,
-                                   .stride = width,
-                                   .queries = queries,
-                                   .first_seen = seen,
-                                   .keys = static_cast<const std::uint16_t*>(keys.data),
-                                   .values = static_cast<const std::uint16_t*>(values.data),
-                                   .value_stride = values.row_bytes / 2,
-                                   .head_dim = head_dim,
-                                   .scale = 1.0F / std::sqrt(static_cast<float>(head_dim))});
-  });
+                                  const QueryTile& tile) const {
+  const std::int64_t tokens = tile.queries.tokens;
+  const WeightRows keys = cache.keys(layer, tile.kv_head, tile.seen(tokens - 1));
+  const WeightRows values = cache.transposed_values(layer, tile.kv_head);
+  compute.kernels.attend_causal(
+      {.q = tile.queries.values,
+       .out = tile.out,
+       .stride = tile.out_stride,
+       .queries = tokens,
+       .first_seen = tile.first_seen,
+       .keys = static_cast<const std::uint16_t*>(keys.data),
+       .values = static_cast<const std::uint16_t*>(values.data),
+       .value_stride = values.row_bytes / 2,
+       .head_dim = params_.head_dim,
+       .scale = 1.0F / std::sqrt(static_cast<float>(params_.head_dim))});
 }
 
 void MobileDecoder::attend(const Compute& compute,
@@ -422,20 +411,23 @@ void MobileDecoder::attend(const Compute& compute,
     });
     return;
   }
-  if (cache.type() == GgmlType::kF16 && compute.kernels.attend_causal != nullptr &&
-      tokens >= kCausalTokens)
-    return attend_causal(compute, cache, layer, position, tokens, q);
-  const std::int64_t tiles = (tokens + kQueryTile - 1) / kQueryTile;
+  const bool causal = cache.type() == GgmlType::kF16 &&
+                      compute.kernels.attend_causal != nullptr && tokens >= kCausalTokens;
+  const std::int64_t size = causal ? kCausalQueries : kQueryTile;
+  const std::int64_t tiles = (tokens + size - 1) / size;
   compute.pool.for_pieces(params_.num_heads * tiles, 1, [&](std::int64_t piece, std::int64_t) {
     const std::int64_t head = piece / tiles;
-    const std::int64_t first = piece % tiles * kQueryTile;
+    const std::int64_t first = piece % tiles * size;
     const std::int64_t at = first * width + head * head_dim;
     MatmulInput rows = queries;
-    rows.tokens = std::min(kQueryTile, tokens - first);
+    rows.tokens = std::min(size, tokens - first);
     rows.values = q + at;
     rows.stride = width;
-    attend_tile(
-        compute, cache, layer, {head / group, rows, position + first + 1, 1, q + at, width});
+    const QueryTile tile = {head / group, rows, position + first + 1, 1, q + at, width};
+    if (causal)
+      attend_causal(compute, cache, layer, tile);
+    else
+      attend_tile(compute, cache, layer, tile);
   });
 }
 

@@ -110,6 +110,11 @@ class MobileDecoder {
                    const MobileKvCache& cache,
                    std::int64_t layer,
                    const QueryTile& tile) const;
+  /// The same for queries along a prompt, through the kernel for them.
+  void attend_causal(const Compute& compute,
+                     const MobileKvCache& cache,
+                     std::int64_t layer,
+                     const QueryTile& tile) const;
   /// q [tokens, heads * head_dim] becomes what the heads see.
   void attend(const Compute& compute,
               const MobileKvCache& cache,
@@ -117,13 +122,6 @@ class MobileDecoder {
               std::int64_t position,
               std::int64_t tokens,
               float* q) const;
-  /// The same through the kernel for whole prompts.
-  void attend_causal(const Compute& compute,
-                     const MobileKvCache& cache,
-                     std::int64_t layer,
-                     std::int64_t position,
-                     std::int64_t tokens,
-                     float* q) const;
   void feed_forward(const Compute& compute,
                     std::int64_t layer,
                     Activations& input,

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "data/ocr/text_lines.h"
+#include "data/preprocess/utf8.h"
 
 namespace pocketvlm {
 namespace {

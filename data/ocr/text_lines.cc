@@ -90,16 +90,6 @@ std::u32string visual_order(const std::u32string& letters) {
   return {letters.rbegin(), letters.rend()};
 }
 
-std::u32string letters_of(std::string_view utf8) {
-  std::u32string letters;
-  while (!utf8.empty()) {
-    const Utf8Char letter = read_utf8(utf8);
-    letters.push_back(letter.code_point);
-    utf8.remove_prefix(static_cast<std::size_t>(letter.size));
-  }
-  return letters;
-}
-
 std::string utf8_of(std::u32string_view letters) {
   std::string text;
   for (const char32_t letter : letters) append_utf8(letter, text);

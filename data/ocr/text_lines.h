@@ -37,7 +37,6 @@ bool draws_letter_by_letter(std::u32string_view letters);
 /// The letters from left to right.
 std::u32string visual_order(const std::u32string& letters);
 
-std::u32string letters_of(std::string_view utf8);
 std::string utf8_of(std::u32string_view letters);
 
 /// The lines of config.text (or the words of signs) that can be drawn with these fonts, broken to

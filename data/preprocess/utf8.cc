@@ -40,6 +40,16 @@ void append_utf8(std::uint32_t code_point, std::string& out) {
   }
 }
 
+std::u32string letters_of(std::string_view text) {
+  std::u32string letters;
+  while (!text.empty()) {
+    const Utf8Char letter = read_utf8(text);
+    letters.push_back(letter.code_point);
+    text.remove_prefix(static_cast<std::size_t>(letter.size));
+  }
+  return letters;
+}
+
 std::string replace_invalid_utf8(std::string_view text) {
   std::string out;
   out.reserve(text.size());

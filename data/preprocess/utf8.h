@@ -20,6 +20,9 @@ Utf8Char read_utf8(std::string_view text);
 
 void append_utf8(std::uint32_t code_point, std::string& out);
 
+/// All characters of a text; U+FFFD for each invalid byte.
+std::u32string letters_of(std::string_view text);
+
 /// Replaces each byte that is not part of valid UTF-8 by U+FFFD.
 std::string replace_invalid_utf8(std::string_view text);
 

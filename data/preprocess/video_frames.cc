@@ -14,6 +14,13 @@ void set_for_video(PromptConfig& prompt, ImageConfig& image) {
   if (image.mode == "slices") image.max_slices = std::min(image.max_slices, kVideoMaxSlices);
 }
 
+PromptEncoder encoder_for_video(const PromptEncoder& encoder) {
+  PromptConfig prompt = encoder.prompt();
+  ImageConfig image = encoder.image();
+  set_for_video(prompt, image);
+  return PromptEncoder(encoder.tokenizer(), prompt, image);
+}
+
 std::vector<std::int64_t> video_frames(std::int64_t num_frames, double frames_per_second, std::int64_t max_frames) {
   PV_CHECK(num_frames > 0 && max_frames > 0, "video: {} frames of which {} may be read; both must be positive", num_frames, max_frames);
   PV_CHECK(frames_per_second > 0 && frames_per_second < 1e6, "video: {} frames a second; it must be more than 0 and less than a million", frames_per_second);

@@ -15,6 +15,8 @@ constexpr std::int64_t kVideoMaxSlices = 2;
 /// Changes a model's settings to those it reads the frames of a video with: no image ids, and where pictures are sliced, two tiles a
 /// frame at most.
 void set_for_video(PromptConfig& prompt, ImageConfig& image);
+/// The same encoder with these settings.
+PromptEncoder encoder_for_video(const PromptEncoder& encoder);
 
 /// The frames that stand for a video, by number: one a second, and of more than `max_frames` those in the middle of `max_frames` equal
 /// stretches. Throws Error when a number is not positive.

@@ -65,16 +65,6 @@ constexpr BoardColours kBoards[] = {
     {{40, 40, 45}, {255, 255, 255}},
 };
 
-std::u32string letters_of(std::string_view text) {
-  std::u32string letters;
-  while (!text.empty()) {
-    const Utf8Char letter = read_utf8(text);
-    letters.push_back(letter.code_point);
-    text.remove_prefix(static_cast<std::size_t>(letter.size));
-  }
-  return letters;
-}
-
 int padding_of(int font_pixels) { return std::max(3, font_pixels / 3); }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "base/files.h"
+#include "rank_processes.h"
 #include "tiny_stage.h"
 #include "trainer/state_files.h"
 
@@ -110,20 +111,6 @@ TEST(SlurmScript, PutsALostJobBackIntoTheQueue) {
   EXPECT_NE(start("0", "stage.json").output.find("slurm_stage.sh: done"), std::string::npos);
 }
 
-/// Ranks of the job in this folder that are alive.
-std::vector<pid_t> ranks_in(const std::string& folder) {
-  std::vector<pid_t> found;
-  for (const auto& entry : fs::directory_iterator("/proc")) {
-    const std::string name = entry.path().filename().string();
-    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
-    std::ifstream file(entry.path() / "cmdline", std::ios::binary);
-    const std::string command((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-    const bool is_program = command.substr(0, command.find('\0')).ends_with("/rank_program");
-    if (is_program && command.find(folder) != std::string::npos) found.push_back(std::stoi(name));
-  }
-  return found;
-}
-
 TEST(MpirunScript, FinishesAStageOfWhichARankIsKilledAndALinkBreaks) {
   const std::string folder = place("killed"), broke = folder + "/link-broke";
   const Json stage = {{"task", "train"}, {"tokenizer", test::tiny_tokenizer_path()}, {"folder", folder + "/stage"}, {"steps", 150}, {"checkpoint_every", 5}};
@@ -144,7 +131,7 @@ TEST(MpirunScript, FinishesAStageOfWhichARankIsKilledAndALinkBreaks) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
     const bool again = read_file(folder + "/log").find("attempt 1 ended") != std::string::npos;
     if (!again || state_files::complete_steps(folder + "/stage/state").empty()) continue;
-    const std::vector<pid_t> ranks = ranks_in(folder);
+    const std::vector<pid_t> ranks = test::ranks_with(folder);
     killed = !ranks.empty() && ::kill(ranks.back(), SIGKILL) == 0;
   }
   job.join();

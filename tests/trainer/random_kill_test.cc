@@ -13,6 +13,7 @@
 
 #include "base/files.h"
 #include "base/random.h"
+#include "rank_processes.h"
 #include "tiny_stage.h"
 
 /// Jobs of four ranks under each sharding are killed at random moments, one rank at a time, and started again until they are done.
@@ -51,23 +52,9 @@ pid_t start(const Job& started) {
   std::_Exit(127);
 }
 
-/// The job's own ranks that are alive.
-std::vector<pid_t> ranks_of(const std::string& folder) {
-  std::vector<pid_t> found;
-  for (const auto& entry : fs::directory_iterator("/proc")) {
-    const std::string name = entry.path().filename().string();
-    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
-    std::ifstream file(entry.path() / "cmdline", std::ios::binary);
-    const std::string command((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-    const std::string program = command.substr(0, command.find('\0'));
-    if (program.ends_with("/rank_program") && command.find("\"" + folder + "\"") != std::string::npos) found.push_back(std::stoi(name));
-  }
-  return found;
-}
-
 void wait_until_gone(const std::string& folder) {
   for (int i = 0; i < 1000; ++i) {
-    const std::vector<pid_t> left = ranks_of(folder);
+    const std::vector<pid_t> left = test::ranks_with("\"" + folder + "\"");
     if (left.empty()) return;
     if (i > 100) {
       for (const pid_t pid : left) ::kill(pid, SIGKILL);
@@ -148,7 +135,7 @@ TEST(RandomKills, NeverChangeABit) {
         wait = random.uniform(0.0, 0.8) * (times[mode].end - times[mode].begin);
       }
       sleep_for(wait);
-      const std::vector<pid_t> ranks = ranks_of(job.folder);
+      const std::vector<pid_t> ranks = test::ranks_with("\"" + job.folder + "\"");
       const pid_t victim = ranks.empty() ? 0 : random.pick(ranks);
       const bool may = killed < kills && kills_left > 0 && victim != 0;
       const std::string place = may ? place_of(job, victim) : std::string();
