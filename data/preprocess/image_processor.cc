@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "data/preprocess/image_patches.h"
+#include "data/preprocess/pixel_levels.h"
 #include "data/preprocess/resize.h"
 
 namespace pocketvlm {
@@ -20,35 +21,9 @@ std::array<std::uint8_t, 3> mean_color(const std::vector<double>& mean) {
   return color;
 }
 
-/// Every byte value's normalised float, per channel: the division is done 768 times, not per pixel.
-using Levels = std::array<std::array<float, 256>, 3>;
-
-Levels make_levels(const ImageConfig& config) {
-  Levels levels;
-  for (int c = 0; c < 3; ++c) {
-    for (int value = 0; value < 256; ++value) {
-      const float scaled = static_cast<float>(value) / 255.0f;
-      levels[c][value] =
-          (scaled - static_cast<float>(config.mean[c])) / static_cast<float>(config.std[c]);
-    }
-  }
-  return levels;
-}
-
-/// The part of `image` at (left, top), normalised, channels first.
-ImageSlice normalise(const Image& image, int left, int top, PixelSize size, const Levels& levels) {
-  ImageSlice slice{size.width, size.height, {}};
-  slice.pixels.reserve(3 * static_cast<std::size_t>(size.width) * size.height);
-  std::vector<float> line(
-      size.width);  // appended whole: the slice is written once, not zeroed first
-  for (int c = 0; c < 3; ++c) {
-    for (int y = 0; y < size.height; ++y) {
-      const std::uint8_t* rgb = image.at(left, top + y) + c;
-      for (int x = 0; x < size.width; ++x) line[x] = levels[c][rgb[3 * x]];
-      slice.pixels.insert(slice.pixels.end(), line.begin(), line.end());
-    }
-  }
-  return slice;
+/// The part of `image` whose first pixel is at (left, top).
+PixelBlock block_of(const Image& image, int left, int top, int width, int height) {
+  return {image.at(left, top), 3 * static_cast<std::ptrdiff_t>(image.width), width, height};
 }
 
 /// Calls visit(picture, left, top, size) for the part of a resized picture that each slice is, overview first.
@@ -139,9 +114,11 @@ SlicePlan plan_image(int width, int height, const ImageConfig& config) {
 ProcessedImage process_image(const Image& image, const ImageConfig& config) {
   ProcessedImage result;
   result.plan = plan_image(image.width, image.height, config);
-  const Levels levels = make_levels(config);
+  const PixelLevels levels(config.mean, config.std);
   visit_slices(image, config, result.plan, [&](const Image& picture, int left, int top, PixelSize size) {
-    result.slices.push_back(normalise(picture, left, top, size, levels));
+    ImageSlice slice{size.width, size.height, std::vector<float>(3 * static_cast<std::size_t>(size.width) * size.height)};
+    levels.normalise(block_of(picture, left, top, size.width, size.height), slice.pixels.data());
+    result.slices.push_back(std::move(slice));
   });
   return result;
 }
@@ -161,7 +138,7 @@ SlicePlan append_image(const Image& image,
     for (int tile = 1; tile < plan.num_slices(); ++tile) add_grid(plan.tile());
     return plan;
   }
-  const Levels levels = make_levels(config);
+  const PixelLevels levels(config.mean, config.std);
   std::vector<float> patch(3 * static_cast<std::size_t>(side) * side);
   std::size_t pixels = static_cast<std::size_t>(plan.overview.width) * plan.overview.height;
   if (plan.grid) pixels += static_cast<std::size_t>(plan.refine.width) * plan.refine.height;
@@ -170,17 +147,7 @@ SlicePlan append_image(const Image& image,
     add_grid(size);
     for (int y = 0; y < size.height; y += side) {
       for (int x = 0; x < size.width; x += side) {
-        float* red = patch.data();
-        float* green = red + side * side;
-        float* blue = green + side * side;
-        for (int line = 0; line < side; ++line) {
-          const std::uint8_t* rgb = picture.at(left + x, top + y + line);
-          for (int column = 0; column < side; ++column, rgb += 3) {
-            *red++ = levels[0][rgb[0]];
-            *green++ = levels[1][rgb[1]];
-            *blue++ = levels[2][rgb[2]];
-          }
-        }
+        levels.normalise(block_of(picture, left + x, top + y, side, side), patch.data());
         patches.insert(patches.end(), patch.begin(), patch.end());
       }
     }
