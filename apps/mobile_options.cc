@@ -13,6 +13,9 @@ void add_language_options(CLI::App& command, ModelOptions& options) {
   command
       .add_option("--threads", options.session.threads, "0: one for each core this process may use")
       ->check(CLI::Range(0, 1024));
+  command
+      .add_option("--affinity", options.session.affinity, "any; fastest: threads stay on the fastest cores, as many as there are threads")
+      ->check(CLI::IsMember({"any", "fastest"}));
   command.add_option("--kernels",
                      options.session.kernels,
                      "auto: the fastest this processor has; scalar, avx2, ...");

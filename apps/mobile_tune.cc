@@ -57,11 +57,12 @@ void run_tune(const TuneCommand& command) {
     return print_json(result);
   }
   std::printf(
-      "%s: kernels %s, %d threads, %d for decoding, pieces of %d and %d KiB, prompts %d tokens at "
+      "%s: kernels %s, %d threads on %s cores, %d for decoding, pieces of %d and %d KiB, prompts %d tokens at "
       "a time\n",
       path.c_str(),
       tuning.kernels.c_str(),
       static_cast<int>(tuning.threads),
+      tuning.affinity.c_str(),
       static_cast<int>(tuning.decode_threads),
       static_cast<int>(tuning.stream_kib),
       static_cast<int>(tuning.batch_kib),

@@ -19,7 +19,7 @@
 namespace pocketvlm {
 namespace {
 
-constexpr std::int32_t kApiVersion = 2;
+constexpr std::int32_t kApiVersion = 3;
 constexpr std::string_view kImageMark = "<image>";
 
 thread_local std::string last_error;
@@ -185,6 +185,7 @@ SessionOptions session_options(const pocketvlm_session_options* given, const cha
   set(options.packed, result.packed);
   set(options.packed_folder, result.packed_folder);
   set(options.resident, result.resident);
+  set(options.affinity, result.affinity);
   if (options.tuning != nullptr) use_tuning_file(options.tuning, model_path, result);
   return result;
 }

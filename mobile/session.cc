@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "mobile/answer_stream.h"
+#include "mobile/cores.h"
 #include "mobile/decoding.h"
 #include "mobile/packed_weights.h"
 #include "mobile/projection.h"
@@ -45,7 +46,7 @@ struct Session::State {
       : language_file(model_path),
         params(read_language_params(language_file)),
         tokenizer(Tokenizer::load(model_path)),
-        pool(options.threads),
+        pool(options.threads, options.affinity == "fastest"),
         compute{pool, choose_kernels(options.kernels), options.pieces},
         vision_compute(compute),
         keeps_vision(options.resident == "both"),
@@ -58,6 +59,9 @@ struct Session::State {
              "{} threads for decoding, but only {} in all; raise --threads",
              decode_threads,
              pool.threads());
+    PV_CHECK(options.affinity == "any" || options.affinity == "fastest",
+             "threads cannot be placed on \"{}\" cores; choose any or fastest",
+             options.affinity);
     PV_CHECK(keeps_vision || options.resident == "sequential",
              "models cannot be resident as \"{}\"; choose sequential or both",
              options.resident);
@@ -209,6 +213,7 @@ struct Session::State {
   std::vector<float> run_vision(const EncodedChat& prompt, std::int64_t strip) {
     require_vision(prompt);
     if (prompt.grids.empty()) return {};
+    const OnCores placed(pool.cores());
     pool.limit(pool.threads());
     return vision->forward(vision_compute, prompt.patches, prompt.grids, strip);
   }
@@ -216,6 +221,7 @@ struct Session::State {
   // Visual tokens slice by slice; slices seen in the last prompt are not computed again.
   std::vector<float> visual_tokens(const EncodedChat& prompt) {
     require_vision(prompt);
+    const OnCores placed(pool.cores());
     if (prompt.grids.empty()) return {};
     const std::vector<std::uint64_t> hashes = slice_hashes(prompt);
     EncodedChat missing;
@@ -333,6 +339,7 @@ struct Session::State {
              position + tokens,
              cache.context());
     reserve(position + tokens);
+    const OnCores placed(pool.cores());
     // A token of an answer reads one row, whose page may stay.
     if (!keeps_vision && tokens > 1) decoder.release_embeddings();
     pool.limit(tokens == 1 ? decode_threads : pool.threads());

@@ -17,6 +17,8 @@ namespace pocketvlm {
 struct SessionOptions {
   int threads = 0;         // 0: one for each core this process may use
   int decode_threads = 0;  // of these, for single tokens, which wait for memory; 0: all
+  // any: the system places threads | fastest: they stay on the fastest cores, as many as there are threads
+  std::string affinity = "any";
   std::string kernels = "auto";  // the fastest this processor has; docs/phone.md names them all
   std::int64_t context = 0;  // tokens the KV cache can hold; 0: what the model says, at most 4096
   // f32 | f16 | q8_0; auto: f32 where all weights are F32/F16/BF16, f16 where they are quantized

@@ -1,10 +1,10 @@
 #include "mobile/thread_pool.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <exception>
 #include <utility>
+
+#include "mobile/cores.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -37,15 +37,12 @@ void wait_for_change(const std::atomic<std::uint32_t>& value, std::uint32_t old)
 
 }  // namespace
 
-int usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
-
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads, bool fastest) {
   const int total = threads > 0 ? threads : usable_cores();
+  if (fastest) {
+    cores_ = cores_by_speed();
+    cores_.resize(std::min(cores_.size(), static_cast<std::size_t>(total)));
+  }
   limit_.store(total);
   for (int i = 1; i < total; ++i) workers_.emplace_back([this, i] { work(i); });
 }
@@ -77,6 +74,7 @@ void ThreadPool::run_pieces() {
 }
 
 void ThreadPool::work(int number) {
+  const OnCores placed(cores_);
   std::uint32_t seen = 0;
   while (true) {
     // Those beyond the limit do not even spin: their cores are free for others, or rest.

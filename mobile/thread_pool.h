@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <thread>
 #include <vector>
@@ -13,8 +14,9 @@ namespace pocketvlm {
 /// worker that has not begun: on a busy device the others do its part.
 class ThreadPool {
  public:
-  /// `threads` workers including the caller; 0: one for each core this process may use.
-  explicit ThreadPool(int threads);
+  /// @param threads   workers including the caller; 0: one for each core this process may use
+  /// @param fastest   the workers stay on the fastest cores, as many as there are threads; the caller places itself (OnCores)
+  explicit ThreadPool(int threads, bool fastest = false);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -25,6 +27,9 @@ class ThreadPool {
   /// sleep. Not during a loop.
   void limit(int threads);
   int limit() const { return limit_.load(std::memory_order_relaxed); }
+
+  /// On which the workers stay; empty: anywhere.
+  const std::vector<int>& cores() const { return cores_; }
 
   /// Runs body(begin, end) over pieces of [0, count) of `piece` elements (the last one may be
   /// shorter), on all threads; returns when all are done. The pieces do not depend on the number of
@@ -38,6 +43,7 @@ class ThreadPool {
   void work(int number);
   void run_pieces();
 
+  std::vector<int> cores_;
   std::vector<std::thread> workers_;
   const std::function<void(std::int64_t, std::int64_t)>* body_ = nullptr;
   std::int64_t count_ = 0;
@@ -50,8 +56,5 @@ class ThreadPool {
   std::atomic<bool> failed_{false};
   std::exception_ptr failure_;
 };
-
-/// Cores that this process may use.
-int usable_cores();
 
 }  // namespace pocketvlm

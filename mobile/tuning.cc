@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "base/log.h"
-#include "mobile/thread_pool.h"
+#include "mobile/cores.h"
 
 namespace pocketvlm {
 namespace {
@@ -174,6 +174,7 @@ void apply_tuning(const Tuning& tuning, SessionOptions& options) {
     options.threads = static_cast<int>(tuning.threads);
     if (options.decode_threads == 0)
       options.decode_threads = static_cast<int>(tuning.decode_threads);
+    if (options.affinity == "any") options.affinity = tuning.affinity;
   }
   options.pieces = {tuning.stream_kib * 1024, tuning.batch_kib * 1024};
   options.prefill_tokens = tuning.prefill_tokens;
@@ -231,6 +232,10 @@ Tuning tune(const std::string& model_path,
                        session.threads = count;
                        session.decode_threads = std::min(session.decode_threads, count);
                      });
+  search.choose<std::string>(
+      "affinity", {"fastest"}, answer_seconds, [](SessionOptions& session, const std::string& cores) {
+        session.affinity = cores;
+      });
   search.choose<std::int64_t>(
       "stream_kib",
       {64, 128, 256, 1024},
@@ -254,6 +259,7 @@ Tuning tune(const std::string& model_path,
   tuning.kernels = best.kernels;
   tuning.threads = best.threads;
   tuning.decode_threads = best.decode_threads;
+  tuning.affinity = best.affinity;
   tuning.stream_kib = best.pieces.stream / 1024;
   tuning.batch_kib = best.pieces.batch / 1024;
   tuning.prefill_tokens = best.prefill_tokens;

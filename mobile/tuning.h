@@ -17,6 +17,7 @@ struct Tuning {
   std::string kernels = "auto";
   std::int64_t threads = 1;
   std::int64_t decode_threads = 1;
+  std::string affinity = "any";
   std::int64_t stream_kib = PieceSizes{}.stream / 1024;
   std::int64_t batch_kib = PieceSizes{}.batch / 1024;
   std::int64_t prefill_tokens = 512;
@@ -30,6 +31,7 @@ struct Tuning {
     field("kernels", kernels, "variant of the inner loops", required());
     field("threads", threads, "for vision and prompts", required(in_range(1, 1024)));
     field("decode_threads", decode_threads, "for single tokens", required(in_range(1, 1024)));
+    field("affinity", affinity, "cores the threads stay on", one_of({"any", "fastest"}));
     field("stream_kib",
           stream_kib,
           "weights a thread takes at a time, single tokens",
@@ -53,7 +55,7 @@ struct TuneOptions {
   std::int64_t repeat = 3;  // the median counts
 };
 
-/// Searches kernel variant, threads, and block sizes one after the other. A setting is
+/// Searches kernel variant, threads, their cores, and block sizes one after the other. A setting is
 /// measured in turn with the best one so far, and taken only when it is clearly faster. `on_trial`
 /// hears of each measurement.
 Tuning tune(const std::string& model_path,

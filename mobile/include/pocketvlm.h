@@ -70,6 +70,9 @@ typedef struct pocketvlm_session_options {
                                 computed; both: they stay, for many pictures in a row */
   const char *tuning;        /* what `pocketvlm-mobile tune` found: auto (the file beside the model, if it
                                 was measured on this device), or a path; NULL or none: not used */
+  /* since version 3 */
+  const char *affinity; /* NULL or any: the system places threads; fastest: they stay on the fastest cores, as many as there
+                           are threads, and the calling thread with them while it answers */
 } pocketvlm_session_options;
 
 typedef struct pocketvlm_session_info {

@@ -10,6 +10,7 @@
 
 #include "base/files.h"
 #include "base/random.h"
+#include "mobile/cores.h"
 #include "mobile/include/pocketvlm.h"
 #include "mobile/packed_weights.h"
 #include "mobile/session.h"
@@ -292,8 +293,8 @@ TEST_F(CApi, StructsOfOtherVersionsAreReadAsFarAsBothKnowThem) {
   EXPECT_GT(older.prompt_tokens, 0);
 }
 
-TEST_F(CApi, OptionsOfVersionTwoReachTheSession) {
-  EXPECT_GE(pocketvlm_api_version(), 2);
+TEST_F(CApi, LaterOptionsReachTheSession) {
+  EXPECT_GE(pocketvlm_api_version(), 3);
   TinyModel quantized;
   quantized.wide = true;
   quantized.type = GgmlType::kQ4_K;
@@ -321,12 +322,13 @@ TEST_F(CApi, OptionsOfVersionTwoReachTheSession) {
   options.vision = "never read";
   EXPECT_EQ(open_with(options, files.mmproj.c_str()).first, POCKETVLM_OK);
   options.struct_size = sizeof(options);
-  for (const char* pointer : {"vision", "packed", "resident", "tuning"}) {
+  for (const char* pointer : {"vision", "packed", "resident", "affinity", "tuning"}) {
     auto wrong = sized<pocketvlm_session_options>();
     wrong.packed = "memory";
     (std::string(pointer) == "vision"     ? wrong.vision
      : std::string(pointer) == "packed"   ? wrong.packed
      : std::string(pointer) == "resident" ? wrong.resident
+     : std::string(pointer) == "affinity" ? wrong.affinity
                                           : wrong.tuning) = "cloud";
     EXPECT_EQ(open_with(wrong, files.mmproj.c_str()).first, POCKETVLM_FAILED) << pointer;
     EXPECT_NE(std::string(pocketvlm_last_error()).find("cloud"), std::string::npos) << pocketvlm_last_error();

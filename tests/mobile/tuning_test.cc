@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "mobile/thread_pool.h"
+#include "mobile/cores.h"
 #include "tests/mobile/tiny_model.h"
 
 namespace pocketvlm {
@@ -18,6 +18,7 @@ Tuning some_tuning() {
   tuning.kernels = "scalar";
   tuning.threads = 3;
   tuning.decode_threads = 2;
+  tuning.affinity = "fastest";
   tuning.stream_kib = 16;
   tuning.batch_kib = 64;
   tuning.prefill_tokens = 128;
@@ -30,6 +31,7 @@ TEST(Tuning, FillsOnlyWhatIsLeftOpen) {
   EXPECT_EQ(open.kernels, "scalar");
   EXPECT_EQ(open.threads, 3);
   EXPECT_EQ(open.decode_threads, 2);
+  EXPECT_EQ(open.affinity, "fastest");
   EXPECT_EQ(open.pieces.stream, 16 * 1024);
   EXPECT_EQ(open.pieces.batch, 64 * 1024);
   EXPECT_EQ(open.prefill_tokens, 128);
@@ -39,6 +41,7 @@ TEST(Tuning, FillsOnlyWhatIsLeftOpen) {
   apply_tuning(some_tuning(), given);
   EXPECT_EQ(given.threads, 1);
   EXPECT_EQ(given.decode_threads, 0);  // all of the one
+  EXPECT_EQ(given.affinity, "any");
   EXPECT_EQ(given.kernels, "avx2");
 }
 
@@ -77,7 +80,7 @@ TEST(Tuning, TriesEverySettingOnceAndReturnsOneThatRuns) {
         EXPECT_GT(s.decode_tps, 0.0);
       });
   EXPECT_EQ(settings.front(), "start");
-  for (const char* setting : {"stream_kib 64", "batch_kib 128", "prefill_tokens 32"})
+  for (const char* setting : {"affinity fastest", "stream_kib 64", "batch_kib 128", "prefill_tokens 32"})
     EXPECT_EQ(std::count(settings.begin(), settings.end(), setting), 1) << setting;
   EXPECT_TRUE(made_here(tuning));
   EXPECT_GT(tuning.decode_tps, 0.0);
