@@ -88,7 +88,7 @@ body.drop main { outline: 3px dashed var(--accent); outline-offset: -10px; }
 </header>
 <main><div id="talk" aria-live="polite"></div></main>
 <footer>
-  <form id="form">
+  <form id="form" novalidate>
     <div id="waiting"></div>
     <div class="row">
       <button id="attach" type="button" title="Add pictures" aria-label="Add pictures">Picture</button>
@@ -202,13 +202,15 @@ async function answer() {
   const turn = addTurn("assistant", "");
   const place = turn.querySelector(".text");
   turn.classList.add("waiting");
+  const {signal} = running;
   let text = "";
   try {
     const response = await fetch("/v1/chat/completions", {
       method: "POST", headers: {"Content-Type": "application/json"},
-      body: JSON.stringify(request), signal: running.signal});
+      body: JSON.stringify(request), signal});
     if (!response.ok) throw new Error((await response.json()).error.message);
     for await (const event of events(response)) {
+      if (signal.aborted) break;  // what had come already is not shown either
       if (event.error) throw new Error(event.error.message);
       if (event.timings) turn.append(node("div", "facts", facts(event.timings)));
       text += event.choices[0]?.delta?.content ?? "";

@@ -36,7 +36,7 @@ std::string described(const std::string& file, const std::vector<std::string>& c
   for (std::size_t i = 0; i < std::min(cores.size(), contents.size()); ++i) {
     const std::string path = folder + "/cpu" + std::to_string(cores[i]) + "/" + file;
     std::filesystem::create_directories(std::filesystem::path(path).parent_path());
-    write_file(path, contents[i] + "\n");
+    write_file_atomic(path, contents[i] + "\n");
   }
   return folder;
 }

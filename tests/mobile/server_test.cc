@@ -1,14 +1,10 @@
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <httplib.h>
 #include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <fstream>
 #include <memory>
 #include <sstream>
 #include <thread>
@@ -20,6 +16,7 @@
 #include "data/preprocess/utf8.h"
 #include "mobile/session.h"
 #include "tests/mobile/run_program.h"
+#include "tests/mobile/server_process.h"
 #include "tests/mobile/tiny_model.h"
 
 namespace pocketvlm {
@@ -33,68 +30,6 @@ std::string base64(const std::string& bytes) {
   write_file_atomic(path, bytes);
   return run_shell("base64 -w0 " + path).out;
 }
-
-/// `pocketvlm-mobile serve` as its own process on a free port of this machine.
-class ServerProcess {
- public:
-  explicit ServerProcess(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), {program_, "serve"});
-    arguments.insert(arguments.end(), {"--port", "0", "--json"});
-    const std::string folder = temporary_folder();
-    out_ = folder + "/out";
-    err_ = folder + "/err";
-    std::vector<char*> argv;
-    for (std::string& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    pid_ = fork();
-    if (pid_ == 0) {
-      dup2(open(out_.c_str(), O_CREAT | O_WRONLY, 0600), STDOUT_FILENO);
-      dup2(open(err_.c_str(), O_CREAT | O_WRONLY, 0600), STDERR_FILENO);
-      execv(argv[0], argv.data());
-      _exit(127);
-    }
-    wait_for_address();
-  }
-  ~ServerProcess() {
-    if (pid_ > 0) stop(SIGKILL);
-  }
-  ServerProcess(const ServerProcess&) = delete;
-  ServerProcess& operator=(const ServerProcess&) = delete;
-
-  int port() const { return port_; }
-  std::string errors() const { return read_file(err_); }
-  void send(int signal) const { kill(pid_, signal); }
-
-  /// Ends it. Returns the exit status, 128 + the signal when it did not exit by itself.
-  int stop(int signal) {
-    kill(pid_, signal);
-    int code = 0;
-    waitpid(std::exchange(pid_, -1), &code, 0);
-    return WIFEXITED(code) ? WEXITSTATUS(code) : 128 + WTERMSIG(code);
-  }
-
- private:
-  void wait_for_address() {
-    for (int i = 0; i < 6000; ++i) {
-      const std::string out = read_file(out_if_there());
-      if (out.find('}') != std::string::npos) {
-        const std::string url = parse_json(out, "out")["url"].get<std::string>();
-        port_ = std::stoi(url.substr(url.rfind(':') + 1));
-        return;
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    }
-    ADD_FAILURE() << "no address: " << errors();
-  }
-  std::string out_if_there() const {
-    return std::ifstream(out_).good() ? out_ : std::string("/dev/null");
-  }
-
-  std::string program_ = std::string(BINARY_ROOT) + "/pocketvlm-mobile";
-  std::string out_, err_;
-  pid_t pid_ = -1;
-  int port_ = 0;
-};
 
 class Server : public ::testing::Test {
  protected:
