@@ -431,8 +431,8 @@ void MobileDecoder::attend(const Compute& compute,
   });
 }
 
-// Gate, up and their product take a few columns at a time, so that of a prompt only the int8 form
-// of what `down` reads is ever whole.
+// Gate, up and their product take a few columns at a time, so that of a prompt only the form
+// that `down` reads is ever whole.
 void MobileDecoder::feed_forward(const Compute& compute,
                                  std::int64_t number,
                                  Activations& input,
@@ -442,8 +442,8 @@ void MobileDecoder::feed_forward(const Compute& compute,
   const std::int64_t tokens = input.tokens();
   constexpr std::int64_t kGroup = MobileLinear::kRowGroup;
   const std::int64_t cached = std::max(kGroup, kFeedForwardFloats / 2 / tokens / kGroup * kGroup);
-  layer.gate.prepare(input);
-  layer.up.prepare(input);
+  layer.gate.prepare(compute, input);
+  layer.up.prepare(compute, input);
   gated.clear();
   compute.pool.for_pieces(
       params_.ffn,
@@ -541,9 +541,8 @@ void MobileDecoder::forward(const Compute& compute,
     layer.ffn_norm.forward(compute, x.data(), asked, normed.data());
     observe("ffn_gate", normed);
     input->read(normed.data(), hidden);
-    const bool quantized = needs_quantized_input(layer.down.type());
-    if (!gated || gated->keeps_floats() == quantized)
-      gated.emplace(compute, asked, params_.ffn, quantized);
+    const InputForm form = layer.down.input_form(compute, asked);
+    if (!gated || gated->form() != form) gated.emplace(compute, asked, params_.ffn, form);
     feed_forward(compute, number, *input, *gated, normed.data());
     add_branch();
     if (compute.watcher != nullptr) (*compute.watcher)(fmt::format("blk.{}", number), x);

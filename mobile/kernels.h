@@ -23,9 +23,13 @@ struct MatmulInput {
   const float* scales = nullptr;        // [tokens, columns / 32]
   const float* sums16 = nullptr;        // [tokens, columns / 16]: scale times the sum of 16 quants
   const float* sums32 = nullptr;        // [tokens, columns / 32]
-  // The rows as Kernels::pack_input leaves them, for packed weights; nullptr: they make it
-  // themselves.
-  const void* packed = nullptr;
+};
+
+/// Input rows of a prompt as Kernels::pack_prompt leaves them.
+struct PromptInput {
+  std::int64_t tokens = 0;
+  std::int64_t columns = 0;
+  const void* tiles = nullptr;
 };
 
 /// Where the int8 form of one input row goes; sizes as in MatmulInput.
@@ -57,6 +61,11 @@ struct PackedRows {
 
 using PackedMatmulFunction = void (*)(const PackedRows& weights,
                                       const MatmulInput& input,
+                                      float* y,
+                                      std::int64_t y_stride);
+
+using PromptMatmulFunction = void (*)(const PackedRows& weights,
+                                      const PromptInput& input,
                                       float* y,
                                       std::int64_t y_stride);
 
@@ -117,14 +126,18 @@ struct Kernels {
   /// this table reads weights as they lie in the file.
   PackedMatmulFunction (*packed_matmul)(GgmlType type);
 
-  /// A form of the input that packed products of this table read, made once for all matrices of one
-  /// input: its bytes (0: none for so few tokens), and groups [begin, end) of 16 rows of it. No
-  /// functions: products read the int8 form.
-  std::int64_t (*packed_input_bytes)(std::int64_t tokens, std::int64_t columns) = nullptr;
-  void (*pack_input)(const MatmulInput& input,
-                     std::int64_t begin,
-                     std::int64_t end,
-                     void* packed) = nullptr;
+  /// The same with the rows of a prompt (kPromptTokens and more) and weights in bfloat16, sums in float32; no function: prompts
+  /// are rounded to eight bits as single tokens are.
+  PromptMatmulFunction (*prompt_matmul)(GgmlType type) = nullptr;
+  /// What it reads: its bytes, a multiple of 64, aligned so; and `count` values of row `token` from column `first` on, whole
+  /// blocks of 32, to their place in it.
+  std::int64_t (*prompt_bytes)(std::int64_t tokens, std::int64_t columns) = nullptr;
+  void (*pack_prompt)(const float* values,
+                      std::int64_t first,
+                      std::int64_t count,
+                      std::int64_t token,
+                      const PromptInput& shape,
+                      void* tiles) = nullptr;
 
   /// Vision in eight bits; nullptr where this table has it not.
   void (*matmul_int8)(const PackedRows& weights,
@@ -171,6 +184,9 @@ MatmulFunction matmul_for(const Kernels& kernels, GgmlType type);
 PackedMatmulFunction packed_matmul_for(const Kernels& kernels,
                                        GgmlType type,
                                        std::int64_t columns);
+
+/// Fewer rows are faster one by one.
+constexpr std::int64_t kPromptTokens = 8;
 
 /// Whether products with this type read the int8 form.
 bool needs_quantized_input(GgmlType type);

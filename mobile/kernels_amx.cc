@@ -7,9 +7,9 @@ const Kernels& amx_kernels() {
   static const Kernels kTable = [] {
     Kernels table = avx512_kernels();
     table.name = "amx";
-    table.packed_matmul = amx_packed_matmul;
-    table.packed_input_bytes = amx_packed_input_bytes;
-    table.pack_input = amx_pack_input;
+    table.prompt_matmul = amx_prompt_matmul;
+    table.prompt_bytes = amx_prompt_bytes;
+    table.pack_prompt = amx_pack_prompt;
     table.matmul_int8 = amx_matmul_int8;
     table.attend_bf16 = amx_attend;
     table.attend_causal = amx_attend_causal;

@@ -36,9 +36,14 @@ void avx512bf16_attend(const AttentionHead& head);
 /// With AMX tiles of bytes and bfloat16, beside AVX512_BF16 and what the table above needs; many
 /// input rows go through tiles, everything else is the table above.
 const Kernels& amx_kernels();
-PackedMatmulFunction amx_packed_matmul(GgmlType type);
-std::int64_t amx_packed_input_bytes(std::int64_t tokens, std::int64_t columns);
-void amx_pack_input(const MatmulInput& input, std::int64_t begin, std::int64_t end, void* packed);
+PromptMatmulFunction amx_prompt_matmul(GgmlType type);
+std::int64_t amx_prompt_bytes(std::int64_t tokens, std::int64_t columns);
+void amx_pack_prompt(const float* values,
+                     std::int64_t first,
+                     std::int64_t count,
+                     std::int64_t token,
+                     const PromptInput& shape,
+                     void* tiles);
 void amx_attend(const AttentionHead& head);
 void amx_attend_causal(const CausalHead& head);
 void amx_matmul_int8(const PackedRows& weights,

@@ -33,15 +33,20 @@ Activations::Activations(const Compute& compute,
 Activations::Activations(const Compute& compute,
                          std::int64_t tokens,
                          std::int64_t columns,
-                         bool quantized)
+                         InputForm form)
     : Activations(compute, nullptr, tokens, columns) {
-  quantized_by_columns_ = quantized;
-  if (quantized) {
-    make_room();
-    return;
+  form_ = form;
+  switch (form) {
+    case InputForm::kEightBits:
+      make_room();
+      break;
+    case InputForm::kPrompt:
+      make_prompt_room();
+      break;
+    case InputForm::kFloats:
+      own_values_.resize(static_cast<std::size_t>(tokens * columns));
+      input_.values = own_values_.data();
   }
-  own_values_.resize(static_cast<std::size_t>(tokens * columns));
-  input_.values = own_values_.data();
 }
 
 void Activations::read(const float* values, std::int64_t columns) {
@@ -53,17 +58,22 @@ void Activations::read(const float* values, std::int64_t columns) {
 }
 
 void Activations::clear() {
-  input_.packed = nullptr;
+  if (form_ != InputForm::kPrompt) prompt_ = {};
   int8_ = {};
 }
 
 void Activations::set_columns(std::int64_t first, std::int64_t count, const float* values) {
   for (std::int64_t t = 0; t < input_.tokens; ++t, values += count) {
-    if (quantized_by_columns_)
-      compute_.kernels.quantize(values, count, quantized_row(t, first));
-    else
-      std::copy_n(
-          values, count, &own_values_[static_cast<std::size_t>(t * input_.columns + first)]);
+    switch (form_) {
+      case InputForm::kEightBits:
+        compute_.kernels.quantize(values, count, quantized_row(t, first));
+        break;
+      case InputForm::kPrompt:
+        compute_.kernels.pack_prompt(values, first, count, t, prompt_, tiles_.get());
+        break;
+      case InputForm::kFloats:
+        std::copy_n(values, count, &own_values_[static_cast<std::size_t>(t * input_.columns + first)]);
+    }
   }
 }
 
@@ -98,23 +108,25 @@ const MatmulInput& Activations::quantized() {
   return input_;
 }
 
-const MatmulInput& Activations::packed() {
-  quantized();
-  const Kernels& kernels = compute_.kernels;
-  if (input_.packed != nullptr || kernels.packed_input_bytes == nullptr) return input_;
-  const std::int64_t bytes = kernels.packed_input_bytes(input_.tokens, input_.columns);
-  if (bytes == 0) return input_;
+void Activations::make_prompt_room() {
   constexpr std::int64_t kLine = 64;
-  if (bytes > packed_bytes_) {
-    packed_bytes_ = (bytes + kLine - 1) / kLine * kLine;
-    packed_.reset(std::aligned_alloc(kLine, static_cast<std::size_t>(packed_bytes_)));
-    if (!packed_) throw std::bad_alloc();
+  const std::int64_t bytes = compute_.kernels.prompt_bytes(input_.tokens, input_.columns);
+  if (bytes > tiles_bytes_) {
+    tiles_bytes_ = bytes;
+    tiles_.reset(std::aligned_alloc(kLine, static_cast<std::size_t>(bytes)));
+    if (!tiles_) throw std::bad_alloc();
   }
-  compute_.pool.for_pieces((input_.tokens + 15) / 16, 1, [&](std::int64_t begin, std::int64_t end) {
-    kernels.pack_input(input_, begin, end, packed_.get());
+  prompt_ = {input_.tokens, input_.columns, tiles_.get()};
+}
+
+const PromptInput& Activations::prompt() {
+  if (prompt_.tiles != nullptr) return prompt_;
+  make_prompt_room();
+  compute_.pool.for_pieces(input_.tokens, 8, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t)
+      compute_.kernels.pack_prompt(input_.values + t * input_.stride, 0, input_.columns, t, prompt_, tiles_.get());
   });
-  input_.packed = packed_.get();
-  return input_;
+  return prompt_;
 }
 
 const Int8Input& Activations::int8() {
@@ -203,8 +215,11 @@ void MobileLinear::forward_rows(const Compute& compute,
     compute.kernels.matmul_int8(
         {int8_panels_ + panel * int8_panel_bytes(in_), end - begin}, x.int8(), y, y_stride);
   } else if (panels_ != nullptr) {
-    packed_matmul_for(compute.kernels, type_, in_)(
-        {panels_ + panel * panel_bytes(type_, in_), end - begin}, x.packed(), y, y_stride);
+    const PackedRows rows = {panels_ + panel * panel_bytes(type_, in_), end - begin};
+    if (input_form(compute, x.tokens()) == InputForm::kPrompt)
+      compute.kernels.prompt_matmul(type_)(rows, x.prompt(), y, y_stride);
+    else
+      packed_matmul_for(compute.kernels, type_, in_)(rows, x.quantized(), y, y_stride);
   } else {
     const MatmulInput& input = needs_quantized_input(type_) ? x.quantized() : x.floats();
     matmul_for(compute.kernels, type_)({row(begin), row_bytes_, end - begin}, input, y, y_stride);
@@ -216,21 +231,36 @@ void MobileLinear::forward_rows(const Compute& compute,
   }
 }
 
-// The form of the input that this matrix reads, made by all threads before they share the loop.
-void MobileLinear::prepare(Activations& x) const {
-  if (int8_panels_ != nullptr)
+InputForm MobileLinear::input_form(const Compute& compute, std::int64_t tokens) const {
+  const auto prompt_matmul = compute.kernels.prompt_matmul;
+  if (panels_ != nullptr && tokens >= kPromptTokens && prompt_matmul != nullptr && prompt_matmul(type_) != nullptr)
+    return InputForm::kPrompt;
+  return needs_quantized_input(type_) ? InputForm::kEightBits : InputForm::kFloats;
+}
+
+// Made by all threads before they share the loop.
+void MobileLinear::prepare(const Compute& compute, Activations& x) const {
+  if (int8_panels_ != nullptr) {
     x.int8();
-  else if (panels_ != nullptr)
-    x.packed();
-  else if (needs_quantized_input(type_))
-    x.quantized();
+    return;
+  }
+  switch (input_form(compute, x.tokens())) {
+    case InputForm::kPrompt:
+      x.prompt();
+      break;
+    case InputForm::kEightBits:
+      x.quantized();
+      break;
+    case InputForm::kFloats:
+      break;
+  }
 }
 
 void MobileLinear::forward(const Compute& compute,
                            Activations& x,
                            float* y,
                            std::int64_t y_stride) const {
-  prepare(x);
+  prepare(compute, x);
   compute.pool.for_pieces(
       out_, rows_per_piece(compute, x.tokens()), [&](std::int64_t begin, std::int64_t end) {
         forward_rows(compute, x, begin, end, y + begin, y_stride);
@@ -242,7 +272,7 @@ void MobileLinear::forward_all(const Compute& compute,
                                std::initializer_list<Output> outputs) {
   std::int64_t total = 0;
   for (const Output& output : outputs) {
-    output.linear->prepare(x);
+    output.linear->prepare(compute, x);
     const std::int64_t piece = output.linear->rows_per_piece(compute, x.tokens());
     total += (output.linear->out_ + piece - 1) / piece;
   }

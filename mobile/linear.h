@@ -41,8 +41,11 @@ struct FreeAligned {
   void operator()(void* pointer) const { std::free(pointer); }
 };
 
-/// Input rows of one or several matrix products; the int8 form is made once, when a product first
-/// needs it.
+/// What matrix products read of their input.
+enum class InputForm { kFloats, kEightBits, kPrompt };
+
+/// Input rows of one or several matrix products; other forms than floats are made once, when a product first
+/// needs them.
 class Activations {
  public:
   /// values  [tokens, columns], one after the other; must outlive this
@@ -50,8 +53,8 @@ class Activations {
               const float* values,
               std::int64_t tokens,
               std::int64_t columns);
-  /// Without values: set_columns brings them, and where `quantized` only their int8 form is kept.
-  Activations(const Compute& compute, std::int64_t tokens, std::int64_t columns, bool quantized);
+  /// Without values: set_columns brings them, and only this form of them is kept.
+  Activations(const Compute& compute, std::int64_t tokens, std::int64_t columns, InputForm form);
   Activations(const Activations&) = delete;
   Activations& operator=(const Activations&) = delete;
 
@@ -59,32 +62,34 @@ class Activations {
   void read(const float* values, std::int64_t columns);
   /// The same for values that set_columns brings.
   void clear();
-  /// Columns [first, first + count) from `values` [tokens, count]; whole blocks of 32 where
-  /// quantized. Thread-safe for different columns.
+  /// Columns [first, first + count) from `values` [tokens, count]; whole blocks of 32 but for floats.
+  /// Thread-safe for different columns.
   void set_columns(std::int64_t first, std::int64_t count, const float* values);
 
   const MatmulInput& floats() const { return input_; }
   const MatmulInput& quantized();
-  /// The int8 form, and beside it what packed products of these kernels read.
-  const MatmulInput& packed();
+  const PromptInput& prompt();
   const Int8Input& int8();
   std::int64_t tokens() const { return input_.tokens; }
-  bool keeps_floats() const { return input_.values != nullptr; }
+  /// What set_columns keeps.
+  InputForm form() const { return form_; }
 
  private:
   void make_room();
+  void make_prompt_room();
   QuantizedRow quantized_row(std::int64_t token, std::int64_t column);
 
   const Compute& compute_;
   MatmulInput input_;
-  bool quantized_by_columns_ = false;
+  InputForm form_ = InputForm::kFloats;
   std::vector<float> own_values_;
   std::vector<std::int8_t> quants_;
   std::vector<float> scales_;
   std::vector<float> sums16_;
   std::vector<float> sums32_;
-  std::unique_ptr<void, FreeAligned> packed_;
-  std::int64_t packed_bytes_ = 0;
+  PromptInput prompt_;
+  std::unique_ptr<void, FreeAligned> tiles_;
+  std::int64_t tiles_bytes_ = 0;
   Int8Input int8_;
 };
 
@@ -113,13 +118,15 @@ class MobileLinear {
   /// Rows [begin, end) alone, for callers that share out pieces themselves: whole groups of
   /// kRowGroup, but for the last. `prepare` comes first, outside of the loop over the threads.
   ///   y  [tokens, end - begin], y_stride floats from row to row
-  void prepare(Activations& x) const;
+  void prepare(const Compute& compute, Activations& x) const;
   void forward_rows(const Compute& compute,
                     Activations& x,
                     std::int64_t begin,
                     std::int64_t end,
                     float* y,
                     std::int64_t y_stride) const;
+  /// What this product reads of so many tokens; not for eight bits by use_int8_panels.
+  InputForm input_form(const Compute& compute, std::int64_t tokens) const;
   /// Rows that one thread takes at a time.
   std::int64_t rows_per_piece(const Compute& compute, std::int64_t tokens) const;
   static constexpr std::int64_t kRowGroup = 32;  // two panels

@@ -343,8 +343,11 @@ struct Session::State {
     // A token of an answer reads one row, whose page may stay.
     if (!keeps_vision && tokens > 1) decoder.release_embeddings();
     pool.limit(tokens == 1 ? decode_threads : pool.threads());
-    for (std::int64_t begin = 0; begin < tokens; begin += prefill_tokens) {
-      const std::int64_t count = std::min(prefill_tokens, tokens - begin);
+    // Passes of nearly one length: a few tokens that are left would be rounded as single ones are.
+    const std::int64_t passes = (tokens + prefill_tokens - 1) / prefill_tokens;
+    std::int64_t count = 0;
+    for (std::int64_t begin = 0, pass = 0; pass < passes; begin += count, ++pass) {
+      count = (tokens - begin) / (passes - pass);
       std::vector<float> part;
       if (count == tokens)
         part = std::move(x);
