@@ -28,6 +28,7 @@ struct RolloutConfig {
   std::vector<std::string> stop;
   std::vector<int64_t> stop_ids;
   int64_t max_repeats = 0;
+  int64_t max_branches = 128;
   void visit_fields(auto&& field) {
     field("samples", samples, "answers a prompt; the same decoding for all", in_range(2, 1000));
     field("temperature", temperature, "high, so that answers differ", in_range(0.01, 10));
@@ -50,8 +51,18 @@ struct RolloutConfig {
           max_repeats,
           "an answer that ends in one piece of text this many times in a row is cut and counts as not finished; 0 is off, 1 is refused",
           in_range(0, 1 << 20));
+    field("max_branches",
+          max_branches,
+          "answers decoded together, at most; when all of a prompt have ended, the next prompt of its `batch` joins in its place",
+          in_range(2, 1 << 16));
   }
   void validate(const std::string& path) const {
+    PV_CHECK(max_branches >= samples,
+             "{}.max_branches: {} has no room for the {} answers of a prompt; give {} or more",
+             path,
+             max_branches,
+             samples,
+             samples);
     PV_CHECK(max_repeats != 1, "{}.max_repeats: 1 would cut every answer; give 2 or more, or 0 for off", path);
     for (const std::int64_t id : stop_ids) PV_CHECK(id >= 0, "{}.stop_ids: {} is no token id", path, id);
     for (const double t : temperatures) {
