@@ -228,5 +228,32 @@ TEST(Kernels, EveryInstructionSetGivesTheNumbersOfThePortableOne) {
   }
 }
 
+// Products long and wide enough for whole groups of rows and several blocks of panels, also when two threads divide the panels.
+TEST(Kernels, WideProductsGiveEveryRowWhatItGetsAlone) {
+  torch::manual_seed(9);
+  const int64_t depth = 4098, columns = 170, rows = 71;
+  const int64_t count = (columns + kPanelColumns - 1) / kPanelColumns;
+  const Tensor weight = torch::randn({columns, depth}).to(torch::kBFloat16), bias = torch::randn({columns});
+  const Tensor x = torch::randn({rows, depth}).to(torch::kBFloat16);
+  const Tensor exact = at::linear(x.to(torch::kFloat64), weight.to(torch::kFloat64), bias.to(torch::kFloat64));
+  for (int64_t i = 0; i < num_tables(); ++i) {
+    const Table& kernels = table_at(i);
+    SCOPED_TRACE(kernels.name);
+    const Tensor packed = torch::empty({panel_values(columns, depth)}, torch::kBFloat16);
+    kernels.pack_panels({columns, depth, weight.data_ptr(), packed.data_ptr(), Type::kBfloat16}, 0, count);
+    const Tensor y = torch::full({rows, columns}, std::nan(""), torch::kBFloat16);
+    const PackedProduct args = {rows, depth, columns, x.data_ptr(), packed.data_ptr(), bias.data_ptr<float>(), y.data_ptr()};
+    kernels.packed_product(args, 0, 4);
+    kernels.packed_product(args, 4, count);
+    EXPECT_LT(relative_difference(y, exact), 4e-3);
+    for (const int64_t row : {0, 31, 40, 63, 64, 70}) {
+      const Tensor alone = torch::full({1, columns}, std::nan(""), torch::kBFloat16);
+      const Tensor own = x[row].contiguous();
+      kernels.packed_product({1, depth, columns, own.data_ptr(), packed.data_ptr(), bias.data_ptr<float>(), alone.data_ptr()}, 0, count);
+      EXPECT_TRUE(torch::equal(alone[0], y[row])) << "row " << row;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace pocketvlm::kernels
