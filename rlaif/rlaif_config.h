@@ -124,7 +124,10 @@ struct PreferenceConfig {
   std::string compute_dtype = "bf16";
   int64_t pack_tokens = 8192;
   bool share_prompt = true;
+  std::string reference = "cached";
+  std::string reference_cache;
   int64_t checkpoint_every = 20;
+  bool checkpoint_in_background = true;
   int64_t keep_every = 0;
   void visit_fields(auto&& field) {
     std::vector<std::string> kinds = pair_losses();
@@ -181,10 +184,22 @@ struct PreferenceConfig {
           share_prompt,
           "the answers of a pair share the decoder's work on picture and question; the same up to "
           "rounding, and faster");
+    field("reference",
+          reference,
+          "cached: the reference's log-probs are computed once, before training; live: in every step, by a frozen copy of the model, or, "
+          "where lora's updates alone learn, by the policy without them (no copy); the same up to rounding",
+          one_of({"cached", "live"}));
+    field("reference_cache",
+          reference_cache,
+          "folder of another training: log-probs that its reference.jsonl holds of the same weights, texts and pictures are taken from "
+          "there, and counted");
     field("checkpoint_every",
           checkpoint_every,
           "optimizer steps between resumable states; 0: only at the end",
           at_least(0));
+    field("checkpoint_in_background",
+          checkpoint_in_background,
+          "training goes on while a state is written, which takes a copy of it in host memory");
     field("keep_every",
           keep_every,
           "optimizer steps between checkpoints that are kept for evaluation to choose from; 0: the "
@@ -231,6 +246,9 @@ struct PreferenceConfig {
                close ? ", did you mean \"" + *close + "\"?" : "");
       PV_CHECK(weight >= 0, "{}.mix.{}: the weight {} is negative", path, name, weight);
     }
+    PV_CHECK(reference == "cached" || reference_cache.empty(),
+             "{}.reference_cache: a live reference is not cached; set reference to \"cached\", or leave the folder out",
+             path);
     PV_CHECK(label_smoothing == 0 || uses("cdpo") || uses("robust"),
              "{}.label_smoothing: only the losses cdpo and robust have it; set it to 0",
              path);
