@@ -324,6 +324,9 @@ struct RlaifConfig {
   std::string instruction = "describe the picture in detail.";
   RolloutConfig rollout;
   std::string splitter = "rules";
+  std::string splitter_detail = "things";
+  std::string splitter_prompt;
+  std::string question_prompt;
   ServerConfig splitter_server;
   ServerConfig judge_server;
   std::string judge_suffix;
@@ -364,6 +367,19 @@ struct RlaifConfig {
           splitter,
           "what divides answers into claims: rules; whole (the answer is one claim); a checkpoint "
           "folder; or http://host:port/v1 of a server");
+    field("splitter_detail",
+          splitter_detail,
+          "splitter rules: things (things, places, numbers, signs; other sentences whole), or attributes (also what is said of a thing, "
+          "and sentences by their clauses, in English)",
+          one_of({"things", "attributes"}));
+    field("splitter_prompt",
+          splitter_prompt,
+          "what a splitter that is a model is asked, instead of the built-in text; {question} and {answer} stand for the two. It is to "
+          "write lines \"- fact || yes/no question\", with a question_prompt lines \"- fact\", or NONE");
+    field("question_prompt",
+          question_prompt,
+          "asks a splitter that is a model, in a second turn, for the question of each fact, as RLAIF-V does; {facts} stands for lines "
+          "\"- fact\". It is to write as many lines \"- question\"; empty: questions stand behind their facts");
     field("splitter_server", splitter_server, "when the splitter is a server");
     field("judge_server", judge_server, "when the judge is a server");
     field("judge_suffix",
@@ -399,6 +415,24 @@ struct RlaifConfig {
           distributed,
           "how the ranks of mpirun or srun share preference training; prompts, pictures and pairs are divided over them in any "
           "case");
+  }
+  void validate(const std::string& path) const {
+    PV_CHECK(splitter == "rules" || splitter_detail == "things",
+             "{}.splitter_detail: \"{}\" is for the splitter \"rules\", not \"{}\"",
+             path,
+             splitter_detail,
+             splitter);
+    const bool is_model = splitter != "rules" && splitter != "whole";
+    PV_CHECK(is_model || (splitter_prompt.empty() && question_prompt.empty()),
+             "{}: splitter_prompt and question_prompt are for a splitter that is a model, not \"{}\"",
+             path,
+             splitter);
+    PV_CHECK(splitter_prompt.empty() || splitter_prompt.find("{answer}") != std::string::npos,
+             "{}.splitter_prompt: has no {{answer}}, which stands for the answer to be divided",
+             path);
+    PV_CHECK(question_prompt.empty() || question_prompt.find("{facts}") != std::string::npos,
+             "{}.question_prompt: has no {{facts}}, which stands for the facts to be asked about",
+             path);
   }
 };
 
