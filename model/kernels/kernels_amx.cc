@@ -120,15 +120,8 @@ void tile_product(const PackedProduct& a, int64_t panel_begin, int64_t panel_end
   if (whole > 0) {
     const TileShapes shapes = shapes_of(2 * kGroup);
     const TileSession session(shapes);
-    // Neighbouring panels group by group of rows: their part of a row of y is written at once, and not one line of memory for each panel,
-    // which costs more than the products where rows of y are long. The panels' weights stay in the second cache meanwhile.
-    constexpr int64_t kBlockBytes = 1 << 19;
-    const int64_t panels_at_once = kBlockBytes / (2 * kPanelColumns * a.depth) + 1;
-    for (int64_t block = panel_begin; block < panel_end; block += panels_at_once) {
-      const int64_t block_end = smaller(block + panels_at_once, panel_end);
-      for (int64_t row = 0; row < whole; row += 2 * kGroup) {
-        for (int64_t panel = block; panel < block_end; ++panel) tile_panel<true>(a, row, 2 * kGroup, panel);
-      }
+    for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+      for (int64_t row = 0; row < whole; row += 2 * kGroup) tile_panel<true>(a, row, 2 * kGroup, panel);
     }
   }
   if (rest == 0) return;
