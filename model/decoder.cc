@@ -188,8 +188,7 @@ torch::Tensor DecoderImpl::forward(const torch::Tensor& embeddings,
 torch::Tensor DecoderImpl::prefill_prompts(const torch::Tensor& embeddings,
                                            const std::vector<int64_t>& prompt_lengths,
                                            KvCache& cache,
-                                           int64_t samples,
-                                           int64_t capacity) {
+                                           const std::vector<int64_t>& at) {
   std::vector<torch::Tensor> positions;
   std::vector<int64_t> ends;
   for (const int64_t length : prompt_lengths) {
@@ -200,12 +199,13 @@ torch::Tensor DecoderImpl::prefill_prompts(const torch::Tensor& embeddings,
   const torch::Tensor last_tokens = torch::tensor(ends, torch::kInt64).to(embeddings.device());
   const RotaryTable table = rotary(torch::cat(positions));
   const int64_t heads = config_.num_heads, kv_heads = config_.num_kv_heads;
-  cache = KvCache(prompt_lengths, samples, capacity);
+  cache.begin_prompts(at, prompt_lengths);
   torch::Tensor x = embeddings.to(torch::kFloat32);
+  std::size_t index = 0;
   for (const auto& layer : parts_->layers) {
     const auto attend = [&](const torch::Tensor& qkv) {
       const torch::Tensor turned = rotate_heads(qkv, table, heads + kv_heads);
-      cache.add_layer(turned.narrow(1, heads, kv_heads), turned.narrow(1, heads + kv_heads, kv_heads));
+      cache.fill_layer(index++, at, turned.narrow(1, heads, kv_heads), turned.narrow(1, heads + kv_heads, kv_heads));
       return packed_attention(turned, heads, nullptr, prompt_lengths, /*causal=*/true);
     };
     x = layer->forward(x, attend, layer == parts_->layers.back() ? last_tokens : torch::Tensor());
@@ -213,11 +213,15 @@ torch::Tensor DecoderImpl::prefill_prompts(const torch::Tensor& embeddings,
   return finish(x);
 }
 
-torch::Tensor DecoderImpl::decode(const torch::Tensor& embeddings, KvCache& cache) {
-  PV_CHECK(cache.tail < cache.capacity,
-           "generation: the cache holds {} new tokens and is full; give a larger capacity",
-           cache.capacity);
-  const RotaryTable table = rotary(cache.next_positions(embeddings.device()));
+torch::Tensor DecoderImpl::decode(const torch::Tensor& embeddings, KvCache& cache, const std::vector<int64_t>& sequences) {
+  for (const int64_t sequence : sequences) {
+    PV_CHECK(cache.tails[static_cast<std::size_t>(sequence)] < cache.capacity,
+             "generation: the cache holds {} new tokens and is full; give a larger capacity",
+             cache.capacity);
+  }
+  const RotaryTable table = rotary(cache.next_positions(sequences, embeddings.device()));
+  DecodeStep step;
+  step.sequences = sequences;
   torch::Tensor x = embeddings.to(torch::kFloat32);
   const int64_t heads = config_.num_heads, kv_heads = config_.num_kv_heads;
   std::size_t index = 0;
@@ -228,11 +232,12 @@ torch::Tensor DecoderImpl::decode(const torch::Tensor& embeddings, KvCache& cach
       return decode_attention(turned.narrow(1, 0, heads),
                               turned.narrow(1, heads, kv_heads),
                               turned.narrow(1, heads + kv_heads, kv_heads),
+                              step,
                               cache,
                               kept);
     });
   }
-  ++cache.tail;
+  for (const int64_t sequence : sequences) ++cache.tails[static_cast<std::size_t>(sequence)];
   return finish(x);
 }
 

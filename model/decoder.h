@@ -6,28 +6,27 @@
 
 namespace pocketvlm {
 
-/// Keys and values of the tokens seen so far, for prompts with `samples` sequences each: the prefix of a prompt is stored
-/// once and shared by its sequences, each sequence owns its tail. Made by the decoder; sequence = prompt * samples + sample.
+/// Places for the keys and values of prompts with `samples` sequences each: the prefix of a prompt is stored once and shared by its
+/// sequences, each sequence owns its tail. A prompt may be written where another stood. Filled by the decoder; sequence = place *
+/// samples + sample.
 struct KvCache {
   struct Layer {
-    torch::Tensor prefix_key, prefix_value;  // [prompts, kv_heads, prefix, head_dim], zero after a prompt's length
-    torch::Tensor tail_key, tail_value;      // [prompts * samples, kv_heads, capacity, head_dim]
+    torch::Tensor prefix_key, prefix_value;  // [places, kv_heads, prefix, head_dim]
+    torch::Tensor tail_key, tail_value;      // [places * samples, kv_heads, capacity, head_dim]
   };
   std::vector<Layer> layers;
-  std::vector<int64_t> prefix_lengths;  // [prompts]
-  int64_t prefix = 0;                   // the longest prompt
+  std::vector<int64_t> prefix_lengths;  // [places], 0: never filled
+  std::vector<int64_t> tails;           // [places * samples], tokens of each sequence after its prefix
+  int64_t prefix = 0;                   // the longest prompt so far
   int64_t samples = 1;                  // sequences a prompt
-  int64_t tail = 0;                     // tokens every sequence has after its prefix
   int64_t capacity = 0;                 // of the tails
 
-  KvCache() = default;
-  KvCache(const std::vector<int64_t>& prompt_lengths, int64_t samples_per_prompt, int64_t tail_capacity);
-  /// Keys and values [tokens, kv_heads, head_dim] of all prompts, one after the other.
-  void add_layer(const torch::Tensor& k, const torch::Tensor& v);
-  /// Keeps these prompts (increasing numbers) with their sequences and drops the others.
-  void keep(const std::vector<int64_t>& prompts);
-  torch::Tensor next_positions(torch::Device device) const;  // [prompts * samples] int64
-  torch::Tensor prefix_mask(torch::Device device) const;     // [prompts, prefix], true on padding; undefined when none
+  KvCache(int64_t places, int64_t samples_per_prompt, int64_t tail_capacity);
+  /// Takes prompts of these lengths into `at`, whose tails become empty; their keys and values follow, layer by layer.
+  void begin_prompts(const std::vector<int64_t>& at, const std::vector<int64_t>& lengths);
+  /// Keys and values [tokens, kv_heads, head_dim] of the prompts in `at`, one after the other.
+  void fill_layer(std::size_t layer, const std::vector<int64_t>& at, const torch::Tensor& k, const torch::Tensor& v);
+  torch::Tensor next_positions(const std::vector<int64_t>& sequences, torch::Device device) const;  // [sequences] int64
 };
 
 /// Segments that continue an earlier one instead of starting anew: the tokens before them are computed once, whatever the number of
@@ -63,15 +62,14 @@ class DecoderImpl : public torch::nn::Module {
                         const torch::Tensor& rows = {});
   const torch::Tensor& output_weight() const;     // [vocab, hidden]: lm_head, or the embedding when tied
 
-  /// Runs prompts packed one after the other and keeps their keys and values as prefixes that `samples` sequences each share.
+  /// Runs prompts packed one after the other and keeps their keys and values in the places `at` of the cache.
   /// embeddings [tokens, hidden] -> the last token of each prompt, [prompts, hidden].
   torch::Tensor prefill_prompts(const torch::Tensor& embeddings,
                                 const std::vector<int64_t>& prompt_lengths,
                                 KvCache& cache,
-                                int64_t samples,
-                                int64_t capacity);
-  /// One more token for each sequence of the cache. embeddings [sequences, hidden] -> [sequences, hidden].
-  torch::Tensor decode(const torch::Tensor& embeddings, KvCache& cache);
+                                const std::vector<int64_t>& at);
+  /// One more token for each of these sequences (different ones) of the cache. embeddings [sequences, hidden] -> [sequences, hidden].
+  torch::Tensor decode(const torch::Tensor& embeddings, KvCache& cache, const std::vector<int64_t>& sequences);
 
   const LanguageConfig& config() const { return config_; }
 

@@ -13,8 +13,6 @@
 namespace pocketvlm {
 namespace {
 
-/// Sequences decoded together: beyond this, batching gains little and the cache grows.
-constexpr int64_t kMaxSequences = 128;
 /// Tokens of one packed prefill in judging.
 constexpr int64_t kMaxPrefillTokens = 16384;
 
@@ -125,34 +123,27 @@ struct Sequence {
   bool done = false;
 };
 
-struct Decoding {
-  std::vector<Sequence> sequences;  // prompt * samples + sample
-  std::vector<int64_t> active;      // prompts still in the cache, in its order
-};
-
-std::vector<Sequence> start_sequences(std::span<const EncodedChat> prompts,
+std::vector<Sequence> start_sequences(const EncodedChat& prompt,
                                       const SamplingConfig& sampling,
-                                      std::span<const uint64_t> prompt_keys,
+                                      uint64_t prompt_key,
                                       int64_t max_positions) {
+  std::unordered_set<std::int32_t> seen;
+  if (sampling.repetition_penalty != 1.0) {
+    // Visual places hold a filler id that is no part of the text.
+    std::vector<bool> visual(prompt.ids.size(), false);
+    for (const std::int32_t place : prompt.visual_positions) visual[static_cast<std::size_t>(place)] = true;
+    for (std::size_t i = 0; i < visual.size(); ++i) {
+      if (!visual[i]) seen.insert(prompt.ids[i]);
+    }
+  }
+  const int64_t room = max_positions - static_cast<int64_t>(prompt.ids.size());
   std::vector<Sequence> sequences;
-  for (std::size_t p = 0; p < prompts.size(); ++p) {
-    std::unordered_set<std::int32_t> seen;
-    if (sampling.repetition_penalty != 1.0) {
-      // Visual places hold a filler id that is no part of the text.
-      std::vector<bool> visual(prompts[p].ids.size(), false);
-      for (const std::int32_t place : prompts[p].visual_positions) visual[static_cast<std::size_t>(place)] = true;
-      for (std::size_t i = 0; i < visual.size(); ++i) {
-        if (!visual[i]) seen.insert(prompts[p].ids[i]);
-      }
-    }
-    const int64_t room = max_positions - static_cast<int64_t>(prompts[p].ids.size());
-    for (int64_t s = 0; s < sampling.num_samples; ++s) {
-      sequences.push_back({Random({sampling.seed, prompt_keys[p], static_cast<uint64_t>(sampling.first_sample + s)}),
-                           seen,
-                           std::min(sampling.max_new_tokens, room),
-                           {},
-                           false});
-    }
+  for (int64_t s = 0; s < sampling.num_samples; ++s) {
+    sequences.push_back({Random({sampling.seed, prompt_key, static_cast<uint64_t>(sampling.first_sample + s)}),
+                         seen,
+                         std::min(sampling.max_new_tokens, room),
+                         {},
+                         false});
   }
   return sequences;
 }
@@ -197,62 +188,6 @@ void grow(Sequence& sequence,
   sequence.done = answer.stopped || answer.repeated || length >= sequence.limit;
 }
 
-/// Draws one token for every sequence of the cache from its row of logits; returns the ids to feed next.
-std::vector<int64_t> draw(Decoding& decoding,
-                          const torch::Tensor& logits,
-                          const SamplingConfig& sampling,
-                          int64_t vocab,
-                          const Tokenizer& tokenizer,
-                          const std::vector<std::int32_t>& stop_ids) {
-  const torch::Tensor rows = logits.to(torch::kCPU).contiguous();
-  const float* values = rows.data_ptr<float>();
-  const int64_t row_size = rows.size(1);
-  const int64_t samples = sampling.num_samples;
-  std::vector<int64_t> next(decoding.active.size() * static_cast<std::size_t>(samples), 0);
-  at::parallel_for(0, static_cast<int64_t>(next.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t prompt = decoding.active[static_cast<std::size_t>(i / samples)];
-      Sequence& sequence = decoding.sequences[static_cast<std::size_t>(prompt * samples + i % samples)];
-      if (sequence.done) continue;  // its place in the batch runs on, unread
-      const bool too_short = static_cast<int64_t>(sequence.answer.ids.size()) < sampling.min_new_tokens;
-      const SampledToken token = sample_token({values + i * row_size, static_cast<std::size_t>(vocab)},
-                                              sequence.seen,
-                                              sampling,
-                                              sequence.random,
-                                              std::span(stop_ids).first(too_short ? stop_ids.size() : 0));
-      next[static_cast<std::size_t>(i)] = token.id;
-      grow(sequence, token, sampling, tokenizer, stop_ids);
-    }
-  });
-  return next;
-}
-
-/// Drops prompts whose answers are all done once they are a quarter of the batch.
-void drop_finished(Decoding& decoding, int64_t samples, KvCache& cache, std::vector<int64_t>& next) {
-  std::vector<int64_t> kept, kept_prompts, kept_next;
-  for (std::size_t a = 0; a < decoding.active.size(); ++a) {
-    bool open = false;
-    for (int64_t s = 0; s < samples; ++s) {
-      open = open || !decoding.sequences[static_cast<std::size_t>(decoding.active[a] * samples + s)].done;
-    }
-    if (!open) continue;
-    kept.push_back(static_cast<int64_t>(a));
-    kept_prompts.push_back(decoding.active[a]);
-    for (int64_t s = 0; s < samples; ++s) {
-      kept_next.push_back(next[a * static_cast<std::size_t>(samples) + static_cast<std::size_t>(s)]);
-    }
-  }
-  if (kept.size() * 4 > decoding.active.size() * 3) return;
-  if (!kept.empty()) cache.keep(kept);
-  decoding.active = std::move(kept_prompts);
-  next = std::move(kept_next);
-}
-
-bool all_done(const Decoding& decoding) {
-  return std::all_of(
-      decoding.sequences.begin(), decoding.sequences.end(), [](const Sequence& s) { return s.done; });
-}
-
 /// The template's stop ids and those of the sampling.
 std::vector<std::int32_t> all_stop_ids(const PromptEncoder& encoder, const SamplingConfig& sampling, int64_t vocab) {
   std::vector<std::int32_t> ids = encoder.stop_ids();
@@ -263,46 +198,150 @@ std::vector<std::int32_t> all_stop_ids(const PromptEncoder& encoder, const Sampl
   return ids;
 }
 
-/// Answers to prompts that fit into one decode batch.
-std::vector<Generation> generate_together(VisionLanguageModel& model,
-                                          const PromptEncoder& encoder,
-                                          std::span<const EncodedChat> prompts,
-                                          const SamplingConfig& sampling,
-                                          std::span<const uint64_t> prompt_keys,
-                                          const std::function<void(std::int32_t)>& on_token) {
-  PV_CHECK(sampling.max_repeats != 1, "generation: max_repeats is 1, which would cut every answer; give 2 or more, or 0");
-  const ModelConfig& config = model->config();
-  const torch::Device device = device_of(model);
-  // Rows beyond the tokenizer's pieces are padding of the embedding and mean nothing.
-  const int64_t vocab = std::min<int64_t>(config.language.vocab, encoder.tokenizer().size());
-  const std::vector<std::int32_t> stop_ids = all_stop_ids(encoder, sampling, vocab);
-  const Batch batch = to_batch(
-      pack_prompts(prompts, config.projector.num_queries, config.language.max_positions), device);
+/// Continuous batching: the answers of several prompts are decoded together, an answer that ends leaves the batch at once, and
+/// when all of a prompt have ended, the next prompt is read in its place.
+class DecodingPool {
+ public:
+  DecodingPool(VisionLanguageModel& model,
+               const PromptEncoder& encoder,
+               std::span<const EncodedChat> prompts,
+               const SamplingConfig& sampling,
+               std::span<const uint64_t> prompt_keys,
+               int64_t max_branches,
+               const std::function<void(std::int32_t)>& on_token)
+      : model_(model),
+        encoder_(encoder),
+        prompts_(prompts),
+        sampling_(sampling),
+        prompt_keys_(prompt_keys),
+        on_token_(on_token),
+        device_(device_of(model)),
+        // Rows beyond the tokenizer's pieces are padding of the embedding and mean nothing.
+        vocab_(std::min<int64_t>(model->config().language.vocab, encoder.tokenizer().size())),
+        stop_ids_(all_stop_ids(encoder, sampling, vocab_)),
+        running_at_(static_cast<std::size_t>(std::clamp<int64_t>(
+            max_branches / sampling.num_samples, 1, static_cast<int64_t>(prompts.size())))),
+        cache_(static_cast<int64_t>(running_at_.size()), sampling.num_samples, sampling.max_new_tokens) {
+    PV_CHECK(sampling.max_repeats != 1, "generation: max_repeats is 1, which would cut every answer; give 2 or more, or 0");
+  }
 
-  Decoding decoding;
-  decoding.sequences = start_sequences(prompts, sampling, prompt_keys, config.language.max_positions);
-  for (std::size_t p = 0; p < prompts.size(); ++p) decoding.active.push_back(static_cast<int64_t>(p));
-  KvCache cache;
-  const torch::Tensor prefilled = model->language->prefill_prompts(
-      embed_prompts(model, batch), batch.segment_lengths, cache, sampling.num_samples, sampling.max_new_tokens);
-  torch::Tensor logits = model->logits(prefilled).repeat_interleave(sampling.num_samples, 0);
-  while (true) {
-    const std::size_t told = decoding.sequences.front().answer.ids.size();
-    std::vector<int64_t> next = draw(decoding, logits, sampling, vocab, encoder.tokenizer(), stop_ids);
-    const Generation& first = decoding.sequences.front().answer;
-    if (on_token && first.ids.size() > told) on_token(first.ids.back());
-    if (all_done(decoding)) break;
-    drop_finished(decoding, sampling.num_samples, cache, next);
-    logits = model->logits(model->language->decode(model->language->embed(index_tensor(next, device)), cache));
+  /// prompt * samples + sample.
+  std::vector<Generation> run() {
+    read_prompts();
+    while (!branches_.empty()) {
+      std::vector<int64_t> ids, places;
+      for (std::size_t row = 0; row < branches_.size(); ++row) {
+        ids.push_back(branches_[row].next);
+        places.push_back(branches_[row].place);
+        branches_[row].row = static_cast<int64_t>(row);
+      }
+      draw(branches_,
+           model_->logits(model_->language->decode(model_->language->embed(index_tensor(ids, device_)), cache_, places)));
+      drop_finished(branches_);
+      read_prompts();
+    }
+    std::vector<Generation> answers;
+    for (Sequence& sequence : sequences_) {
+      const std::string text = encoder_.answer_text(sequence.answer.ids);
+      sequence.answer.text = text.substr(0, find_stop_text(text, sampling_.stop));
+      answers.push_back(std::move(sequence.answer));
+    }
+    return answers;
   }
-  std::vector<Generation> answers;
-  for (Sequence& sequence : decoding.sequences) {
-    const std::string text = encoder.answer_text(sequence.answer.ids);
-    sequence.answer.text = text.substr(0, find_stop_text(text, sampling.stop));
-    answers.push_back(std::move(sequence.answer));
+
+ private:
+  /// An answer that is being decoded.
+  struct Branch {
+    std::size_t sequence;  // in sequences_
+    int64_t place;         // in the cache
+    int64_t row;           // of the logits that its next token is drawn from
+    int64_t next = 0;      // the token drawn
+  };
+
+  /// The next prompts, as long as there are places where nothing runs.
+  void read_prompts() {
+    while (read_ < prompts_.size()) {
+      std::vector<int64_t> free;
+      for (std::size_t place = 0; place < running_at_.size(); ++place) {
+        if (running_at_[place] == 0) free.push_back(static_cast<int64_t>(place));
+      }
+      if (free.empty()) return;
+      free.resize(std::min(free.size(), prompts_.size() - read_));
+      read_into(free);
+    }
   }
-  return answers;
-}
+
+  void read_into(const std::vector<int64_t>& free) {
+    const std::span<const EncodedChat> prompts = prompts_.subspan(read_, free.size());
+    const ModelConfig& config = model_->config();
+    const Batch batch =
+        to_batch(pack_prompts(prompts, config.projector.num_queries, config.language.max_positions), device_);
+    std::vector<Branch> begun;
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+      for (Sequence& sequence :
+           start_sequences(prompts[i], sampling_, prompt_keys_[read_ + i], config.language.max_positions)) {
+        const auto sample = static_cast<int64_t>(begun.size()) % sampling_.num_samples;
+        begun.push_back({sequences_.size(), free[i] * sampling_.num_samples + sample, static_cast<int64_t>(i)});
+        sequences_.push_back(std::move(sequence));
+      }
+      running_at_[static_cast<std::size_t>(free[i])] = sampling_.num_samples;
+    }
+    read_ += prompts.size();
+    draw(begun,
+         model_->logits(model_->language->prefill_prompts(
+             embed_prompts(model_, batch), batch.segment_lengths, cache_, free)));
+    drop_finished(begun);
+    branches_.insert(branches_.end(), begun.begin(), begun.end());
+  }
+
+  /// One token for each branch from its row of logits.
+  void draw(std::vector<Branch>& branches, const torch::Tensor& logits) {
+    const torch::Tensor rows = logits.to(torch::kCPU).contiguous();
+    const float* values = rows.data_ptr<float>();
+    const int64_t row_size = rows.size(1);
+    const std::size_t told = sequences_.front().answer.ids.size();
+    at::parallel_for(0, static_cast<int64_t>(branches.size()), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        Branch& branch = branches[static_cast<std::size_t>(i)];
+        Sequence& sequence = sequences_[branch.sequence];
+        const bool too_short = static_cast<int64_t>(sequence.answer.ids.size()) < sampling_.min_new_tokens;
+        const SampledToken token =
+            sample_token({values + branch.row * row_size, static_cast<std::size_t>(vocab_)},
+                         sequence.seen,
+                         sampling_,
+                         sequence.random,
+                         std::span(stop_ids_).first(too_short ? stop_ids_.size() : 0));
+        branch.next = token.id;
+        grow(sequence, token, sampling_, encoder_.tokenizer(), stop_ids_);
+      }
+    });
+    const Generation& first = sequences_.front().answer;
+    if (on_token_ && first.ids.size() > told) on_token_(first.ids.back());
+  }
+
+  void drop_finished(std::vector<Branch>& branches) {
+    std::erase_if(branches, [this](const Branch& branch) {
+      const bool done = sequences_[branch.sequence].done;
+      if (done) --running_at_[static_cast<std::size_t>(branch.place / sampling_.num_samples)];
+      return done;
+    });
+  }
+
+  VisionLanguageModel& model_;
+  const PromptEncoder& encoder_;
+  std::span<const EncodedChat> prompts_;
+  const SamplingConfig& sampling_;
+  std::span<const uint64_t> prompt_keys_;
+  const std::function<void(std::int32_t)>& on_token_;
+  torch::Device device_;
+  int64_t vocab_;
+  std::vector<std::int32_t> stop_ids_;
+  std::vector<int64_t> running_at_;  // answers still growing in each place of the cache
+  KvCache cache_;
+  std::size_t read_ = 0;             // prompts
+  std::vector<Sequence> sequences_;  // of the prompts read
+  std::vector<Branch> branches_;     // answers still growing
+};
 
 }  // namespace
 
@@ -315,14 +354,15 @@ std::vector<Generation> generate(VisionLanguageModel& model,
   const torch::NoGradGuard no_grad;
   const EvalMode eval(model);
   const CachedWeights cached;
-  return generate_together(model, encoder, {&prompt, 1}, sampling, {&prompt_key, 1}, on_token);
+  return DecodingPool(model, encoder, {&prompt, 1}, sampling, {&prompt_key, 1}, sampling.num_samples, on_token).run();
 }
 
 std::vector<Generation> generate_batch(VisionLanguageModel& model,
                                        const PromptEncoder& encoder,
                                        const std::vector<EncodedChat>& prompts,
                                        const SamplingConfig& sampling,
-                                       const std::vector<uint64_t>& prompt_keys) {
+                                       const std::vector<uint64_t>& prompt_keys,
+                                       int64_t max_branches) {
   PV_CHECK(prompt_keys.empty() || prompt_keys.size() == prompts.size(),
            "generation: {} prompt keys for {} prompts; give one each or none",
            prompt_keys.size(),
@@ -331,15 +371,8 @@ std::vector<Generation> generate_batch(VisionLanguageModel& model,
   const EvalMode eval(model);
   const CachedWeights cached;
   const std::vector<uint64_t> keys = prompt_keys.empty() ? std::vector<uint64_t>(prompts.size(), 0) : prompt_keys;
-  const auto at_once = static_cast<std::size_t>(std::max<int64_t>(1, kMaxSequences / sampling.num_samples));
-  std::vector<Generation> answers;
-  for (std::size_t begin = 0; begin < prompts.size(); begin += at_once) {
-    const std::size_t count = std::min(at_once, prompts.size() - begin);
-    auto part = generate_together(
-        model, encoder, {&prompts[begin], count}, sampling, {&keys[begin], count}, {});
-    std::move(part.begin(), part.end(), std::back_inserter(answers));
-  }
-  return answers;
+  if (prompts.empty()) return {};
+  return DecodingPool(model, encoder, prompts, sampling, keys, max_branches, {}).run();
 }
 
 std::vector<std::vector<double>> first_token_log_probs(VisionLanguageModel& model,

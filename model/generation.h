@@ -60,13 +60,18 @@ std::vector<Generation> generate(VisionLanguageModel& model,
                                  uint64_t prompt_key = 0,
                                  const std::function<void(std::int32_t)>& on_token = {});
 
-/// Greedy answers to many different prompts at once (evaluation): prompts run as one packed prefill and one padded decode batch.
-/// The answers equal those of generate() one at a time up to floating-point order.
+/// Answers decoded together: beyond this, batching gains little and the cache grows.
+inline constexpr int64_t kMaxBranches = 128;
+
+/// num_samples answers to each of many prompts, [prompt * samples + sample], of which at most `max_branches` (or one prompt's) are
+/// decoded together: as answers end, the next prompts join. They equal those of generate() one prompt at a time up to the
+/// floating-point order of products; which ones are decoded together depends on the arguments alone.
 std::vector<Generation> generate_batch(VisionLanguageModel& model,
                                        const PromptEncoder& encoder,
                                        const std::vector<EncodedChat>& prompts,
                                        const SamplingConfig& sampling,
-                                       const std::vector<uint64_t>& prompt_keys = {});
+                                       const std::vector<uint64_t>& prompt_keys = {},
+                                       int64_t max_branches = kMaxBranches);
 
 /// log p of each candidate id as the first token after each prompt: [prompts][candidates]; prefill only (yes/no judging).
 std::vector<std::vector<double>> first_token_log_probs(VisionLanguageModel& model,

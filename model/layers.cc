@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "model/fused_ops.h"
 #include "model/kernel_calls.h"
+#include "model/lora.h"
 
 namespace pocketvlm {
 namespace {
@@ -185,7 +186,7 @@ LinearImpl::LinearImpl(int64_t in_features, int64_t out_features, bool with_bias
 torch::Tensor LinearImpl::forward(const torch::Tensor& x) {
   const torch::Tensor input = to_compute(x);
   const torch::Tensor y = product(input, weight, bias);
-  return lora_a.defined() ? y + lora_update(input) : y;
+  return lora_a.defined() && !lora_is_left_out() ? y + lora_update(input) : y;
 }
 
 torch::Tensor LinearImpl::lora_update(const torch::Tensor& x) {
@@ -235,7 +236,7 @@ torch::Tensor linear_group(const torch::Tensor& x, const std::vector<LinearImpl*
   }
   bool any_lora = false;
   for (const LinearImpl* linear : linears) any_lora = any_lora || linear->lora_a.defined();
-  if (!any_lora) return y;
+  if (!any_lora || lora_is_left_out()) return y;
   std::vector<torch::Tensor> updates;
   for (LinearImpl* linear : linears) {
     updates.push_back(linear->lora_a.defined() ? linear->lora_update(input)

@@ -9,6 +9,8 @@
 namespace pocketvlm {
 namespace {
 
+thread_local int guards_without_lora = 0;
+
 /// Uniform in +-1/sqrt(in), as LoRA's reference draws A.
 torch::Tensor random_factor(int64_t rank, int64_t in_features, uint64_t seed, uint64_t number) {
   torch::Tensor factor = torch::empty({rank, in_features});
@@ -20,6 +22,12 @@ torch::Tensor random_factor(int64_t rank, int64_t in_features, uint64_t seed, ui
 }
 
 }  // namespace
+
+WithoutLora::WithoutLora() { ++guards_without_lora; }
+
+WithoutLora::~WithoutLora() { --guards_without_lora; }
+
+bool lora_is_left_out() { return guards_without_lora > 0; }
 
 std::vector<std::string> add_lora(torch::nn::Module& model, const LoraConfig& config, uint64_t seed) {
   std::vector<std::string> names;

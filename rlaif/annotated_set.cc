@@ -3,12 +3,18 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
+#include <sstream>
 #include <vector>
 
 #include "base/config.h"
 #include "base/error.h"
+#include "base/files.h"
+#include "data/scenes/object_classes.h"
 #include "data/scenes/scene_source.h"
+#include "rlaif/claims.h"
+#include "rlaif/sentences.h"
 #include "trainer/hallucination.h"
 
 namespace pocketvlm {
@@ -44,13 +50,17 @@ class AnnotatedSet {
     PV_CHECK(json_.is_object(), "{}: expected an object, got {}", path, json_.type_name());
     std::map<std::string, std::vector<std::string>> synonyms;
     if (json_.contains("objects")) {
-      PV_CHECK(json_["objects"].is_object(), "{}.objects: expected an object of lists of synonyms", path);
-      for (const auto& item : json_["objects"].items()) {
+      const Json objects = json_["objects"].is_string() ? read_table(json_["objects"].get<std::string>()) : json_["objects"];
+      PV_CHECK(objects.is_object(), "{}.objects: expected an object of lists of synonyms, or the name of a file with one", path);
+      for (const auto& item : objects.items()) {
         names_.push_back(item.key());
-        synonyms[item.key()] = texts_at(json_["objects"], item.key().c_str(), path + ".objects");
+        std::vector<std::string>& words = synonyms[item.key()] = texts_at(objects, item.key().c_str(), path + ".objects");
+        words.push_back(item.key());
+        for (const std::string& plural : irregular_forms(words)) words.push_back(plural);
       }
     }
     vocabulary_.emplace(names_, synonyms);
+    read_not_beside();
   }
 
   Json score() const {
@@ -79,6 +89,69 @@ class AnnotatedSet {
   }
 
  private:
+  // A JSON object, or lines of words of which the first is the object's name.
+  Json read_table(const std::string& file) const {
+    const std::string path = (std::filesystem::path(path_).parent_path() / file).string();
+    if (path.ends_with(".json")) return read_json(path);
+    Json objects = Json::object();
+    std::istringstream lines(read_file(path));
+    std::size_t number = 0;
+    for (std::string line; std::getline(lines, line);) {
+      ++number;
+      std::vector<std::string> words;
+      std::istringstream parts(line);
+      for (std::string word; std::getline(parts, word, ',');) {
+        if (says_something(word)) words.emplace_back(trimmed(word));
+      }
+      if (words.empty()) continue;
+      PV_CHECK(!objects.contains(words.front()), "{}:{}: \"{}\" stands there twice", path, number, words.front());
+      objects[words.front()] = std::vector<std::string>(words.begin() + 1, words.end());
+    }
+    return objects;
+  }
+
+  // "men" of "man": plurals that the vocabulary's rules do not form.
+  static std::vector<std::string> irregular_forms(const std::vector<std::string>& words) {
+    std::vector<std::string> forms;
+    for (const std::string& word : words) {
+      const std::size_t space = word.rfind(' ');
+      const std::string before = space == std::string::npos ? "" : word.substr(0, space + 1);
+      for (const auto& [plural, singular] : irregular_plurals()) {
+        if (singular == word.substr(before.size()) && plural != singular) forms.push_back(before + plural);
+      }
+    }
+    return forms;
+  }
+
+  void read_not_beside() {
+    if (!json_.contains("not_beside")) return;
+    const Json& words = json_["not_beside"];
+    PV_CHECK(words.is_object(), "{}.not_beside: expected an object of lists of objects", path_);
+    for (const auto& item : words.items()) {
+      PV_CHECK(vocabulary_->find(item.key()).size() == 1, "{}.not_beside: \"{}\" is no word of the objects", path_, item.key());
+      not_beside_[lower_ascii(item.key())] = classes(words, item.key().c_str(), path_ + ".not_beside");
+    }
+  }
+
+  // The answer with words struck out that do not count beside what else it names.
+  std::string counted_words(std::string answer) const {
+    if (not_beside_.empty()) return answer;
+    const std::vector<ObjectVocabulary::Mention> mentions = vocabulary_->find(answer);
+    std::vector<ObjectVocabulary::Mention> struck;
+    for (const auto& mention : mentions) {
+      const std::string word = lower_ascii(answer.substr(mention.begin, mention.end - mention.begin));
+      for (const auto& [without, objects] : not_beside_) {
+        if (word != without && word != plural_of(without)) continue;
+        const bool beside = std::any_of(mentions.begin(), mentions.end(), [&objects = objects](const auto& other) {
+          return std::find(objects.begin(), objects.end(), other.class_index) != objects.end();
+        });
+        if (beside) struck.push_back(mention);
+      }
+    }
+    for (const auto& mention : struck) answer.replace(mention.begin, mention.end - mention.begin, mention.end - mention.begin, '_');
+    return answer;
+  }
+
   std::string place(const char* list, std::size_t i) const { return fmt::format("{}.{}[{}]", path_, list, i); }
 
   const Json& list(const char* name) const {
@@ -111,7 +184,7 @@ class AnnotatedSet {
     const Json& items = list("descriptions");
     for (std::size_t i = 0; i < items.size(); ++i) {
       const std::string where = place("descriptions", i);
-      all.answers.push_back(text_at(items[i], "answer", where));
+      all.answers.push_back(counted_words(text_at(items[i], "answer", where)));
       PV_CHECK(items[i].contains("objects"), "{}: needs \"objects\", what is in the picture", where);
       all.present.push_back(classes(items[i], "objects", where));
       all.targets.push_back(classes(items[i], "targets", where));
@@ -153,6 +226,7 @@ class AnnotatedSet {
   std::string path_;
   Json json_;
   std::vector<std::string> names_;
+  std::map<std::string, std::vector<int>> not_beside_;  // word -> classes beside which it does not count
   std::optional<ObjectVocabulary> vocabulary_;
 };
 

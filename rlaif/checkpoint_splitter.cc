@@ -12,16 +12,21 @@ namespace pocketvlm {
 CheckpointSplitter::CheckpointSplitter(const std::string& folder, const RlaifConfig& config)
     : model_(load_model(folder)),
       dtype_(config.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32),
-      identity_(weights_hash(*model_.model, {"*"})) {
+      prompts_{config.splitter_prompt, config.question_prompt},
+      identity_(weights_hash(*model_.model, {"*"}) + prompts_.identity()) {
   model_.model->to(torch::Device(config.device));
 }
 
 std::vector<SplitResult> CheckpointSplitter::split(const std::vector<SplitTask>& tasks) {
-  std::vector<SplitResult> results(tasks.size());
+  return split_by_model(prompts_, tasks, [this](const std::vector<std::string>& requests) { return answer(requests); });
+}
+
+std::vector<SplitOutput> CheckpointSplitter::answer(const std::vector<std::string>& requests) {
+  std::vector<SplitOutput> results(requests.size());
   std::vector<EncodedChat> prompts;
   std::vector<std::size_t> places;
-  for (std::size_t i = 0; i < tasks.size(); ++i) {
-    EncodedChat prompt = model_.encoder->encode({{{"user", without_image_marks(split_request(tasks[i]))}}, {}}, true);
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    EncodedChat prompt = model_.encoder->encode({{{"user", without_image_marks(requests[i])}}, {}}, true);
     if (static_cast<std::int64_t>(prompt.ids.size()) >= model_.config.language.max_positions) {
       results[i].problem = "too long for the splitter";
       continue;
@@ -35,7 +40,7 @@ std::vector<SplitResult> CheckpointSplitter::split(const std::vector<SplitTask>&
   const ComputeDtype compute(dtype_);
   const std::vector<Generation> outputs =
       generate_batch(model_.model, *model_.encoder, prompts, sampling);
-  for (std::size_t i = 0; i < outputs.size(); ++i) results[places[i]] = outputs[i].stopped ? read_split(outputs[i].text) : cut_split();
+  for (std::size_t i = 0; i < outputs.size(); ++i) results[places[i]] = outputs[i].stopped ? SplitOutput{outputs[i].text} : cut_split();
   return results;
 }
 

@@ -10,7 +10,7 @@
 
 namespace pocketvlm {
 
-/// A checkpoint of ours as splitter: its language model is asked by `split_request`, without a picture, and answers greedily.
+/// A checkpoint of ours as splitter: its language model is asked by `split_by_model`, without a picture, and answers greedily.
 class CheckpointSplitter : public Splitter {
  public:
   CheckpointSplitter(const std::string& folder, const RlaifConfig& config);
@@ -18,8 +18,11 @@ class CheckpointSplitter : public Splitter {
   std::string identity() const override { return identity_; }
 
  private:
+  std::vector<SplitOutput> answer(const std::vector<std::string>& requests);
+
   LoadedModel model_;
   torch::Dtype dtype_;
+  SplitPrompts prompts_;
   std::string identity_;
 };
 

@@ -10,6 +10,7 @@
 #include <set>
 
 #include "data/scenes/object_classes.h"
+#include "rlaif/claim_attributes.h"
 #include "rlaif/language_claims.h"
 #include "rlaif/sentences.h"
 
@@ -318,6 +319,24 @@ void add_thing_claims(const Thing& thing, std::vector<Claim>& claims) {
   if (thing.counted) add("are", thing.many, thing.place);
 }
 
+// The bare thing, and what its name and `said` say of it.
+void add_described_claims(Thing thing, const Attributes& said, std::vector<Claim>& claims) {
+  Attributes attributes = take_attributes(thing.name);
+  attributes.insert(attributes.end(), said.begin(), said.end());
+  std::string called = thing.name;
+  if (!thing.many.empty()) {
+    const std::size_t space = thing.many.find(' ');
+    called = thing.many.substr(space + 1);
+    take_attributes(called);
+    thing.many = thing.many.substr(0, space + 1) + called;
+  }
+  const char* verb = called == thing.name ? "is" : "are";
+  add_thing_claims(thing, claims);
+  for (const std::string& attribute : attributes) {
+    claims.push_back({fmt::format("the {} {} {}", called, verb, attribute), fmt::format("{} the {} {}?", verb, called, attribute)});
+  }
+}
+
 // "the cat is on the left": a thing and where it is.
 std::optional<Thing> read_placed_subject(std::string_view text) {
   const std::string place = take_last_place(text);
@@ -401,12 +420,55 @@ std::optional<std::vector<Claim>> claims_in_english(const std::string& sentence)
   return claims;
 }
 
+// "the balls are red": a thing and what it is like.
+std::optional<std::vector<Claim>> read_predicate(std::string_view text) {
+  for (const std::string_view verb : {" is ", " are "}) {
+    const std::size_t at = text.find(verb);
+    if (at == std::string_view::npos) continue;
+    const Attributes said = read_attributes(trimmed(without_picture(text.substr(at + verb.size())), " ,."));
+    std::optional<Thing> thing = read_thing(without_openings(text.substr(0, at)).text);
+    if (said.empty() || !thing || !thing->has_article || !thing->place.empty()) return std::nullopt;
+    if (verb == " are " && thing->many.empty()) {
+      thing->many = "some " + thing->name;
+      thing->name = singular_of(thing->name);
+    }
+    std::vector<Claim> claims;
+    add_described_claims(*thing, said, claims);
+    return claims;
+  }
+  return std::nullopt;
+}
+
+Claim whole_claim(const std::string& sentence) {
+  return {sentence, fmt::format("is it true that {}?", trimmed(lower_ascii(sentence), " ,:"))};
+}
+
+// Nothing when no part of the sentence says more than the sentence itself.
+std::optional<std::vector<Claim>> attributes_in_english(const std::string& sentence) {
+  const std::vector<std::string> clauses = clauses_of(sentence);
+  std::vector<Claim> claims;
+  bool understood = clauses.size() > 1;
+  for (const std::string& clause : clauses) {
+    const std::string lower = lower_ascii(clause);
+    const std::string_view text = trimmed(lower, " ,:\"'()");
+    if (const auto writing = read_writing(clause, lower)) {
+      claims.push_back(*writing);
+    } else if (const auto predicate = read_predicate(text)) {
+      claims.insert(claims.end(), predicate->begin(), predicate->end());
+    } else if (const auto things = read_things(text)) {
+      for (const Thing& thing : *things) add_described_claims(thing, {}, claims);
+    } else {
+      claims.push_back(whole_claim(clause));
+      continue;
+    }
+    understood = true;
+  }
+  return understood ? std::optional(claims) : std::nullopt;
+}
+
 }  // namespace
 
-std::string singular_of(const std::string& name) {
-  const std::size_t space = name.rfind(' ');
-  const std::string before = space == std::string::npos ? "" : name.substr(0, space + 1);
-  const std::string word = name.substr(before.size());
+const std::map<std::string, std::string>& irregular_plurals() {
   static const std::map<std::string, std::string> irregular = {
       {"men", "man"},       {"women", "woman"},     {"children", "child"},
       {"people", "person"}, {"mice", "mouse"},      {"geese", "goose"},
@@ -416,10 +478,17 @@ std::string singular_of(const std::string& name) {
       {"toes", "toe"},      {"canoes", "canoe"},    {"cookies", "cookie"},
       {"ties", "tie"},      {"pies", "pie"},        {"movies", "movie"},
       {"cacti", "cactus"},  {"glasses", "glasses"}, {"scissors", "scissors"}};
+  return irregular;
+}
+
+std::string singular_of(const std::string& name) {
+  const std::size_t space = name.rfind(' ');
+  const std::string before = space == std::string::npos ? "" : name.substr(0, space + 1);
+  const std::string word = name.substr(before.size());
   const auto cut = [&](std::size_t letters, const char* ending) {
     return before + word.substr(0, word.size() - letters) + ending;
   };
-  if (const auto found = irregular.find(word); found != irregular.end())
+  if (const auto found = irregular_plurals().find(word); found != irregular_plurals().end())
     return before + found->second;
   if (word.ends_with("men") && word.size() > 4) return cut(3, "man");  // snowmen
   if (!word.ends_with("s") || word.ends_with("ss") || word.ends_with("us") || word.size() < 3)
@@ -433,7 +502,7 @@ std::string singular_of(const std::string& name) {
   return cut(1, "");
 }
 
-std::vector<Claim> split_claims(std::string_view answer, const std::string& language) {
+std::vector<Claim> split_claims(std::string_view answer, const std::string& language, ClaimDetail detail) {
   const std::vector<std::string> sentences = split_sentences(answer);
   std::vector<std::optional<std::vector<Claim>>> read;
   const auto read_by = [&](const auto& reader) {
@@ -451,10 +520,13 @@ std::vector<Claim> split_claims(std::string_view answer, const std::string& lang
   if (!spoken.empty() && spoken != "en")
     read_by([&](const std::string& sentence) { return claims_in(spoken, sentence); });
 
+  const bool is_english = spoken.empty() || spoken == "en";
+  if (is_english && detail == ClaimDetail::kAttributes) read_by(attributes_in_english);
+
   std::vector<Claim> claims;
   for (std::size_t i = 0; i < sentences.size(); ++i) {
     if (read[i]) claims.insert(claims.end(), read[i]->begin(), read[i]->end());
-    else claims.push_back({sentences[i], fmt::format("is it true that {}?", trimmed(lower_ascii(sentences[i]), " ,:"))});
+    else claims.push_back(whole_claim(sentences[i]));
   }
   std::vector<Claim> distinct;
   for (Claim& claim : claims) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,10 +28,22 @@ struct Claim {
 /// letters or digits states nothing.
 /// Answers in another language of the embedded world (rlaif/language_claims.h) are divided and asked about in its own words:
 /// in `language`, a CLDR code, or, where that is empty, in the language that reads most of the sentences; of equals not English, whose rules read more freely.
-std::vector<Claim> split_claims(std::string_view answer, const std::string& language = "");
+///
+/// With ClaimDetail::kAttributes an English answer states more: what is said of a thing is a claim of its own, about the bare thing, and
+/// a sentence that is no list of things is divided into the clauses that can stand alone.
+///   "a small red ball on the left"   there is a ball; there is a ball on the left; the ball is small; the ball is red
+///   "The balls are black and white."   there is a ball; the balls are black and white
+///   "A man rides a bike, and a dog runs."   asked as "is it true that a man rides a bike?", "is it true that a dog runs?"
+enum class ClaimDetail { kThings, kAttributes };
+std::vector<Claim> split_claims(std::string_view answer,
+                                const std::string& language = "",
+                                ClaimDetail detail = ClaimDetail::kThings);
 
 /// English singular of a plural; the last word changes. Undoes plural_of
 /// (data/scenes/object_classes.h).
 std::string singular_of(const std::string& name);
+
+/// English plurals that no rule forms, and their singulars: men, man.
+const std::map<std::string, std::string>& irregular_plurals();
 
 }  // namespace pocketvlm

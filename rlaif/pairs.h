@@ -42,6 +42,11 @@ struct PreferencePair {
   double chosen_score = 0, rejected_score = 0;
   std::int64_t chosen_rejected_claims = 0, rejected_rejected_claims = 0;
   std::string picture_key = {};  // of the picture that the answers are about; empty: not known
+  bool single = false;  // no pair, but one answer for KTO: `chosen` when it is desirable, else `rejected`; the other is empty
+
+  /// Of a single one.
+  bool is_desirable() const { return !chosen.empty(); }
+  const std::string& completion() const { return is_desirable() ? chosen : rejected; }
 
   Json to_json() const;
   static PreferencePair from_json(const Json& row);  // throws Json::exception

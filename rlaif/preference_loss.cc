@@ -4,6 +4,7 @@
 #include <ATen/ops/log_sigmoid.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/sigmoid.h>
+#include <ATen/ops/where.h>
 
 #include "base/error.h"
 
@@ -63,8 +64,9 @@ torch::Tensor one_loss(const std::string& name,
   }
   if (name == "bco_pair") return logistic_loss(beta * chosen) + logistic_loss(-beta * rejected);
   if (name == "kto") {
-    return 0.5 * (config.chosen_weight * (1 - at::sigmoid(beta * (chosen - pairs.kl))) +
-                  config.rejected_weight * (1 - at::sigmoid(beta * (pairs.kl - rejected))));
+    const torch::Tensor of_chosen = config.chosen_weight * (1 - at::sigmoid(beta * (chosen - pairs.kl)));
+    const torch::Tensor of_rejected = config.rejected_weight * (1 - at::sigmoid(beta * (pairs.kl - rejected)));
+    return pairs.desirable.defined() ? at::where(pairs.desirable, of_chosen, of_rejected) : 0.5 * (of_chosen + of_rejected);
   }
   if (name == "sft") return token_mean_loss(pairs);
   fail("preference.loss: unknown loss \"{}\"", name);
@@ -98,6 +100,19 @@ std::map<std::string, double> preference_metric_sums(const PairLogProbs& pairs,
   const auto sum = [](const torch::Tensor& values) {
     return values.to(torch::kFloat64).sum().item<double>();
   };
+  if (pairs.desirable.defined()) {
+    return {{"loss", sum(losses)},
+            {"rewards/chosen", sum(chosen)},
+            {"rewards/rejected", sum(rejected)},
+            {"logps/chosen", sum(pairs.policy_chosen)},
+            {"logps/rejected", sum(pairs.policy_rejected)},
+            {"logps/ref_chosen", sum(pairs.reference_chosen)},
+            {"logps/ref_rejected", sum(pairs.reference_rejected)},
+            {"tokens/chosen", sum(pairs.chosen_tokens)},
+            {"tokens/rejected", sum(pairs.rejected_tokens)},
+            {"count/chosen", sum(pairs.desirable)},
+            {"count/rejected", sum(~pairs.desirable)}};
+  }
   return {{"loss", sum(losses)},
           {"rewards/chosen", sum(chosen)},
           {"rewards/rejected", sum(rejected)},

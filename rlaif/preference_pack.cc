@@ -1,6 +1,7 @@
 #include "rlaif/preference_pack.h"
 
 #include <ATen/ops/stack.h>
+#include <ATen/ops/where.h>
 
 #include <utility>
 
@@ -44,8 +45,15 @@ void weigh_targets(const TokenWeights& weights, PackedBatch& batch) {
   }
 }
 
+bool is_there(const EncodedSample& answer) { return answer.num_tokens() > 0; }
+
 void append_pair(EncodedPair pair, const PreferenceConfig& config, BranchedBatch& branched) {
   PackedBatch& batch = branched.batch;
+  if (!is_there(pair.chosen) || !is_there(pair.rejected)) {
+    append_sample(is_there(pair.chosen) ? pair.chosen : pair.rejected, batch);
+    branched.parents.push_back(-1);
+    return;
+  }
   const TokenWeights weights =
       token_weights(target_ids(pair.chosen), target_ids(pair.rejected), config);
   if (config.share_prompt) {
@@ -69,6 +77,10 @@ void append_pair(EncodedPair pair, const PreferenceConfig& config, BranchedBatch
 EncodedPair encode_pair(const PreferencePair& pair,
                         const Image& image,
                         const PromptEncoder& encoder) {
+  if (pair.single) {
+    EncodedSample only = encode_answer(pair, pair.completion(), image, encoder);
+    return pair.is_desirable() ? EncodedPair{std::move(only), {}} : EncodedPair{{}, std::move(only)};
+  }
   return {encode_answer(pair, pair.chosen, image, encoder),
           encode_answer(pair, pair.rejected, Image::outline(image.width, image.height), encoder)};
 }
@@ -79,6 +91,8 @@ std::vector<PairPack> pack_pairs(std::vector<EncodedPair> pairs, const Preferenc
     const std::int64_t tokens = pairs[i].chosen.num_tokens() + pairs[i].rejected.num_tokens();
     if (packs.empty() || packs.back().batch().num_tokens() + tokens > config.pack_tokens)
       packs.emplace_back();
+    packs.back().has_answer.push_back(is_there(pairs[i].chosen));
+    packs.back().has_answer.push_back(is_there(pairs[i].rejected));
     append_pair(std::move(pairs[i]), config, packs.back().branched);
     packs.back().pairs.push_back(i);
   }
@@ -113,13 +127,17 @@ PackLogProbs pack_log_probs(VisionLanguageModel& model,
     if (count > 0) targets.push_back(count);  // the shared beginnings have none
   }
   const auto sums_of = [&](const torch::Tensor& values) {
+    const std::vector<torch::Tensor> segments = values.split_with_sizes(targets);
+    auto next = segments.begin();
     std::vector<torch::Tensor> sums;
-    for (const torch::Tensor& segment : values.split_with_sizes(targets))
-      sums.push_back(segment.sum());
+    for (const bool has : pack.has_answer) sums.push_back(has ? (next++)->sum() : torch::zeros({}, values.options()));
     return at::stack(sums).view({-1, 2});
   };
+  std::vector<std::int64_t> tokens;
+  auto next = targets.begin();
+  for (const bool has : pack.has_answer) tokens.push_back(has ? *next++ : 0);
   PackLogProbs result;
-  result.tokens = torch::tensor(targets, torch::kInt64).to(device, torch::kFloat32).view({-1, 2});
+  result.tokens = torch::tensor(tokens, torch::kInt64).to(device, torch::kFloat32).view({-1, 2});
   result.plain = sums_of(log_probs);
   result.sums = result.plain;
   const bool weighted = config.changed_token_weight != 1.0 || config.length_tail_weight != 1.0;
@@ -130,7 +148,7 @@ PackLogProbs pack_log_probs(VisionLanguageModel& model,
     result.sums = sums_of(log_probs * weights);
     weight_sums = sums_of(weights);
   }
-  if (config.mean_over_tokens) result.sums = result.sums / weight_sums;
+  if (config.mean_over_tokens) result.sums = result.sums / at::where(result.tokens > 0, weight_sums, torch::ones_like(weight_sums));
   return result;
 }
 

@@ -15,7 +15,8 @@ namespace pocketvlm {
 /// Reads the picture of a pair by its index in the source.
 using PictureReader = std::function<Image(std::int64_t index)>;
 
-/// A pair as two token sequences about one picture, whose pixels are sliced once: the rejected answer has an outline of it.
+/// A pair as two token sequences about one picture, whose pixels are sliced once: the rejected answer has an outline of it. Of a single
+/// answer the other sequence is empty.
 struct EncodedPair {
   EncodedSample chosen, rejected;
 };
@@ -29,6 +30,7 @@ EncodedPair encode_pair(const PreferencePair& pair,
 struct PairPack {
   BranchedBatch branched;
   std::vector<std::size_t> pairs;
+  std::vector<bool> has_answer;  // chosen and rejected of each pair; a single answer is one segment
 
   const PackedBatch& batch() const { return branched.batch; }
 };
@@ -43,7 +45,7 @@ std::vector<PairPack> make_packs(const std::vector<PreferencePair>& pairs,
                                  const PromptEncoder& encoder,
                                  const PreferenceConfig& config);
 
-/// What one packed forward says of its pairs. [pairs, 2] (chosen, rejected) float32.
+/// What one packed forward says of its pairs. [pairs, 2] (chosen, rejected) float32; 0 for an answer that is not there.
 struct PackLogProbs {
   torch::Tensor sums;    // log-probs of the answers, weighted by token; divided by the weights when mean_over_tokens
   torch::Tensor plain;   // summed with all weights 1

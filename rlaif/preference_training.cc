@@ -19,10 +19,10 @@
 #include "base/progress.h"
 #include "base/random.h"
 #include "model/adapter.h"
+#include "model/lora.h"
 #include "rlaif/job_ranks.h"
 #include "rlaif/jsonl_log.h"
 #include "rlaif/preference_loss.h"
-#include "rlaif/reference.h"
 #include "trainer/distributed/sharding.h"
 #include "trainer/optimizer.h"
 #include "trainer/state_store.h"
@@ -38,6 +38,16 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+/// A model of its own with the same weights.
+VisionLanguageModel copy_of(VisionLanguageModel& model) {
+  const at::NoGradGuard no_grad;
+  VisionLanguageModel copy(model->config());
+  const auto weights = model->named_parameters();
+  for (auto& item : copy->named_parameters()) item.value().set_data(weights[item.key()].detach().clone());
+  copy->eval();
+  return copy;
 }
 
 /// One running preference training. `run` reads like its life.
@@ -69,6 +79,7 @@ class PreferenceRun {
         metrics_(folder + "/metrics.jsonl", working_) {}
 
   PreferenceResult run() {
+    check_single();
     const WatchedRanks watched(ranks_, options_.distributed.timeout_s, "computing reference log-probs");
     // Before the model changes: with low-rank updates the reference is the model without them.
     references_ = references_of(pairs_, "reference.jsonl");
@@ -80,6 +91,7 @@ class PreferenceRun {
     }
     result_.pairs = static_cast<std::int64_t>(usable_.size());
     if (config_.uses("kto")) mismatch_pairs();
+    if (is_live() && !usable_.empty()) freeze_reference();
     prepare_model();
     if (!usable_.empty()) {
       ranks_.phase("preparing preference training");
@@ -96,22 +108,48 @@ class PreferenceRun {
     LoadedModel& reference = options_.reference != nullptr ? *options_.reference : policy_;
     reference.model->to(device_);
     JsonlLog log(folder_ + "/" + file, working_);
-    return reference_log_probs(config_, reference, pairs, picture_, device_, log, observer_, working_);
+    return reference_log_probs(
+        config_, reference, pairs, picture_, device_, log, observer_, working_, config_.reference_cache, &result_.references);
+  }
+
+  // Single answers can be learned from by KTO's own loss alone.
+  void check_single() {
+    const auto singles = std::count_if(pairs_.begin(), pairs_.end(), [](const PreferencePair& pair) { return pair.single; });
+    of_single_ = singles > 0;
+    if (!of_single_) return;
+    PV_CHECK(singles == static_cast<std::ptrdiff_t>(pairs_.size()), "{}: single answers and pairs cannot be learned from together", folder_);
+    PV_CHECK(config_.loss == "kto", "{}: single answers are for the loss kto, not {}; set preference.loss", folder_, config_.loss);
+    PV_CHECK(config_.sft_weight == 0 && config_.changed_token_weight == 1 && config_.length_tail_weight == 1,
+             "{}: preference.sft_weight, changed_token_weight and length_tail_weight are for pairs, not for single answers; leave them out",
+             folder_);
+  }
+
+  bool is_live() const { return config_.reference == "live"; }
+
+  // The model that says log-probs in every step: the given one, the policy without its updates where those alone learn, or a copy.
+  void freeze_reference() {
+    if (options_.reference != nullptr) live_reference_ = options_.reference->model;
+    else if (!config_.lora || !config_.trainable.empty()) live_reference_ = copy_of(policy_.model);
   }
 
   // KTO's KL term is the log-ratio of answers that do not belong to their prompt: each prompt gets those of the next
   // usable pair, so that the answers of the estimate are the answers of the data.
   void mismatch_pairs() {
     PV_CHECK(usable_.empty() || usable_.size() > 1,
-             "{}: the loss kto needs at least two pairs, for it compares prompts with each other's "
+             "{}: the loss kto needs at least two pairs (or single answers), for it compares prompts with each other's "
              "answers; there is {}",
              folder_,
              usable_.size());
     mismatched_ = pairs_;
     for (std::size_t i = 0; i < usable_.size(); ++i) {
       const PreferencePair& next = pairs_[usable_[(i + 1) % usable_.size()]];
-      mismatched_[usable_[i]].chosen = next.chosen;
-      mismatched_[usable_[i]].rejected = next.rejected;
+      PreferencePair& mismatched = mismatched_[usable_[i]];
+      if (next.single) {
+        (mismatched.is_desirable() ? mismatched.chosen : mismatched.rejected) = next.completion();
+      } else {
+        mismatched.chosen = next.chosen;
+        mismatched.rejected = next.rejected;
+      }
     }
     mismatched_references_ = references_of(mismatched_, "reference-kl.jsonl");
   }
@@ -155,6 +193,15 @@ class PreferenceRun {
     return pack_log_probs(policy_.model, pack, config_, device_);
   }
 
+  // [pairs, 2]
+  torch::Tensor live_log_probs(const PairPack& pack) {
+    const at::NoGradGuard no_grad;
+    const ComputeDtype guard(config_.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
+    if (!live_reference_.is_empty()) return pack_log_probs(live_reference_, pack, config_, device_).sums;
+    const WithoutLora without;
+    return policy_log_probs(pack).sums;
+  }
+
   void train() {
     const std::int64_t steps = config_.epochs * steps_an_epoch();
     // Draws inside the model (dropout) differ from rank to rank, as the pairs do.
@@ -175,11 +222,14 @@ class PreferenceRun {
       if (progress) {
         progress->update(
             steps_done(),
-            fmt::format("loss {:.4f}  margin {:.3f}", now.at("loss"), now.at("rewards/margins")));
+            fmt::format("loss {:.4f}{}",
+                        now.at("loss"),
+                        now.count("rewards/margins") != 0 ? fmt::format("  margin {:.3f}", now.at("rewards/margins")) : ""));
       }
       keep_candidate(steps);
       const bool due = config_.checkpoint_every > 0 && steps_done() % config_.checkpoint_every == 0;
-      if (due || steps_done() == steps) save_state();
+      if (all_written_) states_.complete();
+      if (due || steps_done() == steps) save_state(steps);
       if (observer_) observer_("preference", steps_done());
     }
     if (progress) progress->finish();
@@ -193,7 +243,7 @@ class PreferenceRun {
     result_.last = metrics_of(metrics_.rows().back());
   }
 
-  void save_state() {
+  void save_state(std::int64_t steps) {
     ranks_.phase(fmt::format("saving the state of preference step {}", steps_done()));
     TrainingState state = state_;
     state.ranks = ranks_.size();
@@ -205,7 +255,10 @@ class PreferenceRun {
       }
       return own;
     };
-    states_.save(state, {written(sharding_->parts()), written(optimizer_->moments()), {}});
+    const StateSlices slices = {written(sharding_->parts()), written(optimizer_->moments()), {}};
+    // After the last step there is nothing left to do beside.
+    if (config_.checkpoint_in_background && steps_done() < steps) states_.begin(state, slices);
+    else states_.save(state, slices);
   }
 
   std::int64_t steps_done() const { return state_.total.steps; }
@@ -313,8 +366,9 @@ class PreferenceRun {
     return indices;
   }
 
-  // [pairs, 2] of what the references say of the pack's pairs.
+  // [pairs, 2] of what the reference says of the pack's pairs.
   torch::Tensor reference_sums(const PairPack& pack, const std::vector<Reference>& references) {
+    if (is_live()) return live_log_probs(pack);
     std::vector<float> values;
     for (const std::size_t index : pack.pairs) {
       values.push_back(references[index].chosen);
@@ -334,6 +388,7 @@ class PreferenceRun {
     log_probs.chosen_tokens = policy.tokens.select(1, 0);
     log_probs.rejected_tokens = policy.tokens.select(1, 1);
     log_probs.plain_chosen = policy.plain.select(1, 0);
+    if (of_single_) log_probs.desirable = log_probs.chosen_tokens > 0;
     return log_probs;
   }
 
@@ -356,11 +411,10 @@ class PreferenceRun {
     const std::size_t forwards = shared_forwards(own);
     for (std::size_t i = 0; i < forwards; ++i) {
       const PairPack& pack = i < own ? packs.mismatched[i] : packs.pairs.front();
-      const PackLogProbs policy = policy_log_probs(pack);
+      const torch::Tensor ratios = policy_log_probs(pack).sums - reference_sums(pack, i < own ? mismatched_references_ : references_);
       if (i >= own) continue;
-      const torch::Tensor ratios = policy.sums - reference_sums(pack, mismatched_references_);
       sum += ratios.to(torch::kFloat64).sum().item<double>();
-      answers += static_cast<double>(ratios.numel());
+      answers += static_cast<double>(std::count(pack.has_answer.begin(), pack.has_answer.end(), true));
     }
     const std::vector<double> sums = ranks_.sum({sum, answers});
     return sums[1] > 0 ? std::max(0.0, sums[0] / sums[1]) : 0.0;
@@ -393,13 +447,36 @@ class PreferenceRun {
 
   // Sums of all ranks in the place of this one's.
   void sum_over_ranks(std::map<std::string, double>& metrics, StepTotals& now) {
-    std::vector<double> values = {static_cast<double>(now.tokens), static_cast<double>(now.images)};
+    std::vector<double> values = {
+        static_cast<double>(now.tokens), static_cast<double>(now.images), states_.written() ? 1.0 : 0.0};
     for (const auto& [name, value] : metrics) values.push_back(value);
     values = ranks_.sum(values);
     now.tokens = static_cast<std::int64_t>(values[0]);
     now.images = static_cast<std::int64_t>(values[1]);
-    std::size_t next = 2;
+    all_written_ = static_cast<int>(values[2]) == ranks_.size();
+    std::size_t next = 3;
     for (auto& [name, value] : metrics) value = values[next++];
+  }
+
+  // From sums to what is logged: means over the pairs, or over the single answers of a kind, where there are any.
+  static void take_means(std::map<std::string, double>& metrics, double num_pairs) {
+    const auto counted = [&](const char* kind) {
+      const auto count = metrics.find(std::string("count/") + kind);
+      return count == metrics.end() ? std::optional<double>() : count->second;
+    };
+    const std::optional<double> chosen = counted("chosen"), rejected = counted("rejected");
+    if (!chosen) {
+      for (auto& [name, value] : metrics) value /= num_pairs;
+      return;
+    }
+    for (auto item = metrics.begin(); item != metrics.end();) {
+      auto& [name, value] = *item;
+      const double of = name.ends_with("rejected") ? *rejected : name.ends_with("chosen") ? *chosen : num_pairs;
+      if (!name.starts_with("count/")) value = of > 0 ? value / of : 0;
+      item = of > 0 || name.starts_with("count/") ? std::next(item) : metrics.erase(item);
+    }
+    if (*chosen > 0 && *rejected > 0)
+      metrics["rewards/margins"] = metrics.at("rewards/chosen") - metrics.at("rewards/rejected");
   }
 
   std::map<std::string, double> step(const StepPacks& packs) {
@@ -417,7 +494,8 @@ class PreferenceRun {
     accumulate_gradients(packs, of_step, metrics, now);
     sharding_->reduce_gradients();
     sum_over_ranks(metrics, now);
-    for (auto& [name, value] : metrics) value /= num_pairs;
+    take_means(metrics, num_pairs);
+    if (!std::isfinite(metrics.at("loss"))) states_.finish();  // which the error names
     PV_CHECK(std::isfinite(metrics.at("loss")),
              "{}: the loss of step {} is {}; nothing was updated. Lower "
              "preference.optimizer.learning_rate; {} holds the last "
@@ -488,10 +566,13 @@ class PreferenceRun {
   WorkingRanks working_;
   StateStore store_;
   StateWriter states_;
+  bool all_written_ = false;  // every rank has written its part of the state that was begun
+  VisionLanguageModel live_reference_{nullptr};  // empty: cached, or the policy without its updates
   JsonlLog metrics_;
   std::set<std::string> trainable_;
   NamedTensors weights_;
   std::vector<Reference> references_;  // one a pair
+  bool of_single_ = false;             // single answers instead of pairs
   std::vector<PreferencePair> mismatched_;         // kto: pairs with the answers of others; else empty
   std::vector<Reference> mismatched_references_;
   std::vector<std::size_t> usable_;    // pairs that can be trained on
@@ -511,6 +592,7 @@ Json PreferenceResult::to_json() const {
           {"steps", steps},
           {"seconds", seconds},
           {"dropped", dropped},
+          {"references", {{"from_cache", references.from_cache}, {"computed", references.computed}}},
           {"first", first},
           {"last", last},
           {"components", stage.to_json().at("components")}};

@@ -8,6 +8,7 @@
 #include "model/checkpoint.h"
 #include "rlaif/jsonl_log.h"
 #include "rlaif/preference_pack.h"
+#include "rlaif/reference.h"
 #include "rlaif/rlaif_config.h"
 #include "trainer/distributed/communicator.h"
 #include "trainer/stage.h"
@@ -19,6 +20,7 @@ struct PreferenceResult {
   std::int64_t steps = 0;
   double seconds = 0;                           // of the training steps
   std::map<std::string, std::int64_t> dropped;  // reason -> pairs that cannot be trained on
+  ReferenceCounts references;                   // kto counts those of its KL term as well
   std::map<std::string, double> first, last;    // metrics of the first and the last step
   std::vector<ComponentRow>
       components;  // what was trained, what was frozen and stayed bit-identical
@@ -35,7 +37,8 @@ struct PreferenceOptions {
 };
 
 /// Preference optimisation of `policy` in `folder`:
-///   reference.jsonl      reference log-probs, computed once before training (rlaif/reference.h)
+///   reference.jsonl      reference log-probs, computed once before training (rlaif/reference.h), or, with a live reference, what
+///                        can be trained on
 ///   reference-kl.jsonl   kto: those of answers to other prompts, which estimate the KL term
 ///   metrics.jsonl        one line an optimizer step, named as in TRL
 ///   candidates/step-N/   checkpoints, every `keep_every` steps

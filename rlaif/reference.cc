@@ -3,6 +3,8 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -13,6 +15,10 @@
 namespace pocketvlm {
 namespace {
 
+std::int64_t num_targets(const EncodedSample& sample) {
+  return std::count(sample.chat.is_target.begin(), sample.chat.is_target.end(), 1);
+}
+
 class ReferenceRun {
  public:
   ReferenceRun(const PreferenceConfig& config,
@@ -20,14 +26,17 @@ class ReferenceRun {
                const std::vector<PreferencePair>& pairs,
                const PictureReader& picture,
                torch::Device device,
-               const WorkingRanks& ranks)
+               const WorkingRanks& ranks,
+               const std::string& cache)
       : config_(config),
         model_(model),
         pairs_(pairs),
         picture_(picture),
         device_(device),
         ranks_(ranks),
-        hash_(weights_hash(*model.model, {"*"})) {}
+        hash_(weights_hash(*model.model, {"*"})) {
+    if (!cache.empty()) read_cache(cache);
+  }
 
   // By stretches of batch_pairs; a stretch that is not whole in the file is made again whole.
   std::vector<Reference> run(JsonlLog& log, const RoundObserver& observer) {
@@ -48,14 +57,43 @@ class ReferenceRun {
       if (observer) observer("reference", static_cast<std::int64_t>(turn.end));
     }
     if (progress) progress->finish();
+    for (const Json& row : log.rows()) {
+      if (is_live() || row.contains("dropped")) continue;
+      ++(cache_.count(row.at("key").get<std::string>()) != 0 ? counts_.from_cache : counts_.computed);
+    }
     return references;
   }
 
+  const ReferenceCounts& counts() const { return counts_; }
+
  private:
+  bool is_live() const { return config_.reference == "live"; }
+
+  void read_cache(const std::string& folder) {
+    const std::string pairs = folder + "/reference.jsonl", mismatched = folder + "/reference-kl.jsonl";
+    const Json there = told_by_first(ranks_, [&] { return Json(std::filesystem::exists(pairs)); });
+    PV_CHECK(there.get<bool>(), "preference.reference_cache: {} is not there", pairs);
+    read_cache_file(pairs);
+    if (told_by_first(ranks_, [&] { return Json(std::filesystem::exists(mismatched)); }).get<bool>()) read_cache_file(mismatched);
+  }
+
+  void read_cache_file(const std::string& path) {
+    const std::vector<Json> rows = told_by_first(ranks_, [&] { return Json(read_jsonl(path)); });
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      try {
+        if (!rows[i].contains("dropped") && rows[i].contains("chosen_logps"))
+          cache_.emplace(rows[i].at("key").get<std::string>(), from_row(rows[i]));
+      } catch (const Json::exception& error) {
+        fail("preference.reference_cache: {}:{}: {}", path, i + 1, error.what());
+      }
+    }
+  }
+
   // What a pair's reference depends on, and why there is none; the picture is read once for both.
   struct Look {
     std::string key;
     std::string obstacle;  // empty: the pair can be trained on
+    std::int64_t chosen_tokens = 0, rejected_tokens = 0;  // that an answer consists of
   };
 
   Look look_at(const PreferencePair& pair) const {
@@ -67,19 +105,24 @@ class ReferenceRun {
       const EncodedPair encoded = encode_pair(pair, Image::outline(image.width, image.height), *model_.encoder);
       const std::int64_t longest =
           std::max(encoded.chosen.num_tokens(), encoded.rejected.num_tokens());
+      look.chosen_tokens = num_targets(encoded.chosen);
+      look.rejected_tokens = num_targets(encoded.rejected);
       if (longest > model_.config.language.max_positions)
         look.obstacle = "longer than language.max_positions";
-      if (pair.chosen == pair.rejected) look.obstacle = "chosen and rejected are equal";
+      if (!pair.single && pair.chosen == pair.rejected) look.obstacle = "chosen and rejected are equal";
     } catch (const Error& error) {
       look.obstacle = error.what();
     }
     look.key = content_key({hash_,
-                            fmt::format("{} {} {} {} {}",
+                            fmt::format("{}{} {} {} {} {} {}x{}",
+                                        is_live() ? "live " : "",
                                         config_.compute_dtype,
                                         config_.share_prompt,
                                         config_.changed_token_weight,
                                         config_.mean_over_tokens,
-                                        config_.length_tail_weight),
+                                        config_.length_tail_weight,
+                                        image.width,
+                                        image.height),
                             config_to_json(model_.encoder->prompt()).dump() +
                                 config_to_json(model_.encoder->image()).dump(),
                             pair.question,
@@ -95,9 +138,14 @@ class ReferenceRun {
     std::vector<std::string> keys;
     for (std::size_t i = begin; i < end; ++i) {
       Look look = look_at(pairs_[i]);
+      Reference& reference = references[i - begin];
+      const auto known = cache_.find(look.key);
       keys.push_back(std::move(look.key));
-      references[i - begin].dropped = std::move(look.obstacle);
-      if (references[i - begin].dropped.empty()) fitting.push_back(i);
+      reference.dropped = std::move(look.obstacle);
+      if (!reference.dropped.empty()) continue;
+      if (known != cache_.end()) reference = known->second;
+      else if (is_live()) reference = {0, 0, look.chosen_tokens, look.rejected_tokens, ""};
+      else fitting.push_back(i);
     }
     const at::NoGradGuard no_grad;
     const ComputeDtype guard(config_.compute_dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32);
@@ -119,19 +167,22 @@ class ReferenceRun {
     return rows;
   }
 
-  static Json to_row(const std::string& key, const Reference& reference) {
+  Json to_row(const std::string& key, const Reference& reference) const {
     if (!reference.dropped.empty()) return {{"key", key}, {"dropped", reference.dropped}};
-    return {{"key", key},
-            {"chosen_logps", reference.chosen},
-            {"rejected_logps", reference.rejected},
-            {"chosen_tokens", reference.chosen_tokens},
-            {"rejected_tokens", reference.rejected_tokens}};
+    Json row = {{"key", key},
+                {"chosen_tokens", reference.chosen_tokens},
+                {"rejected_tokens", reference.rejected_tokens}};
+    if (is_live()) return row;
+    row["chosen_logps"] = reference.chosen;
+    row["rejected_logps"] = reference.rejected;
+    return row;
   }
 
   static Reference from_row(const Json& row) {
     if (row.contains("dropped")) return {0, 0, 0, 0, row.at("dropped").get<std::string>()};
-    return {static_cast<float>(number_of(row.at("chosen_logps"))),
-            static_cast<float>(number_of(row.at("rejected_logps"))),
+    const auto sum = [&](const char* name) { return row.contains(name) ? static_cast<float>(number_of(row.at(name))) : 0.0F; };
+    return {sum("chosen_logps"),
+            sum("rejected_logps"),
             row.at("chosen_tokens").get<std::int64_t>(),
             row.at("rejected_tokens").get<std::int64_t>(),
             ""};
@@ -168,6 +219,8 @@ class ReferenceRun {
   torch::Device device_;
   const WorkingRanks& ranks_;
   std::string hash_;
+  std::map<std::string, Reference> cache_;  // of another training, by key
+  ReferenceCounts counts_;
 };
 
 }  // namespace
@@ -179,9 +232,17 @@ std::vector<Reference> reference_log_probs(const PreferenceConfig& config,
                                            torch::Device device,
                                            JsonlLog& log,
                                            const RoundObserver& observer,
-                                           const WorkingRanks& ranks) {
+                                           const WorkingRanks& ranks,
+                                           const std::string& cache,
+                                           ReferenceCounts* counts) {
   reference.model->eval();
-  return ReferenceRun(config, reference, pairs, picture, device, ranks).run(log, observer);
+  ReferenceRun run(config, reference, pairs, picture, device, ranks, cache);
+  std::vector<Reference> references = run.run(log, observer);
+  if (counts != nullptr) {
+    counts->from_cache += run.counts().from_cache;
+    counts->computed += run.counts().computed;
+  }
+  return references;
 }
 
 }  // namespace pocketvlm

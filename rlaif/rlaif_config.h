@@ -28,6 +28,7 @@ struct RolloutConfig {
   std::vector<std::string> stop;
   std::vector<int64_t> stop_ids;
   int64_t max_repeats = 0;
+  int64_t max_branches = 128;
   void visit_fields(auto&& field) {
     field("samples", samples, "answers a prompt; the same decoding for all", in_range(2, 1000));
     field("temperature", temperature, "high, so that answers differ", in_range(0.01, 10));
@@ -50,8 +51,18 @@ struct RolloutConfig {
           max_repeats,
           "an answer that ends in one piece of text this many times in a row is cut and counts as not finished; 0 is off, 1 is refused",
           in_range(0, 1 << 20));
+    field("max_branches",
+          max_branches,
+          "answers decoded together, at most; when all of a prompt have ended, the next prompt of its `batch` joins in its place",
+          in_range(2, 1 << 16));
   }
   void validate(const std::string& path) const {
+    PV_CHECK(max_branches >= samples,
+             "{}.max_branches: {} has no room for the {} answers of a prompt; give {} or more",
+             path,
+             max_branches,
+             samples,
+             samples);
     PV_CHECK(max_repeats != 1, "{}.max_repeats: 1 would cut every answer; give 2 or more, or 0 for off", path);
     for (const std::int64_t id : stop_ids) PV_CHECK(id >= 0, "{}.stop_ids: {} is no token id", path, id);
     for (const double t : temperatures) {
@@ -113,7 +124,10 @@ struct PreferenceConfig {
   std::string compute_dtype = "bf16";
   int64_t pack_tokens = 8192;
   bool share_prompt = true;
+  std::string reference = "cached";
+  std::string reference_cache;
   int64_t checkpoint_every = 20;
+  bool checkpoint_in_background = true;
   int64_t keep_every = 0;
   void visit_fields(auto&& field) {
     std::vector<std::string> kinds = pair_losses();
@@ -170,10 +184,22 @@ struct PreferenceConfig {
           share_prompt,
           "the answers of a pair share the decoder's work on picture and question; the same up to "
           "rounding, and faster");
+    field("reference",
+          reference,
+          "cached: the reference's log-probs are computed once, before training; live: in every step, by a frozen copy of the model, or, "
+          "where lora's updates alone learn, by the policy without them (no copy); the same up to rounding",
+          one_of({"cached", "live"}));
+    field("reference_cache",
+          reference_cache,
+          "folder of another training: log-probs that its reference.jsonl holds of the same weights, texts and pictures are taken from "
+          "there, and counted");
     field("checkpoint_every",
           checkpoint_every,
           "optimizer steps between resumable states; 0: only at the end",
           at_least(0));
+    field("checkpoint_in_background",
+          checkpoint_in_background,
+          "training goes on while a state is written, which takes a copy of it in host memory");
     field("keep_every",
           keep_every,
           "optimizer steps between checkpoints that are kept for evaluation to choose from; 0: the "
@@ -220,6 +246,9 @@ struct PreferenceConfig {
                close ? ", did you mean \"" + *close + "\"?" : "");
       PV_CHECK(weight >= 0, "{}.mix.{}: the weight {} is negative", path, name, weight);
     }
+    PV_CHECK(reference == "cached" || reference_cache.empty(),
+             "{}.reference_cache: a live reference is not cached; set reference to \"cached\", or leave the folder out",
+             path);
     PV_CHECK(label_smoothing == 0 || uses("cdpo") || uses("robust"),
              "{}.label_smoothing: only the losses cdpo and robust have it; set it to 0",
              path);
@@ -295,6 +324,9 @@ struct RlaifConfig {
   std::string instruction = "describe the picture in detail.";
   RolloutConfig rollout;
   std::string splitter = "rules";
+  std::string splitter_detail = "things";
+  std::string splitter_prompt;
+  std::string question_prompt;
   ServerConfig splitter_server;
   ServerConfig judge_server;
   std::string judge_suffix;
@@ -335,6 +367,19 @@ struct RlaifConfig {
           splitter,
           "what divides answers into claims: rules; whole (the answer is one claim); a checkpoint "
           "folder; or http://host:port/v1 of a server");
+    field("splitter_detail",
+          splitter_detail,
+          "splitter rules: things (things, places, numbers, signs; other sentences whole), or attributes (also what is said of a thing, "
+          "and sentences by their clauses, in English)",
+          one_of({"things", "attributes"}));
+    field("splitter_prompt",
+          splitter_prompt,
+          "what a splitter that is a model is asked, instead of the built-in text; {question} and {answer} stand for the two. It is to "
+          "write lines \"- fact || yes/no question\", with a question_prompt lines \"- fact\", or NONE");
+    field("question_prompt",
+          question_prompt,
+          "asks a splitter that is a model, in a second turn, for the question of each fact, as RLAIF-V does; {facts} stands for lines "
+          "\"- fact\". It is to write as many lines \"- question\"; empty: questions stand behind their facts");
     field("splitter_server", splitter_server, "when the splitter is a server");
     field("judge_server", judge_server, "when the judge is a server");
     field("judge_suffix",
@@ -370,6 +415,24 @@ struct RlaifConfig {
           distributed,
           "how the ranks of mpirun or srun share preference training; prompts, pictures and pairs are divided over them in any "
           "case");
+  }
+  void validate(const std::string& path) const {
+    PV_CHECK(splitter == "rules" || splitter_detail == "things",
+             "{}.splitter_detail: \"{}\" is for the splitter \"rules\", not \"{}\"",
+             path,
+             splitter_detail,
+             splitter);
+    const bool is_model = splitter != "rules" && splitter != "whole";
+    PV_CHECK(is_model || (splitter_prompt.empty() && question_prompt.empty()),
+             "{}: splitter_prompt and question_prompt are for a splitter that is a model, not \"{}\"",
+             path,
+             splitter);
+    PV_CHECK(splitter_prompt.empty() || splitter_prompt.find("{answer}") != std::string::npos,
+             "{}.splitter_prompt: has no {{answer}}, which stands for the answer to be divided",
+             path);
+    PV_CHECK(question_prompt.empty() || question_prompt.find("{facts}") != std::string::npos,
+             "{}.question_prompt: has no {{facts}}, which stands for the facts to be asked about",
+             path);
   }
 };
 

@@ -235,6 +235,46 @@ class Import {
   bool has_facts_ = false;
 };
 
+// A turn as text, or as a list of one message whose content is text or parts of which the texts count (pictures stand in a field of
+// their own).
+std::string turn_of(const Json& row, const char* name, const std::string& role, const std::string& place) {
+  PV_CHECK(row.contains(name), "{}: has no \"{}\"", place, name);
+  if (row[name].is_string()) return row[name].get<std::string>();
+  PV_CHECK(row[name].is_array() && row[name].size() == 1 && row[name][0].is_object() && row[name][0].value("role", Json()) == role,
+           "{}: \"{}\" is neither text nor a list of one message of the {}",
+           place,
+           name,
+           role);
+  const Json content = row[name][0].value("content", Json());
+  if (content.is_string()) return content.get<std::string>();
+  PV_CHECK(content.is_array(), "{}: the content of \"{}\" is neither text nor a list of parts", place, name);
+  std::string text;
+  for (const Json& part : content) {
+    if (part.is_object() && part.contains("text") && part["text"].is_string()) text += part["text"].get<std::string>();
+  }
+  return text;
+}
+
+// {"prompt", "completion", "label", "image" or "images": [one]}, as TRL's KTO takes them.
+PreferencePair read_single(const Json& row, const std::string& place, std::size_t number) {
+  PV_CHECK(row["label"].is_boolean(), "{}: \"label\" is neither true nor false", place);
+  PreferencePair pair;
+  pair.single = true;
+  pair.prompt_id = row.contains("id") ? text_of(row, {"id"}, place) : std::to_string(number);
+  pair.question = turn_of(row, "prompt", "user", place);
+  (row["label"].get<bool>() ? pair.chosen : pair.rejected) = turn_of(row, "completion", "assistant", place);
+  PV_CHECK(!pair.completion().empty(), "{}: the completion is empty", place);
+  return pair;
+}
+
+PictureField picture_of(Json row, const std::string& place) {
+  if (row.contains("images") && !row["images"].is_null()) {
+    PV_CHECK(row["images"].is_array() && row["images"].size() == 1, "{}: \"images\" is no list of one picture", place);
+    row["image"] = row["images"][0];
+  }
+  return picture_field(row, place);
+}
+
 }  // namespace
 
 PairFile::PairFile(const std::string& path) : file_(path) {
@@ -245,11 +285,18 @@ PairFile::PairFile(const std::string& path) : file_(path) {
     const Json& row = rows[i];
     const std::string place = where(path, i);
     PreferencePair pair;
-    pair.prompt_id = text_of(row, {"ds_question_id", "prompt_id", "idx"}, place);
-    pair.question = text_of(row, {"question"}, place);
-    pair.chosen = text_of(row, {"chosen"}, place);
-    pair.rejected = text_of(row, {"rejected"}, place);
-    const PictureField picture = picture_field(row, place);
+    if (row.contains("label")) {
+      pair = read_single(row, place, i);
+    } else {
+      pair.prompt_id = text_of(row, {"ds_question_id", "prompt_id", "idx"}, place);
+      pair.question = text_of(row, {"question"}, place);
+      pair.chosen = text_of(row, {"chosen"}, place);
+      pair.rejected = text_of(row, {"rejected"}, place);
+    }
+    PV_CHECK(pairs_.empty() || pairs_.front().single == pair.single,
+             "{}: single answers (\"label\") and pairs cannot stand in one file",
+             place);
+    const PictureField picture = picture_of(row, place);
     PV_CHECK(!picture.path.empty() || !picture.encoded.empty(), "{}: has neither \"image_path\" nor \"image\"", place);
     const auto [found, is_new] = known.emplace(picture.path + "\n" + picture.encoded, static_cast<std::int64_t>(pictures_.size()));
     if (is_new) {

@@ -14,7 +14,8 @@ namespace pocketvlm {
 
 /// A file of pairs with pictures of its own. Rows are RLAIF-V's ("ds_question_id", "image_path", "question", "chosen",
 /// "rejected"), those of the released data set as JSONL ("idx", "image" as path, as base64, or as {"bytes", "path"}), or ours
-/// with an "image_path". Paths are relative to the file.
+/// with an "image_path". Or single answers for KTO, as TRL takes them: {"prompt", "completion", "label": true or false, "image" or
+/// "images": [one]}, prompt and completion as text or as a list of one message. Paths are relative to the file.
 class PairFile {
  public:
   /// Throws Error naming file, line and field.

@@ -165,7 +165,7 @@ std::vector<PromptAnswers> answer_group(const RlaifConfig& config,
   for (const SampleGroup& drawn : sample_groups(config)) {
     if (chats.empty()) break;
     std::vector<Generation> generations =
-        generate_batch(policy.model, *policy.encoder, chats, drawn.sampling, keys);
+        generate_batch(policy.model, *policy.encoder, chats, drawn.sampling, keys, config.rollout.max_branches);
     for (std::size_t i = 0; i < generations.size(); ++i) {
       const std::int64_t sample = drawn.samples[i % drawn.samples.size()];
       answers[i / drawn.samples.size() * samples + static_cast<std::size_t>(sample)] =
@@ -191,9 +191,11 @@ std::string rollout_key(const RlaifConfig& config,
                         const std::string& policy_hash,
                         const Picture& picture) {
   const Image& image = picture.image;
+  Json decoding = config_to_json(config.rollout);
+  decoding.erase("max_branches");  // no answer depends on it
   return content_key(
       {policy_hash,
-       config_to_json(config.rollout).dump(),
+       decoding.dump(),
        fmt::format("{} {} {} {}", picture.question, config.seed, image.width, image.height),
        {reinterpret_cast<const char*>(image.rgb.data()), image.rgb.size()}});
 }

@@ -19,9 +19,9 @@ std::string rollout_key(const RlaifConfig& config,
 
 /// `rollout.samples` answers to each prompt, all under the same decoding settings (rlaifv.md:
 /// deconfounded) unless `temperatures` says otherwise: one vision encoding and one prefill a prompt,
-/// one random stream per (seed, prompt, sample). `batch` prompts are decoded together and their rows
-/// appended to `log` together; groups that are there already are not made again. Ranks answer a group each. Throws Error
-/// when no prompt could be answered.
+/// one random stream per (seed, prompt, sample). The rows of `batch` prompts are appended to `log` together; of their answers at most
+/// `max_branches` are decoded at once, prompts joining as others end. Groups that are there already are not made again. Ranks answer
+/// a group each. Throws Error when no prompt could be answered.
 std::vector<PromptAnswers> sample_answers(const RlaifConfig& config,
                                           LoadedModel& policy,
                                           const std::string& policy_hash,

@@ -91,7 +91,9 @@ Json fields(const RlaifConfig& config, std::initializer_list<const char*> names)
   const Json all = config_to_json(config);
   Json some = Json::object();
   for (const char* name : names) some[name] = all.at(name);
-  if (some.contains("preference")) some["preference"].erase("checkpoint_every");
+  if (some.contains("preference")) {
+    for (const char* name : {"checkpoint_every", "checkpoint_in_background"}) some["preference"].erase(name);
+  }
   return some;
 }
 

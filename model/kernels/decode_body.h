@@ -52,7 +52,7 @@ void add_values(const float* weights, const T* values, int64_t count, int64_t he
 }
 
 [[maybe_unused]] int64_t decode_scratch_floats(const DecodeAttention& a) {
-  return 2 * lanes_up(a.head_dim) + lanes_up(a.prefix_capacity + a.tail);
+  return 2 * lanes_up(a.head_dim) + lanes_up(a.prefix_capacity + a.tail_capacity);
 }
 
 template <typename T>
@@ -63,20 +63,29 @@ void decode_items(const DecodeAttention& a, int64_t item_begin, int64_t item_end
   float* result = query + width;
   float* scores = result + width;
   for (int64_t item = item_begin; item < item_end; ++item) {
-    const int64_t sequence = item / a.kv_heads, kv_head = item % a.kv_heads;
+    const int64_t row = item / a.kv_heads, kv_head = item % a.kv_heads;
+    const int64_t sequence = a.sequences[row];
     const int64_t prompt = sequence / a.samples;
     const int64_t prefix = a.prefix_lengths[prompt];
     const int64_t prefix_at = (prompt * a.kv_heads + kv_head) * a.prefix_capacity * a.head_dim;
     const int64_t tail_at = (sequence * a.kv_heads + kv_head) * a.tail_capacity * a.head_dim;
-    const int64_t total_keys = prefix + a.tail;
+    const int64_t tail = a.tails[sequence] + 1;
+    const int64_t total_keys = prefix + tail;
+    T* tail_key = static_cast<T*>(a.tail_key) + tail_at;
+    T* tail_value = static_cast<T*>(a.tail_value) + tail_at;
+    const T* new_key = static_cast<const T*>(a.k) + row * a.k_stride + kv_head * a.head_dim;
+    const T* new_value = static_cast<const T*>(a.v) + row * a.v_stride + kv_head * a.head_dim;
+    const std::size_t bytes = static_cast<std::size_t>(a.head_dim) * sizeof(T);
+    std::memcpy(tail_key + (tail - 1) * a.head_dim, new_key, bytes);
+    std::memcpy(tail_value + (tail - 1) * a.head_dim, new_value, bytes);
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-      const T* q = static_cast<const T*>(a.q) + sequence * a.q_stride + head * a.head_dim;
+      const T* q = static_cast<const T*>(a.q) + row * a.q_stride + head * a.head_dim;
       for_lanes(a.head_dim, [&](int64_t i, int64_t n) {
         store(query + i, load_lanes(q + i, n) * a.scale);
         store(result + i, Floats{});
       });
       dot_keys(query, static_cast<const T*>(a.prefix_key) + prefix_at, prefix, a.head_dim, scores);
-      dot_keys(query, static_cast<const T*>(a.tail_key) + tail_at, a.tail, a.head_dim, scores + prefix);
+      dot_keys(query, tail_key, tail, a.head_dim, scores + prefix);
       for (int64_t j = total_keys; j < lanes_up(total_keys); ++j) scores[j] = -1e30F;
       Floats best = load(scores);
       for (int64_t j = kLanes; j < total_keys; j += kLanes) best = maximum(best, load(scores + j));
@@ -88,9 +97,9 @@ void decode_items(const DecodeAttention& a, int64_t item_begin, int64_t item_end
         store(scores + j, e);
       }
       add_values(scores, static_cast<const T*>(a.prefix_value) + prefix_at, prefix, a.head_dim, result);
-      add_values(scores + prefix, static_cast<const T*>(a.tail_value) + tail_at, a.tail, a.head_dim, result);
+      add_values(scores + prefix, tail_value, tail, a.head_dim, result);
       const float inverse = 1.0F / sum(total);
-      T* out = static_cast<T*>(a.out) + (sequence * a.heads + head) * a.head_dim;
+      T* out = static_cast<T*>(a.out) + (row * a.heads + head) * a.head_dim;
       for_lanes(a.head_dim, [&](int64_t i, int64_t n) { store_lanes(out + i, load_lanes(result + i, n) * inverse, n); });
     }
   }

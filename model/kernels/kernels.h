@@ -142,8 +142,8 @@ struct LogitBlock {
   Type type;
 };
 
-/// One new token per sequence over a shared prefix and an own tail. Items are (sequence, kv_head) pairs: item = sequence *
-/// kv_heads + kv_head; sequence = prompt * samples + sample.
+/// One new token for each of `rows` sequences: its key and value are written behind its tail, and it attends to its prompt's prefix, which
+/// sequences share, and to its tail. Sequence = prompt * samples + sample. Items are (row, kv_head) pairs: item = row * kv_heads + kv_head.
 struct DecodeAttention {
   int64_t heads;
   int64_t kv_heads;
@@ -151,13 +151,14 @@ struct DecodeAttention {
   int64_t samples;          // sequences a prompt
   int64_t prefix_capacity;
   const int64_t* prefix_lengths;  // [prompts]
-  int64_t tail;                   // keys in each tail, the new one included
+  const int64_t* sequences;       // [rows]
+  const int64_t* tails;           // [prompts * samples], keys in the tail of each, without the new one
   int64_t tail_capacity;
-  const void* q;                  // [sequences, heads, head_dim]
-  int64_t q_stride;
+  const void *q, *k, *v;          // [rows, heads or kv_heads, head_dim]
+  int64_t q_stride, k_stride, v_stride;   // elements between rows
   const void *prefix_key, *prefix_value;  // [prompts, kv_heads, prefix_capacity, head_dim]
-  const void *tail_key, *tail_value;      // [sequences, kv_heads, tail_capacity, head_dim]
-  void* out;                      // [sequences, heads * head_dim]
+  void *tail_key, *tail_value;            // [prompts * samples, kv_heads, tail_capacity, head_dim]
+  void* out;                      // [rows, heads * head_dim]
   float scale;
   Type type;
 };

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <set>
 
 #include "data/tokenizer_training/tokenizer_training.h"
 #include "tests/model/model_testing.h"
@@ -67,28 +68,40 @@ TEST_F(GenerationTest, CachedDecodingEqualsTheFullForwardAtEveryStep) {
     const int64_t samples = 2, steps = 5;
     const torch::Tensor prompts = torch::randint(3, 298, {30});
     const torch::Tensor tails = torch::randint(3, 298, {6, steps});
-    KvCache cache;
-    model_->language->prefill_prompts(model_->language->embed(prompts), lengths, cache, samples, steps);
+    KvCache cache(3, samples, steps);
+    const torch::Tensor embeddings = model_->language->embed(prompts);
+    // The last prompt, then the others: places need not be filled in order, and prefixes may grow.
+    model_->language->prefill_prompts(embeddings.narrow(0, 27, 3), {3}, cache, {2});
+    model_->language->prefill_prompts(embeddings.narrow(0, 0, 27), {7, 20}, cache, {0, 1});
     const auto starts = prompts.split_with_sizes(lengths);
+    const auto expect_full_forward = [&](const torch::Tensor& decoded, const torch::Tensor& whole) {
+      const torch::Tensor full =
+          model_->language->forward(model_->language->embed(whole), torch::arange(whole.size(0)), {whole.size(0)});
+      EXPECT_LT(relative_difference(decoded, full[-1]), dtype == torch::kFloat32 ? 1e-5 : 6e-2);
+    };
     for (int64_t step = 0; step < steps; ++step) {
-      if (step == 3) cache.keep({0, 2});  // the middle prompt is done
-      const std::vector<int64_t> kept = step < 3 ? std::vector<int64_t>{0, 1, 2} : std::vector<int64_t>{0, 2};
-      std::vector<torch::Tensor> rows;
-      for (const int64_t p : kept) rows.push_back(tails.narrow(0, p * samples, samples).select(1, step));
-      const torch::Tensor decoded = model_->language->decode(model_->language->embed(torch::cat(rows)), cache);
-      for (std::size_t i = 0; i < kept.size() * samples; ++i) {
-        const int64_t sequence = kept[i / samples] * samples + static_cast<int64_t>(i) % samples;
-        const torch::Tensor whole =
-            torch::cat({starts[static_cast<std::size_t>(sequence / samples)], tails[sequence].narrow(0, 0, step + 1)});
-        const torch::Tensor full = model_->language->forward(
-            model_->language->embed(whole), torch::arange(whole.size(0)), {whole.size(0)});
-        EXPECT_LT(relative_difference(decoded[static_cast<int64_t>(i)], full[-1]),
-                  dtype == torch::kFloat32 ? 1e-5 : 6e-2)
-            << "sequence " << sequence << " step " << step;
+      // Sequences 2, 3 and 4 end early, and rows stand in any order.
+      const std::vector<int64_t> running = step < 3 ? std::vector<int64_t>{4, 0, 1, 2, 3, 5} : std::vector<int64_t>{5, 0, 1};
+      std::vector<torch::Tensor> next;
+      for (const int64_t sequence : running) next.push_back(tails[sequence].narrow(0, step, 1));
+      const torch::Tensor decoded = model_->language->decode(model_->language->embed(torch::cat(next)), cache, running);
+      for (std::size_t row = 0; row < running.size(); ++row) {
+        const int64_t sequence = running[row];
+        SCOPED_TRACE(fmt::format("sequence {} step {}", sequence, step));
+        expect_full_forward(decoded[static_cast<int64_t>(row)],
+                            torch::cat({starts[static_cast<std::size_t>(sequence / samples)],
+                                        tails[sequence].narrow(0, 0, step + 1)}));
       }
     }
-    EXPECT_NE(error_of([&] { model_->language->decode(torch::zeros({4, 32}), cache); }).find("full"),
+    EXPECT_NE(error_of([&] { model_->language->decode(torch::zeros({2, 32}), cache, {0, 4}); }).find("full"),
               std::string::npos);
+    // Another prompt, longer than all before, in the place of the middle one, beside the others.
+    const torch::Tensor another = torch::randint(3, 298, {25});
+    model_->language->prefill_prompts(model_->language->embed(another), {25}, cache, {1});
+    const torch::Tensor decoded =
+        model_->language->decode(model_->language->embed(tails.index({torch::tensor({3, 4}), 3})), cache, {3, 4});
+    expect_full_forward(decoded[0], torch::cat({another, tails[3].narrow(0, 3, 1)}));
+    expect_full_forward(decoded[1], torch::cat({starts[2], tails[4].narrow(0, 0, 4)}));
   }
 }
 
@@ -213,20 +226,36 @@ TEST_F(GenerationTest, ABatchOfPromptsAnswersAsEachAlone) {
   const std::vector<EncodedChat> chats = prompts(50);
   std::vector<uint64_t> keys;
   for (uint64_t i = 0; i < 50; ++i) keys.push_back(100 + i);
-  for (const double temperature : {0.0, 0.8}) {
-    SamplingConfig sampling;
-    sampling.temperature = temperature;
-    sampling.top_p = 0.9;
-    sampling.max_new_tokens = 10;
-    sampling.repetition_penalty = 1.3;
-    sampling.num_samples = 3;  // 150 sequences: more than one decode batch
-    const std::vector<Generation> together = generate_batch(model_, *encoder_, chats, sampling, keys);
-    ASSERT_EQ(together.size(), 150);
-    for (std::size_t p = 0; p < chats.size(); ++p) {
-      const std::vector<Generation> alone = generate(model_, *encoder_, chats[p], sampling, keys[p]);
-      for (std::size_t s = 0; s < 3; ++s) expect_same_answer(together[p * 3 + s], alone[s]);
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    const ComputeDtype compute(dtype);
+    for (const double temperature : {0.0, 0.8}) {
+      SamplingConfig sampling;
+      sampling.temperature = temperature;
+      sampling.top_p = 0.9;
+      sampling.max_new_tokens = 10;
+      sampling.repetition_penalty = 1.3;
+      sampling.num_samples = 3;  // 150 answers: more than are decoded together
+      for (int64_t id = 0; id < 30; ++id) sampling.stop_ids.push_back(10 * id);  // they end at any length
+      std::set<std::size_t> answer_lengths;
+      for (const int64_t branches : {1, 8, 128, 1000}) {
+        const std::vector<Generation> together = generate_batch(model_, *encoder_, chats, sampling, keys, branches);
+        ASSERT_EQ(together.size(), 150);
+        for (std::size_t p = 0; p < chats.size(); ++p) {
+          const std::vector<Generation> alone = generate(model_, *encoder_, chats[p], sampling, keys[p]);
+          for (std::size_t s = 0; s < 3; ++s) {
+            expect_same_answer(together[p * 3 + s], alone[s]);
+            answer_lengths.insert(alone[s].ids.size());
+            // Products with cached bfloat16 weights give a row the same bits whatever stands beside it.
+            if (dtype == torch::kBFloat16) {
+              EXPECT_EQ(together[p * 3 + s].log_probs, alone[s].log_probs);
+            }
+          }
+        }
+      }
+      EXPECT_GT(answer_lengths.size(), 4U);
     }
   }
+  EXPECT_TRUE(generate_batch(model_, *encoder_, {}, SamplingConfig{}).empty());
 }
 
 TEST_F(GenerationTest, StopsAtStopTokensAndTellsTokensAsTheyCome) {

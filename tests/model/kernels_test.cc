@@ -135,22 +135,28 @@ Outputs elementwise(const Table& kernels, torch::Dtype dtype, int64_t ffn) {
 Outputs decoding(const Table& kernels, torch::Dtype dtype, int64_t head_dim) {
   torch::manual_seed(6);
   const std::vector<int64_t> prefixes = {33, 7};
-  const int64_t samples = 3, heads = 4, kv_heads = 2, tail = 5, capacity = 8;
+  const int64_t samples = 3, heads = 4, kv_heads = 2, capacity = 8;
+  const std::vector<int64_t> tails = {4, 0, 7, 2, 4, 1}, sequences = {5, 0, 2, 1};  // two have ended
   const auto random = [&](at::IntArrayRef sizes) { return torch::randn(sizes).to(dtype); };
-  const Tensor q = random({2 * samples, heads, head_dim});
+  const Tensor q = random({4, heads, head_dim}), k = random({4, kv_heads, head_dim}), v = random({4, kv_heads, head_dim});
   const Tensor pk = random({2, kv_heads, 33, head_dim}), pv = random({2, kv_heads, 33, head_dim});
   const Tensor tk = random({6, kv_heads, capacity, head_dim}), tv = random({6, kv_heads, capacity, head_dim});
-  const Tensor out = torch::zeros({6, heads * head_dim}, dtype);
+  const Tensor out = torch::zeros({4, heads * head_dim}, dtype);
   const DecodeAttention args = {.heads = heads,
                                 .kv_heads = kv_heads,
                                 .head_dim = head_dim,
                                 .samples = samples,
                                 .prefix_capacity = 33,
                                 .prefix_lengths = prefixes.data(),
-                                .tail = tail,
+                                .sequences = sequences.data(),
+                                .tails = tails.data(),
                                 .tail_capacity = capacity,
                                 .q = q.data_ptr(),
+                                .k = k.data_ptr(),
+                                .v = v.data_ptr(),
                                 .q_stride = heads * head_dim,
+                                .k_stride = kv_heads * head_dim,
+                                .v_stride = kv_heads * head_dim,
                                 .prefix_key = pk.data_ptr(),
                                 .prefix_value = pv.data_ptr(),
                                 .tail_key = tk.data_ptr(),
@@ -159,8 +165,8 @@ Outputs decoding(const Table& kernels, torch::Dtype dtype, int64_t head_dim) {
                                 .scale = 0.3F,
                                 .type = type_of(dtype)};
   std::vector<float> scratch(static_cast<std::size_t>(kernels.decode_scratch(args)));
-  kernels.decode_attention(args, 0, 6 * kv_heads, scratch.data());
-  return {{out}};
+  kernels.decode_attention(args, 0, 4 * kv_heads, scratch.data());
+  return {{out, tk, tv}};
 }
 
 Outputs softmax_row(const Table& kernels, int64_t count) {
@@ -218,6 +224,33 @@ TEST(Kernels, EveryInstructionSetGivesTheNumbersOfThePortableOne) {
         compare(softmax_row(fast, size + 1021), softmax_row(portable, size + 1021));
         compare(panels(fast, dtype, size + 1), panels(portable, dtype, size + 1));
       }
+    }
+  }
+}
+
+// Products long and wide enough for whole groups of rows and several blocks of panels, also when two threads divide the panels.
+TEST(Kernels, WideProductsGiveEveryRowWhatItGetsAlone) {
+  torch::manual_seed(9);
+  const int64_t depth = 4098, columns = 170, rows = 71;
+  const int64_t count = (columns + kPanelColumns - 1) / kPanelColumns;
+  const Tensor weight = torch::randn({columns, depth}).to(torch::kBFloat16), bias = torch::randn({columns});
+  const Tensor x = torch::randn({rows, depth}).to(torch::kBFloat16);
+  const Tensor exact = at::linear(x.to(torch::kFloat64), weight.to(torch::kFloat64), bias.to(torch::kFloat64));
+  for (int64_t i = 0; i < num_tables(); ++i) {
+    const Table& kernels = table_at(i);
+    SCOPED_TRACE(kernels.name);
+    const Tensor packed = torch::empty({panel_values(columns, depth)}, torch::kBFloat16);
+    kernels.pack_panels({columns, depth, weight.data_ptr(), packed.data_ptr(), Type::kBfloat16}, 0, count);
+    const Tensor y = torch::full({rows, columns}, std::nan(""), torch::kBFloat16);
+    const PackedProduct args = {rows, depth, columns, x.data_ptr(), packed.data_ptr(), bias.data_ptr<float>(), y.data_ptr()};
+    kernels.packed_product(args, 0, 4);
+    kernels.packed_product(args, 4, count);
+    EXPECT_LT(relative_difference(y, exact), 4e-3);
+    for (const int64_t row : {0, 31, 40, 63, 64, 70}) {
+      const Tensor alone = torch::full({1, columns}, std::nan(""), torch::kBFloat16);
+      const Tensor own = x[row].contiguous();
+      kernels.packed_product({1, depth, columns, own.data_ptr(), packed.data_ptr(), bias.data_ptr<float>(), alone.data_ptr()}, 0, count);
+      EXPECT_TRUE(torch::equal(alone[0], y[row])) << "row " << row;
     }
   }
 }

@@ -53,6 +53,43 @@ TEST(AnnotatedSet, IsScoredAsThePapersSay) {
   EXPECT_EQ(existence.at("recall"), existence.at("accuracy"));  // all gold answers are no
 }
 
+// CHAIR's table: lines whose first word is the object, plurals of every kind, names of several words, and its rules for animals, trains
+// and toilets.
+TEST(AnnotatedSet, TakesATableAsChairHasIt) {
+  written("synonyms.txt",
+          "person, man, woman, child, baby, passenger\nelephant, baby elephant\ntrain, passenger train\ndog, puppy\nhot dog\n"
+          "chair, seat, stool\ntoilet, toilet seat\nknife\n\nsheep\n");
+  const auto names = [](const std::string& answer, const std::string& object, const std::string& more = "") {
+    const std::string json = R"({"objects": "synonyms.txt", "descriptions": [{"objects": [")" + object + R"("], "answer": ")" + answer +
+                             "\"}]" + more + "}";
+    const Json chair = score_annotated_set(written("table.json", json.c_str())).at("chair");
+    return chair.at("object_recall").get<double>() == 1.0 && chair.at("chair_i").get<double>() == 0.0;  // that object alone
+  };
+  const std::vector<std::pair<const char*, const char*>> table = {
+      {"Two men.", "person"},         {"Many children and women.", "person"}, {"Knives.", "knife"},
+      {"Three sheep.", "sheep"},      {"A baby elephant.", "elephant"},       {"Baby elephants!", "elephant"},
+      {"A passenger train.", "train"}, {"Hot dogs.", "hot dog"},               {"Puppies.", "dog"},
+      {"A toilet seat.", "toilet"},   {"STOOLS", "chair"}};
+  for (const auto& [answer, object] : table) EXPECT_TRUE(names(answer, object)) << answer;
+  EXPECT_FALSE(names("A hot dog and a dog.", "hot dog"));
+  EXPECT_FALSE(names("A category of mankind.", "person"));
+  // "drop seat when toilet present": wherever the two stand.
+  const std::string rule = R"(, "not_beside": {"seat": ["toilet"]})";
+  EXPECT_FALSE(names("A toilet with a white seat.", "toilet"));
+  EXPECT_TRUE(names("A toilet with two white seats.", "toilet", rule));
+  EXPECT_TRUE(names("A white seat.", "chair", rule));
+  EXPECT_FALSE(names("A toilet and a stool.", "toilet", rule));
+}
+
+TEST(AnnotatedSet, TakesATableInAnotherLanguage) {
+  written("german.json", R"({"Hund": ["Hunde", "H\u00fcndin"], "Hot Dog": [], "Stuhl": ["St\u00fchle"]})");
+  const Json figures = score_annotated_set(written(
+      "german-set.json",
+      R"({"objects": "german.json", "descriptions": [{"answer": "Zwei hunde, eine H\u00fcndin und St\u00fchle.", "objects": ["Hund"]}]})"));
+  EXPECT_DOUBLE_EQ(figures.at("chair").at("chair_i").get<double>(), 1.0 / 3);
+  EXPECT_DOUBLE_EQ(figures.at("chair").at("object_recall").get<double>(), 1.0);
+}
+
 TEST(AnnotatedSet, NamesFilePlaceAndCure) {
   const auto error = [](const char* json) {
     const std::string path = written("bad.json", json);
@@ -65,6 +102,13 @@ TEST(AnnotatedSet, NamesFilePlaceAndCure) {
   EXPECT_NE(error(R"({"questions": [{"answer": "Yes", "truth": "maybe"}]})").find("neither yes nor no"), std::string::npos);
   EXPECT_NE(error(R"({"descriptions": [{"answer": "a dog"}]})").find("needs \"objects\""), std::string::npos);
   EXPECT_NE(error(R"({"objects": {}})").find("neither \"descriptions\" nor \"questions\""), std::string::npos);
+  written("twice.txt", "dog, puppy\ndog, hound\n");
+  EXPECT_NE(error(R"({"objects": "twice.txt"})").find("twice.txt:2: \"dog\" stands there twice"), std::string::npos);
+  EXPECT_NE(error(R"({"objects": "none.json"})").find("none.json"), std::string::npos);
+  EXPECT_NE(error(R"({"objects": [1]})").find("or the name of a file with one"), std::string::npos);
+  EXPECT_NE(error(R"({"objects": {"dog": []}, "not_beside": {"cat": ["dog"]}})").find("\"cat\" is no word of the objects"), std::string::npos);
+  EXPECT_NE(error(R"({"objects": {"dog": []}, "not_beside": [1]})").find("not_beside: expected an object"), std::string::npos);
+  EXPECT_NE(error(R"({"objects": {"dog": []}, "not_beside": {"dog": ["cat"]}})").find("\"cat\" is none of"), std::string::npos);
   EXPECT_NE(error(R"([1])").find("expected an object"), std::string::npos);
 }
 

@@ -224,6 +224,28 @@ TEST(Round, SpeaksTheRowsOfRlaifV) {
             read_file(folder_of("whole") + "/checkpoint/model.safetensors"));
   EXPECT_EQ(read_json(folder_of("from-rows") + "/train_report.json").at("used"), pairs.size());
 
+  // Single answers as TRL's KTO takes them.
+  std::string singles;
+  for (const Json& pair : pairs) {
+    for (const bool good : {true, false}) {
+      singles += Json{{"prompt", pair.at("question")},
+                      {"completion", {{{"role", "assistant"}, {"content", pair.at(good ? "chosen" : "rejected")}}}},
+                      {"label", good},
+                      {"images", {pair.at("image_path")}}}
+                     .dump() +
+                 "\n";
+    }
+  }
+  write_file_atomic(out + "/singles.jsonl", singles);
+  RlaifConfig kto = config;
+  kto.preference.loss = "kto";
+  RoundInputs single_inputs = inputs;
+  single_inputs.pairs = out + "/singles.jsonl";
+  single_inputs.folder = folder_of("from-singles");
+  run_stage_alone(kto, single_inputs, "train");
+  EXPECT_EQ(read_json(folder_of("from-singles") + "/train_report.json").at("used"), 2 * pairs.size());
+  EXPECT_TRUE(test::read_lines(folder_of("from-singles") + "/metrics.jsonl").at(0).contains("count/chosen"));
+
   // What was trained on one file of pairs is not continued on another.
   const auto rows = read_jsonl(out + "/pairs.jsonl");
   std::string fewer;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/json.h"
@@ -195,6 +196,44 @@ TEST_F(Trl, SaysTheSameOfEveryLoss) {
         const torch::Tensor slope = torch::tensor(slopes[i], torch::kFloat64).to(torch::kFloat32);
         EXPECT_LT((own->tokens[i].grad() - slope).abs().max().item<double>(), tolerance) << which;
       }
+    }
+  }
+}
+
+// TRL's KTO takes single answers: in the golden batch four that are desirable and four that are not.
+TEST_F(Trl, SaysTheSameOfSingleAnswers) {
+  const double tolerance = 2e-6;
+  const Json& cases = golden().at("cases");
+  const auto expected = std::find_if(cases.begin(), cases.end(), [](const Json& one) { return one.at("name") == "kto"; });
+  ASSERT_NE(expected, cases.end());
+  const auto config = read_config<PreferenceConfig>(expected->at("config"), "golden");
+  const Answers chosen = answers("policy", "chosen", true), rejected = answers("policy", "rejected", true);
+  const PairLogProbs pairs = log_probs(chosen, rejected, config);
+  const torch::Tensor blank = torch::zeros_like(pairs.reference_chosen);
+  PairLogProbs singles;
+  singles.kl = pairs.kl;
+  singles.policy_chosen = torch::cat({pairs.policy_chosen, blank});
+  singles.policy_rejected = torch::cat({blank, pairs.policy_rejected});
+  singles.reference_chosen = torch::cat({pairs.reference_chosen, blank});
+  singles.reference_rejected = torch::cat({blank, pairs.reference_rejected});
+  singles.chosen_tokens = torch::cat({pairs.chosen_tokens, blank});
+  singles.rejected_tokens = torch::cat({blank, pairs.rejected_tokens});
+  singles.desirable = singles.chosen_tokens > 0;
+  const torch::Tensor losses = preference_losses(singles, config);
+  losses.mean().backward();
+  EXPECT_NEAR(losses.mean().item<double>(), expected->at("loss").get<double>(), tolerance);
+  const auto sums = preference_metric_sums(singles, losses, config);
+  for (const auto& [which, own] : {std::pair{"chosen", &chosen}, std::pair{"rejected", &rejected}}) {
+    for (const std::string name : {"rewards/", "logps/"}) {
+      EXPECT_NEAR(sums.at(name + which) / sums.at(std::string("count/") + which),
+                  expected->at("metrics").at(name + which).get<double>(),
+                  tolerance)
+          << name << which;
+    }
+    const Rows slopes = expected->at("slopes").at(which).get<Rows>();
+    for (std::size_t i = 0; i < slopes.size(); ++i) {
+      const torch::Tensor slope = torch::tensor(slopes[i], torch::kFloat64).to(torch::kFloat32);
+      EXPECT_LT((own->tokens[i].grad() - slope).abs().max().item<double>(), tolerance) << which;
     }
   }
 }

@@ -416,6 +416,251 @@ TEST(PreferenceTraining, DividesAStepIntoPacksWithoutChangingIt) {
   }
 }
 
+// Live log-probs are the cached ones up to the packs that they are computed in.
+TEST(PreferenceTraining, WithALiveReferenceIsTheSameUpToRounding) {
+  for (const std::string& loss : {std::string("sigmoid"), std::string("kto")}) {
+    PreferenceConfig config = tiny_preference();
+    config.loss = loss;
+    LoadedModel with_cached = test::tiny_model(2), with_live = test::tiny_model(2);
+    const PreferenceResult cached = train(config, with_cached, 7, fresh("dpo-cached-" + loss));
+    config.reference = "live";
+    const std::string folder = fresh("dpo-live-" + loss);
+    const PreferenceResult live = train(config, with_live, 7, folder);
+    ASSERT_EQ(live.last.size(), cached.last.size());
+    for (const auto& [name, value] : cached.last) {
+      if (name == "seconds" || name == "tokens_per_s") continue;
+      EXPECT_NEAR(live.last.at(name), value, 1e-3 * std::max(1.0, std::abs(value))) << loss << " " << name;
+    }
+    EXPECT_GT(std::abs(live.last.at("rewards/chosen")), 1e-3) << "the reference does not learn";
+    for (const Json& row : test::read_lines(folder + "/reference.jsonl")) {
+      EXPECT_FALSE(row.contains("chosen_logps"));
+      EXPECT_GT(row.at("chosen_tokens").get<int>(), 0);
+    }
+  }
+  // Token counts are those of the packs.
+  const auto rows = [](const std::string& name) { return test::read_lines(test::test_folder() + "/" + name + "/reference.jsonl"); };
+  const auto live = rows("dpo-live-sigmoid"), cached = rows("dpo-cached-sigmoid");
+  ASSERT_EQ(live.size(), cached.size());
+  for (std::size_t i = 0; i < live.size(); ++i) {
+    EXPECT_EQ(live[i].at("chosen_tokens"), cached[i].at("chosen_tokens"));
+    EXPECT_EQ(live[i].at("rejected_tokens"), cached[i].at("rejected_tokens"));
+    EXPECT_NE(live[i].at("key"), cached[i].at("key"));
+  }
+}
+
+TEST(PreferenceTraining, WithALiveReferenceBeginsExactlyThere) {
+  for (const bool lora : {false, true}) {
+    LoadedModel model = test::tiny_model(2);
+    PreferenceConfig config = tiny_preference();
+    config.compute_dtype = "bf16";
+    config.reference = "live";
+    if (lora) config.lora = LoraConfig{.rank = 2, .alpha = 4.0, .dropout = 0.0, .targets = {"language.layers.*.q_proj"}};
+    const PreferenceResult result = train(config, model, 6, fresh("dpo-live-begin"));
+    EXPECT_EQ(result.first.at("rewards/chosen"), 0.0);
+    EXPECT_EQ(result.first.at("rewards/rejected"), 0.0);
+    EXPECT_NE(result.last.at("rewards/chosen"), 0.0) << (lora ? "the updates are left out" : "the copy does not learn");
+  }
+}
+
+TEST(PreferenceTraining, WithALiveReferenceMayBeAnotherModelOrLearnBesideUpdates) {
+  PreferenceConfig config = tiny_preference();
+  const auto last = [&](const std::string& reference, LoadedModel* given) {
+    config.reference = reference;
+    LoadedModel model = test::tiny_model(2);
+    PreferenceOptions options;
+    options.reference = given;
+    return train_preferences(
+               config, model, test::tiny_pairs(6), test::tiny_pictures(), 1, "cpu", fresh("dpo-live-other"), {}, options)
+        .last;
+  };
+  const auto expect_same = [&](LoadedModel* given) {
+    const auto cached = last("cached", given), live = last("live", given);
+    for (const char* name : {"loss", "rewards/chosen", "rewards/margins", "logps/ref_chosen"})
+      EXPECT_NEAR(live.at(name), cached.at(name), 1e-3 * std::max(1.0, std::abs(cached.at(name)))) << name;
+  };
+  LoadedModel other = test::tiny_model(4);
+  expect_same(&other);
+  // Weights that learn beside the updates need a copy.
+  config.lora = LoraConfig{.rank = 2, .alpha = 4.0, .dropout = 0.0, .targets = {"language.layers.*.q_proj"}};
+  config.trainable = {"projector.*"};
+  expect_same(nullptr);
+}
+
+// Killed anywhere, with states written in the background or not, live or cached: the same bits.
+TEST(PreferenceTraining, StoppedAnywhereEndsWithTheSameBits) {
+  struct Stopped {};
+  for (const std::string& reference : {std::string("cached"), std::string("live")}) {
+    PreferenceConfig config = tiny_preference();
+    config.reference = reference;
+    config.checkpoint_every = 1;
+    config.checkpoint_in_background = false;
+    LoadedModel whole = test::tiny_model(2);
+    train(config, whole, 7, fresh("dpo-whole"));
+    for (const bool background : {false, true}) {
+      config.checkpoint_in_background = background;
+      const std::string folder = fresh("dpo-stopped");
+      for (const std::int64_t stop : {2, 3, 5}) {
+        LoadedModel model = test::tiny_model(2);
+        const RoundObserver observer = [&](const std::string& stage, std::int64_t done) {
+          if (stage == "preference" && done == stop) throw Stopped();
+        };
+        EXPECT_THROW(train_preferences(config, model, test::tiny_pairs(7), test::tiny_pictures(), 1, "cpu", folder, observer), Stopped);
+      }
+      LoadedModel model = test::tiny_model(2);
+      EXPECT_EQ(train(config, model, 7, folder).steps, 6);
+      EXPECT_EQ(weights_hash(*model.model, {"*"}), weights_hash(*whole.model, {"*"})) << reference << " " << background;
+    }
+  }
+}
+
+std::vector<PreferencePair> single_answers() {
+  std::vector<PreferencePair> singles;
+  for (const PreferencePair& pair : test::tiny_pairs(5)) {
+    PreferencePair single = pair;
+    single.single = true;
+    (singles.size() % 5 < 2 ? single.rejected : single.chosen).clear();  // two desirable, three not
+    singles.push_back(single);
+  }
+  return singles;
+}
+
+// The loss of single answers by its formula, from log-probs that the plainest forward gives.
+TEST(PreferenceTraining, LearnsFromSingleAnswers) {
+  PreferenceConfig config = tiny_preference();
+  config.loss = "kto";
+  config.chosen_weight = 1.3;
+  config.rejected_weight = 0.7;
+  config.batch_pairs = 5;
+  config.epochs = 6;
+  LoadedModel other = test::tiny_model(4);
+  for (const char* reference : {"cached", "live"}) {
+    config.reference = reference;
+    LoadedModel model = test::tiny_model(2);
+    PreferenceOptions options;
+    options.reference = &other;
+    const std::vector<PreferencePair> singles = single_answers();
+    const PictureReader picture = test::tiny_pictures();
+    const auto ratio = [&](const PreferencePair& pair, const std::string& answer) {
+      PreferencePair own = pair;
+      own.single = false;
+      own.chosen = own.rejected = answer;
+      const Image image = picture(pair.index);
+      return (plain_log_prob(model, alone(model, own, true, image)) - plain_log_prob(other, alone(other, own, true, image)))
+          .item<double>();
+    };
+    double kl = 0;
+    for (std::size_t i = 0; i < 5; ++i) kl += ratio(singles[i], singles[(i + 1) % 5].completion()) / 5;
+    kl = std::max(kl, 0.0);
+    double loss = 0, desirable = 0, undesirable = 0;
+    for (const PreferencePair& single : singles) {
+      const double reward = config.beta * ratio(single, single.completion());
+      const double side = single.is_desirable() ? reward - config.beta * kl : config.beta * kl - reward;
+      loss += (single.is_desirable() ? 1.3 : 0.7) * (1 - 1 / (1 + std::exp(-side))) / 5;
+      (single.is_desirable() ? desirable : undesirable) += reward / (single.is_desirable() ? 2 : 3);
+    }
+    const PreferenceResult result =
+        train_preferences(config, model, singles, picture, 1, "cpu", fresh("kto-single"), {}, options);
+    EXPECT_EQ(result.pairs, 5);
+    EXPECT_EQ(result.first.at("count/chosen"), 2);
+    EXPECT_EQ(result.first.at("count/rejected"), 3);
+    EXPECT_NEAR(result.first.at("kl"), kl, 1e-3);
+    EXPECT_NEAR(result.first.at("loss"), loss, 1e-4);
+    EXPECT_NEAR(result.first.at("rewards/chosen"), desirable, 1e-4);
+    EXPECT_NEAR(result.first.at("rewards/rejected"), undesirable, 1e-4);
+    EXPECT_NEAR(result.first.at("rewards/margins"), desirable - undesirable, 2e-4);
+    EXPECT_LT(result.last.at("loss"), result.first.at("loss"));
+    EXPECT_GT(result.last.at("rewards/margins"), result.first.at("rewards/margins"));
+  }
+}
+
+TEST(PreferenceTraining, OfSingleAnswersIsKtoAlone) {
+  const auto error = [](PreferenceConfig config, std::vector<PreferencePair> pairs) {
+    return test::error_of([&] {
+      LoadedModel model = test::tiny_model(2);
+      train_preferences(config, model, pairs, test::tiny_pictures(), 1, "cpu", fresh("kto-error"));
+    });
+  };
+  PreferenceConfig config = tiny_preference();
+  EXPECT_NE(error(config, single_answers()).find("single answers are for the loss kto, not sigmoid"), std::string::npos);
+  config.loss = "kto";
+  std::vector<PreferencePair> mixed = single_answers();
+  mixed.push_back(test::tiny_pairs(1)[0]);
+  EXPECT_NE(error(config, mixed).find("single answers and pairs cannot be learned from together"), std::string::npos);
+  config.sft_weight = 0.5;
+  EXPECT_NE(error(config, single_answers()).find("are for pairs, not for single answers"), std::string::npos);
+  // A step without a desirable answer says nothing of them.
+  config = tiny_preference();
+  config.loss = "kto";
+  config.batch_pairs = 1;
+  LoadedModel model = test::tiny_model(2);
+  const std::string folder = fresh("kto-one-kind");
+  train_preferences(config, model, single_answers(), test::tiny_pictures(), 1, "cpu", folder);
+  for (const Json& row : test::read_lines(folder + "/metrics.jsonl")) {
+    EXPECT_EQ(row.contains("rewards/chosen"), row.at("count/chosen") == 1.0);
+    EXPECT_EQ(row.contains("rewards/rejected"), row.at("count/rejected") == 1.0);
+    EXPECT_FALSE(row.contains("rewards/margins"));
+  }
+}
+
+TEST(Reference, IsTakenFromTheFolderOfAnotherTraining) {
+  PreferenceConfig config = tiny_preference();
+  const std::string first = fresh("dpo-cache-first"), second = fresh("dpo-cache-second");
+  LoadedModel model = test::tiny_model(2);
+  train(config, model, 5, first);
+  config.reference_cache = first;
+  config.beta = 0.2;  // what the reference says does not depend on it
+  LoadedModel again = test::tiny_model(2);
+  const PreferenceResult result = train(config, again, 7, second);
+  EXPECT_EQ(result.references.from_cache, 5);
+  EXPECT_EQ(result.references.computed, 2);
+  EXPECT_EQ(result.to_json().at("references"), (Json{{"from_cache", 5}, {"computed", 2}}));
+  const auto rows = test::read_lines(first + "/reference.jsonl"), taken = test::read_lines(second + "/reference.jsonl");
+  ASSERT_EQ(taken.size(), 7u);
+  for (std::size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(taken[i], rows[i]);
+  EXPECT_NEAR(result.first.at("loss"), std::log(2.0), 1e-5);
+  // Other weights, and another treatment, are other entries.
+  LoadedModel other = test::tiny_model(4);
+  EXPECT_EQ(train(config, other, 5, fresh("dpo-cache-other")).references.from_cache, 0);
+  config.mean_over_tokens = true;
+  LoadedModel third = test::tiny_model(2);
+  EXPECT_EQ(train(config, third, 5, fresh("dpo-cache-mean")).references.from_cache, 0);
+  // What a log of one's own holds comes first, and is counted in the same way after a restart.
+  config = tiny_preference();
+  config.reference_cache = first;
+  config.beta = 0.2;
+  std::filesystem::remove_all(second + "/state");
+  LoadedModel resumed = test::tiny_model(2);
+  EXPECT_EQ(train(config, resumed, 7, second).references.from_cache, 5);
+
+  config.reference_cache = test::test_folder() + "/nowhere";
+  EXPECT_NE(test::error_of([&] { train(config, resumed, 5, fresh("dpo-cache-none")); }).find("nowhere/reference.jsonl is not there"),
+            std::string::npos);
+  const std::string damaged = fresh("dpo-cache-damaged");
+  make_folders(damaged);
+  write_file_atomic(damaged + "/reference.jsonl", "{\"key\": 1, \"chosen_logps\": 2}\n");
+  config.reference_cache = damaged;
+  EXPECT_NE(test::error_of([&] { train(config, resumed, 5, fresh("dpo-cache-bad")); }).find("reference.jsonl:1:"), std::string::npos);
+  config.reference = "live";
+  EXPECT_NE(test::error_of([&] { config.validate("preference"); }).find("a live reference is not cached"), std::string::npos);
+}
+
+TEST(Reference, TellsPicturesOfOneColourApart) {
+  PreferenceConfig config = tiny_preference();
+  const auto key = [&](int width, int height) {
+    LoadedModel model = test::tiny_model(2);
+    const std::string folder = fresh("dpo-picture-key");
+    const PictureReader picture = [&](std::int64_t) {
+      Image image = Image::outline(width, height);
+      image.rgb.assign(static_cast<std::size_t>(width * height * 3), 255);
+      return image;
+    };
+    train_preferences(config, model, test::tiny_pairs(1), picture, 1, "cpu", folder);
+    return test::read_lines(folder + "/reference.jsonl").at(0).at("key").get<std::string>();
+  };
+  EXPECT_EQ(key(28, 56), key(28, 56));
+  EXPECT_NE(key(28, 56), key(56, 28));
+}
+
 TEST(Reference, IsMadeAgainForOtherWeightsOnly) {
   const std::string folder = fresh("dpo-reference");
   LoadedModel model = test::tiny_model(2);

@@ -60,6 +60,37 @@ TEST_F(Rollout, DrawsTheSameAloneAsInAGroup) {
   }
 }
 
+// Prompts join as others end; whichever are decoded together, the answers stay the same, and so do the bytes of the file.
+TEST_F(Rollout, DrawsTheSameHoweverManyAreDecodedTogether) {
+  config_.batch = 8;
+  config_.rollout.max_new_tokens = 20;
+  const std::string all = fresh("all-together.jsonl");
+  const auto together = sample(all);
+  std::set<std::size_t> lengths;
+  for (const std::int64_t branches : {5, 12}) {
+    config_.rollout.max_branches = branches;
+    const std::string path = fresh("some-together.jsonl");
+    const auto some = sample(path);
+    ASSERT_EQ(some.size(), together.size());
+    for (std::size_t i = 0; i < some.size(); ++i) {
+      EXPECT_EQ(some[i].key, together[i].key) << "no answer depends on it";
+      for (std::size_t j = 0; j < some[i].answers.size(); ++j) {
+        EXPECT_EQ(some[i].answers[j].ids, together[i].answers[j].ids) << i << " " << j;
+        lengths.insert(some[i].answers[j].ids.size());
+      }
+    }
+    const std::string bytes = read_file(path);
+    const std::string again = fresh("some-again.jsonl");
+    sample(again);
+    EXPECT_EQ(read_file(again), bytes);
+  }
+  EXPECT_GT(lengths.size(), 1u) << "answers end at different tokens";
+  Json json = config_to_json(test::tiny_round());
+  json["rollout"]["max_branches"] = 4;
+  const std::string error = test::error_of([&] { read_config<RlaifConfig>(json, "loop.json"); });
+  EXPECT_NE(error.find("rollout.max_branches: 4 has no room for the 5 answers of a prompt"), std::string::npos) << error;
+}
+
 // Branch i of many is what the same seed draws alone, token for token.
 TEST_F(Rollout, BranchesDoNotDependOnHowManyThereAre) {
   const auto many = sample(fresh("many.jsonl"));

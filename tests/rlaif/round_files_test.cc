@@ -154,6 +154,52 @@ TEST_F(RoundFiles, CountWhatIsOddByItsReason) {
 }
 
 /// Rows of others about three prompts, the last without a picture.
+TEST(PairFiles, ReadSingleAnswersAsTrlTakesThem) {
+  const std::string path = fresh_folder("single_answers") + "/kto.jsonl";
+  const auto read = [&](const std::vector<Json>& rows) {
+    test::write_lines(path, rows);
+    return PairFile(path).pairs();
+  };
+  const Json plain = {{"prompt", "what?"}, {"completion", "a cat"}, {"label", true}, {"image", "a.png"}};
+  Json messages = plain;
+  messages["prompt"] = {{{"role", "user"}, {"content", {{{"type", "image"}}, {{"type", "text"}, {"text", "what?"}}}}}};
+  messages["completion"] = {{{"role", "assistant"}, {"content", "a dog"}}};
+  messages["label"] = false;
+  messages["id"] = "seven";
+  messages.erase("image");
+  messages["images"] = {"a.png"};
+  const auto pairs = read({plain, messages});
+  ASSERT_EQ(pairs.size(), 2u);
+  EXPECT_TRUE(pairs[0].single && pairs[0].is_desirable());
+  EXPECT_EQ(pairs[0].chosen, "a cat");
+  EXPECT_EQ(pairs[0].rejected, "");
+  EXPECT_EQ(pairs[0].prompt_id, "0");
+  EXPECT_TRUE(pairs[1].single && !pairs[1].is_desirable());
+  EXPECT_EQ(pairs[1].completion(), "a dog");
+  EXPECT_EQ(pairs[1].question, "what?");
+  EXPECT_EQ(pairs[1].prompt_id, "seven");
+  EXPECT_EQ(pairs[0].index, pairs[1].index) << "one picture";
+
+  const auto error = [&](const char* field, const Json& value) {
+    Json row = plain;
+    row[field] = value;
+    return error_of([&] { read({row}); });
+  };
+  EXPECT_NE(error("label", "good").find("kto.jsonl:1: \"label\" is neither true nor false"), std::string::npos);
+  EXPECT_NE(error("completion", "").find("the completion is empty"), std::string::npos);
+  EXPECT_NE(error("prompt", 1).find("\"prompt\" is neither text nor a list of one message of the user"), std::string::npos);
+  EXPECT_NE(error("completion", {{{"role", "user"}, {"content", "a"}}}).find("one message of the assistant"), std::string::npos);
+  EXPECT_NE(error("prompt", {{{"role", "user"}, {"content", 1}}}).find("neither text nor a list of parts"), std::string::npos);
+  EXPECT_NE(error("images", {"a.png", "b.png"}).find("no list of one picture"), std::string::npos);
+  EXPECT_NE(error_of([&] {
+              read({plain, {{"idx", 1}, {"question", "q"}, {"chosen", "a"}, {"rejected", "b"}, {"image", "a.png"}}});
+            }).find("kto.jsonl:2: single answers (\"label\") and pairs cannot stand in one file"),
+            std::string::npos);
+  Json without = plain;
+  without.erase("prompt");
+  EXPECT_NE(error_of([&] { read({without}); }).find("has no \"prompt\""), std::string::npos);
+}
+
 class ImportedRows : public testing::Test {
  protected:
   void SetUp() override {
