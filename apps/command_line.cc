@@ -40,10 +40,10 @@ void add_plan_options(CLI::App* train, CommandLine& line) {
 }
 
 void add_plot_command(CLI::App& app, CommandLine& line) {
-  CLI::App* plot = app.add_subcommand("plot", "the curves of runs over each other, as one HTML page");
+  CLI::App* plot = app.add_subcommand("plot", "the curves of runs over each other, as one HTML page or PNG picture");
   plot->add_option("runs", line.runs, "folders of runs or of stages")->required();
   // No default_val: it would be that of every command's --out.
-  plot->add_option("--out", line.out, "HTML file; default: plot.html");
+  plot->add_option("--out", line.out, "HTML page, or a picture where the name ends in .png; default: plot.html");
   add_json(plot, line);
 }
 

@@ -27,8 +27,8 @@ std::string config_kind(const Json& json, const std::string& path) {
     return std::any_of(keys.begin(), keys.end(), [&](const char* key) { return json.contains(key); });
   };
   if (has({"variants"})) return "ablation";
+  if (has({"policy", "judge", "rollout", "preference"})) return "loop";  // which may hold "evaluation", too
   if (has({"stages", "alignment", "exports", "evaluation"})) return "recipe";
-  if (has({"policy", "judge", "rollout", "preference"})) return "loop";
   if (has({"vision", "projector", "language"})) return "model";
   return "stage";
 }

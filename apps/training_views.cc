@@ -49,7 +49,8 @@ void simulate_ranks(const CommandLine& line) {
 
 void plot_runs(const CommandLine& line) {
   const std::string path = line.out.empty() ? "plot.html" : line.out;
-  write_file_atomic(path, run_curves(line.runs));
+  const RunCurves curves = RunCurves::read(line.runs);
+  write_file_atomic(path, path.ends_with(".png") ? encode_png(curves.picture()) : curves.page());
   if (line.json) {
     std::fputs((Json{{"file", path}}.dump() + "\n").c_str(), stdout);
   } else {

@@ -42,6 +42,10 @@ std::string ConcatenatedSource::place(std::int64_t index) const {
   return fmt::format("{}: {}", found.source->name(), found.source->place(found.index));
 }
 
+std::optional<std::int64_t> ConcatenatedSource::file_number(std::int64_t index) const {
+  return std::upper_bound(ends_.begin(), ends_.end(), index) - ends_.begin();
+}
+
 std::vector<std::string> matching_files(const std::string& path) {
   const std::filesystem::path pattern(path);
   const std::string name = pattern.filename().string();

@@ -19,6 +19,7 @@ class ConcatenatedSource : public SampleSource {
   std::string name() const override { return name_; }
   /// The file that holds the sample, and its place there.
   std::string place(std::int64_t index) const override;
+  std::optional<std::int64_t> file_number(std::int64_t index) const override;
 
  private:
   struct Found {

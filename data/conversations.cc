@@ -22,10 +22,11 @@ bool ends_with_ignoring_case(std::string_view text, std::string_view ending) {
 
 }  // namespace
 
-ConversationSource::ConversationSource(const std::string& path, const DecodeOptions& decode)
+ConversationSource::ConversationSource(const std::string& path, const DecodeOptions& decode, const IndexOptions& index)
     : file_(path,
             ends_with_ignoring_case(path, ".jsonl") ? RecordFile::Form::kLines
-                                                    : RecordFile::Form::kJsonList),
+                                                    : RecordFile::Form::kJsonList,
+            index),
       folder_(std::filesystem::path(path).parent_path().string()),
       decode_(decode) {}
 
@@ -41,8 +42,8 @@ Sample ConversationSource::read(std::int64_t index, const DecodeOptions& decode)
       [&](const std::string& frames) { return list_frame_files(folder_, frames, place); });
 }
 
-TextSource::TextSource(const std::string& path)
-    : file_(path, RecordFile::Form::kLines), is_jsonl_(ends_with_ignoring_case(path, ".jsonl")) {}
+TextSource::TextSource(const std::string& path, const IndexOptions& index)
+    : file_(path, RecordFile::Form::kLines, index), is_jsonl_(ends_with_ignoring_case(path, ".jsonl")) {}
 
 Sample TextSource::at(std::int64_t index) const {
   const SamplePlace place{name(), file_.place(index)};

@@ -13,7 +13,7 @@ namespace pocketvlm {
 class ConversationSource : public SampleSource {
  public:
   /// Throws Error when the file cannot be read or is not JSON.
-  explicit ConversationSource(const std::string& path, const DecodeOptions& decode = {});
+  explicit ConversationSource(const std::string& path, const DecodeOptions& decode = {}, const IndexOptions& index = {});
   std::int64_t size() const override { return file_.size(); }
   Sample at(std::int64_t index) const override { return read(index, decode_); }
   Sample outline(std::int64_t index) const override { return read(index, decode_.for_sizes()); }
@@ -31,7 +31,7 @@ class ConversationSource : public SampleSource {
 /// Documents without pictures: one a line; in .jsonl, the "text" of each record.
 class TextSource : public SampleSource {
  public:
-  explicit TextSource(const std::string& path);
+  explicit TextSource(const std::string& path, const IndexOptions& index = {});
   std::int64_t size() const override { return file_.size(); }
   Sample at(std::int64_t index) const override;
   std::string name() const override { return file_.path(); }

@@ -17,6 +17,8 @@ struct LoaderConfig {
   int64_t look_ahead = 64;      // samples among which best-fit chooses
   int64_t workers = 2;          // threads that draw, decode, slice and tokenize
   uint64_t seed = 0;            // order of the data
+  std::string index_folder;     // of large files
+  int64_t index_min_mb = 16;
 
   void visit_fields(auto&& field) {
     field("sources", sources, "mixture of data; weights decide the shares", required());
@@ -39,6 +41,14 @@ struct LoaderConfig {
           in_range(1, 100000));
     field("workers", workers, "threads that draw, decode, slice and tokenize", in_range(0, 512));
     field("seed", seed, "order of the data");
+    field("index_folder",
+          index_folder,
+          "where rank 0 keeps an index of each large file of conversations, text or tar, so that later starts need not read the file "
+          "to find its samples; empty: beside the file");
+    field("index_min_mb",
+          index_min_mb,
+          "smaller files are read at every start, and none is kept for them",
+          in_range(0, 1 << 30));
   }
   void validate(const std::string& path) const;
 };

@@ -14,10 +14,12 @@ constexpr std::size_t kMostSkippedListed = 1000;
 constexpr std::size_t kMostSkippedLogged = 5;
 
 std::vector<std::unique_ptr<SampleSource>> open_sources(const LoaderConfig& config,
-                                                        const ImageConfig& image) {
+                                                        const ImageConfig& image,
+                                                        int rank) {
   std::vector<std::unique_ptr<SampleSource>> sources;
   const DecodeOptions decode{image.max_megapixels, image.exif == "apply"};
-  for (const SourceConfig& source : config.sources) sources.push_back(open_source(source, decode));
+  const IndexOptions index{true, rank == 0, config.index_folder, config.index_min_mb << 20};
+  for (const SourceConfig& source : config.sources) sources.push_back(open_source(source, decode, index));
   return sources;
 }
 
@@ -139,10 +141,11 @@ PackedBatch PackedLoader::State::next() {
   rounds.pop_front();
   PackedBatch batch;
   for (Pending<SampleOutcome>& pending : round.own) {
-    const SampleOutcome outcome = pending.get();
+    SampleOutcome outcome = pending.get();
     if (outcome.skipped) {
       note_damaged(outcome);
     } else {
+      outcome.sample.id += reader.name_suffix(outcome.place);
       append_sample(outcome.sample, batch);
       if (!outcome.sample.chat.grids.empty())
         failures[static_cast<std::size_t>(outcome.place.source)] = 0;
@@ -170,7 +173,7 @@ PackedLoader::PackedLoader(const LoaderConfig& config,
                            int num_ranks,
                            std::int64_t packs_per_step)
     : PackedLoader(config,
-                   open_sources(config, encoder.image()),
+                   open_sources(config, encoder.image(), rank),
                    encoder,
                    rank,
                    num_ranks,

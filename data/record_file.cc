@@ -32,6 +32,57 @@ std::string_view without_byte_order_mark(std::string_view text) {
   return text;
 }
 
+/// Gathers records of a file, as they are kept.
+class RecordList {
+ public:
+  explicit RecordList(const MappedFile& file)
+      : path_(file.path()), whole_(reinterpret_cast<const char*>(file.data()), file.size()), text_(without_byte_order_mark(whole_)) {}
+
+  std::string_view text() const { return text_; }
+  const std::string& path() const { return path_; }
+
+  /// Places in the text.
+  void add(std::size_t begin, std::size_t end, std::size_t line) {
+    constexpr std::size_t kMost = std::numeric_limits<std::uint32_t>::max();
+    PV_CHECK(end - begin <= kMost, "{}: line {}: the record is longer than 4 GiB", path_, line);
+    PV_CHECK(line <= kMost, "{}: more than {} lines; split the file", path_, kMost);
+    const RecordFile::Record record = {
+        whole_.size() - text_.size() + begin, static_cast<std::uint32_t>(end - begin), static_cast<std::uint32_t>(line)};
+    bytes_.append(reinterpret_cast<const char*>(&record), sizeof(record));
+  }
+  std::string take() { return std::move(bytes_); }
+
+ private:
+  const std::string& path_;
+  std::string_view whole_, text_;
+  std::string bytes_;
+};
+
+std::string find_lines(const MappedFile& file) {
+  RecordList records(file);
+  const std::string_view text = records.text();
+  std::size_t line = 0;
+  for (std::size_t begin = 0; begin < text.size();) {
+    ++line;
+    const std::size_t newline = std::min(text.find('\n', begin), text.size());
+    std::size_t end = newline;
+    if (end > begin && text[end - 1] == '\r') --end;
+    if (text.substr(begin, end - begin).find_first_not_of(" \t\r\v\f") != std::string_view::npos) {
+      records.add(begin, end, line);
+    }
+    begin = newline + 1;
+  }
+  return records.take();
+}
+
+std::string find_elements(const MappedFile& file) {
+  RecordList records(file);
+  scan_json_list(records.text(), records.path(), [&](std::size_t begin, std::size_t end, std::size_t line) {
+    records.add(begin, end, line);
+  });
+  return records.take();
+}
+
 }  // namespace
 
 bool is_utf8(std::string_view text) {
@@ -60,58 +111,35 @@ std::string printable(std::string_view text, std::size_t max_bytes) {
   return out;
 }
 
-RecordFile::RecordFile(const std::string& path, Form form) : file_(path), form_(form) {
-  const std::string_view whole(reinterpret_cast<const char*>(file_.data()), file_.size());
-  const std::string_view text = without_byte_order_mark(whole);
-  if (form == Form::kJsonList) {
-    find_elements(text);
-  } else {
-    find_lines(text);
-  }
-  file_.release(0, file_.size());
+RecordFile::RecordFile(const std::string& path, Form form, const IndexOptions& index)
+    : file_(path),
+      form_(form),
+      index_(file_, form == Form::kJsonList ? "list" : "lines", index, [&] {
+        std::string records = form == Form::kJsonList ? find_elements(file_) : find_lines(file_);
+        file_.release(0, file_.size());
+        return records;
+      }) {}
+
+std::span<const RecordFile::Record> RecordFile::records() const {
+  const std::span<const std::byte> table = index_.table();
+  return {reinterpret_cast<const Record*>(table.data()), table.size() / sizeof(Record)};
 }
 
 std::string_view RecordFile::record(std::int64_t index) const {
   PV_CHECK(index >= 0 && index < size(), "{}: there is no record {} of {}", path(), index, size());
-  const Record& record = records_[static_cast<std::size_t>(index)];
+  const Record& record = records()[static_cast<std::size_t>(index)];
+  PV_CHECK(record.offset <= file_.size() && record.bytes <= file_.size() - record.offset,
+           "{}: record {} lies beyond its end; remove its index",
+           path(),
+           index);
   return {reinterpret_cast<const char*>(file_.data()) + record.offset, record.bytes};
 }
 
 std::string RecordFile::place(std::int64_t index) const {
   PV_CHECK(index >= 0 && index < size(), "{}: there is no record {} of {}", path(), index, size());
-  const std::uint32_t line = records_[static_cast<std::size_t>(index)].line;
+  const std::uint32_t line = records()[static_cast<std::size_t>(index)].line;
   return form_ == Form::kJsonList ? fmt::format("[{}], line {}", index, line)
                                   : fmt::format("line {}", line);
-}
-
-void RecordFile::add(std::size_t begin, std::size_t end, std::size_t line) {
-  constexpr std::size_t kMost = std::numeric_limits<std::uint32_t>::max();
-  PV_CHECK(end - begin <= kMost, "{}: line {}: the record is longer than 4 GiB", path(), line);
-  PV_CHECK(line <= kMost, "{}: more than {} lines; split the file", path(), kMost);
-  records_.push_back(
-      {begin, static_cast<std::uint32_t>(end - begin), static_cast<std::uint32_t>(line)});
-}
-
-void RecordFile::find_lines(std::string_view text) {
-  const std::size_t skipped = file_.size() - text.size();
-  std::size_t line = 0;
-  for (std::size_t begin = 0; begin < text.size();) {
-    ++line;
-    const std::size_t newline = std::min(text.find('\n', begin), text.size());
-    std::size_t end = newline;
-    if (end > begin && text[end - 1] == '\r') --end;
-    if (text.substr(begin, end - begin).find_first_not_of(" \t\r\v\f") != std::string_view::npos) {
-      add(skipped + begin, skipped + end, line);
-    }
-    begin = newline + 1;
-  }
-}
-
-void RecordFile::find_elements(std::string_view text) {
-  const std::size_t skipped = file_.size() - text.size();
-  scan_json_list(text, path(), [&](std::size_t begin, std::size_t end, std::size_t line) {
-    add(skipped + begin, skipped + end, line);
-  });
 }
 
 }  // namespace pocketvlm

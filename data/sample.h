@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,7 @@ namespace pocketvlm {
 
 /// One training or evaluation example before it becomes tokens.
 struct Sample {
-  std::string id;  // unique in its source; names the sample in logs and lists of skipped ones
+  std::string id;  // unique in its file; with SampleReader::name_suffix it names the sample in logs
   std::string
       task;  // caption | detailed | vqa | counting | position | ocr | yes_no | chat | text | ...
   std::string language = "en";
@@ -60,6 +61,9 @@ class SampleSource {
   virtual std::string name() const = 0;
   /// Where sample `index` stands in its file, for lists of skipped samples.
   virtual std::string place(std::int64_t index) const { return "sample " + std::to_string(index); }
+
+  /// Which of several files holds sample `index`, counted from 0; nothing when there is only one.
+  virtual std::optional<std::int64_t> file_number(std::int64_t /*index*/) const { return std::nullopt; }
 
   static constexpr std::int64_t kEndless = std::int64_t{1} << 62;
 };

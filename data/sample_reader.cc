@@ -39,6 +39,12 @@ EncodedSample encode_sample(const Sample& sample, const PromptEncoder& encoder) 
   return encoded;
 }
 
+std::string SampleReader::name_suffix(MixturePlace place) const {
+  const std::optional<std::int64_t> file = sources_[static_cast<std::size_t>(place.source)]->file_number(place.index);
+  if (file) return fmt::format("@{}.{}", place.source, *file);
+  return sources_.size() > 1 ? fmt::format("@{}", place.source) : "";
+}
+
 void SampleReader::note_damage(SampleOutcome& outcome, const std::function<void()>& action) const {
   try {
     action();
@@ -48,7 +54,12 @@ void SampleReader::note_damage(SampleOutcome& outcome, const std::function<void(
     const SampleSource& source = *sources_[static_cast<std::size_t>(outcome.place.source)];
     outcome.skipped = SkippedSample{source.name(), source.place(outcome.place.index), e.what(), "cannot be encoded"};
   }
-  if (outcome.skipped) outcome.sample = {};
+  if (!outcome.skipped) return;
+  outcome.sample = {};
+  // Scenes of several seeds have one name; places of theirs must stay apart.
+  const std::string name = sources_[static_cast<std::size_t>(outcome.place.source)]->name();
+  const auto same = std::count_if(sources_.begin(), sources_.end(), [&](const auto& source) { return source->name() == name; });
+  if (same > 1) outcome.skipped->source += fmt::format("@{}", outcome.place.source);
 }
 
 SampleOutcome SampleReader::measure(std::int64_t position, MixturePlace place) const {

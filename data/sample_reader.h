@@ -16,7 +16,7 @@ namespace pocketvlm {
 
 /// What was left out, and why.
 struct SkippedSample {
-  std::string source;
+  std::string source;  // its file; of several sources of one name with the number, as in "scenes@1"
   std::string place;
   std::string reason;  // kind and details
   std::string kind;    // one of a few fixed wordings, to count under
@@ -53,6 +53,9 @@ class SampleReader {
   /// refused without decoding pixels is refused here, so that all ranks agree on it. A long text that
   /// is to be split comes whole.
   SampleOutcome measure(std::int64_t position, MixturePlace place) const;
+
+  /// What makes the id of a sample unique among all sources: "@1" of the second of several, "@1.3" in its fourth file, "" of a single file.
+  std::string name_suffix(MixturePlace place) const;
 
   /// Decodes (or draws), slices and normalises the pictures of a measured sample. One that turns out
   /// damaged is skipped.

@@ -33,28 +33,29 @@ namespace {
 
 std::unique_ptr<SampleSource> open_file(const std::string& kind,
                                         const std::string& path,
-                                        const DecodeOptions& decode) {
-  if (kind == "conversations") return std::make_unique<ConversationSource>(path, decode);
-  if (kind == "tar") return std::make_unique<TarSource>(path, decode);
-  if (kind == "text") return std::make_unique<TextSource>(path);
+                                        const DecodeOptions& decode,
+                                        const IndexOptions& index) {
+  if (kind == "conversations") return std::make_unique<ConversationSource>(path, decode, index);
+  if (kind == "tar") return std::make_unique<TarSource>(path, decode, index);
+  if (kind == "text") return std::make_unique<TextSource>(path, index);
   fail("source.kind: \"{}\" is not one of scenes, conversations, tar, text", kind);
 }
 
 }  // namespace
 
-std::unique_ptr<SampleSource> open_files(const SourceConfig& config, const DecodeOptions& decode) {
+std::unique_ptr<SampleSource> open_files(const SourceConfig& config, const DecodeOptions& decode, const IndexOptions& index) {
   std::vector<std::unique_ptr<SampleSource>> parts;
   for (const std::string& file : matching_files(config.path)) {
-    parts.push_back(open_file(config.kind, file, decode));
+    parts.push_back(open_file(config.kind, file, decode, index));
   }
   if (parts.size() == 1) return std::move(parts.front());
   return std::make_unique<ConcatenatedSource>(config.path, std::move(parts));
 }
 
-std::unique_ptr<SampleSource> open_source(const SourceConfig& config, const DecodeOptions& decode) {
+std::unique_ptr<SampleSource> open_source(const SourceConfig& config, const DecodeOptions& decode, const IndexOptions& index) {
   config.validate("source");
   if (config.kind == "scenes") return std::make_unique<SceneSource>(config.scenes, config.seed);
-  std::unique_ptr<SampleSource> source = open_files(config, decode);
+  std::unique_ptr<SampleSource> source = open_files(config, decode, index);
   PV_CHECK(source->size() > 0, "{}: holds no samples", source->name());
   return source;
 }

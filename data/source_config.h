@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/config.h"
+#include "data/data_index.h"
 #include "data/preprocess/image.h"
 #include "data/sample.h"
 #include "data/scenes/scene_config.h"
@@ -35,11 +36,12 @@ struct SourceConfig {
 };
 
 /// Opens the file of a source, or all that its pattern matches. Throws Error naming the file.
-std::unique_ptr<SampleSource> open_files(const SourceConfig& config, const DecodeOptions& decode);
+std::unique_ptr<SampleSource> open_files(const SourceConfig& config, const DecodeOptions& decode, const IndexOptions& index = {});
 
 /// Opens a source, which must hold samples. Throws Error naming file and field. `decode` says which pictures are too large
-/// and whether EXIF orientation counts; it comes from the model's image config.
+/// and whether EXIF orientation counts; it comes from the model's image config. `index` says where indexes of its files are kept.
 std::unique_ptr<SampleSource> open_source(const SourceConfig& config,
-                                          const DecodeOptions& decode = {});
+                                          const DecodeOptions& decode = {},
+                                          const IndexOptions& index = {});
 
 }  // namespace pocketvlm

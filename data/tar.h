@@ -3,13 +3,12 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <unordered_map>
-#include <vector>
 
 #include "base/files.h"
+#include "data/data_index.h"
 #include "data/preprocess/image.h"
 #include "data/sample.h"
-#include "data/tar_index.h"
+#include "data/tar_table.h"
 
 namespace pocketvlm {
 
@@ -19,8 +18,8 @@ namespace pocketvlm {
 /// picture without KEY.json and a member that appears twice are damaged samples.
 class TarSource : public SampleSource {
  public:
-  explicit TarSource(const std::string& path, const DecodeOptions& decode = {});
-  std::int64_t size() const override { return static_cast<std::int64_t>(samples_.size()); }
+  explicit TarSource(const std::string& path, const DecodeOptions& decode = {}, const IndexOptions& index = {});
+  std::int64_t size() const override { return table_.num_samples(); }
   Sample at(std::int64_t index) const override { return read(index, decode_); }
   Sample outline(std::int64_t index) const override { return read(index, decode_.for_sizes()); }
   std::string name() const override { return file_.path(); }
@@ -28,25 +27,14 @@ class TarSource : public SampleSource {
 
  private:
   Sample read(std::int64_t index, const DecodeOptions& decode) const;
-  struct ShardSample {
-    std::string key;
-    std::int64_t record = -1;  // member places; -1: none
-    std::vector<std::int64_t> pictures;
-    std::string twice;  // a name that appears more than once
-  };
-  const ShardSample& sample(std::int64_t index) const;
-  const TarMember& member(std::int64_t place) const {
-    return members_[static_cast<std::size_t>(place)];
-  }
-  std::span<const std::byte> member_bytes(const TarMember& member) const;
-  const TarMember* find_picture(const ShardSample& sample, const std::string& name) const;
-  void group_members();
+  const TarTable::ShardSample& sample(std::int64_t index) const;
+  std::span<const std::byte> member_bytes(const TarTable::Member& member) const;
+  const TarTable::Member* find_picture(const TarTable::ShardSample& sample, const std::string& name) const;
 
   MappedFile file_;
   DecodeOptions decode_;
-  std::vector<TarMember> members_;
-  std::unordered_map<std::string, std::int64_t> by_name_;
-  std::vector<ShardSample> samples_;
+  DataIndex index_;
+  TarTable table_;  // a view of it
 };
 
 }  // namespace pocketvlm

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/log.h"
 
 namespace pocketvlm {
 namespace {
@@ -34,12 +33,12 @@ class TarReader {
   TarReader(std::span<const std::byte> bytes, const std::string& where)
       : text_(reinterpret_cast<const char*>(bytes.data()), bytes.size()), where_(where) {}
 
-  std::vector<TarMember> members() {
+  TarIndex read() {
     refuse_compressed();
     while (true) {
       if (at_ == text_.size()) {
         PV_CHECK(at_ > 0, "{}: the file is empty, not a tar archive", where_);
-        spdlog::warn("{}: the archive has no end mark; it may be cut off", where_);
+        index_.has_end_mark = false;
         break;
       }
       if (text_.size() - at_ < kBlock) broken("the archive is cut off inside a header");
@@ -48,7 +47,7 @@ class TarReader {
       check_checksum(header);
       member(header);
     }
-    return std::move(members_);
+    return std::move(index_);
   }
 
  private:
@@ -151,7 +150,7 @@ class TarReader {
       // Before ustar a folder was a file whose name ends in a slash.
       if (is_file && !name.ends_with('/')) {
         if (name.empty()) broken("a member has no name");
-        members_.push_back({std::move(name), begin, bytes});
+        index_.members.push_back({std::move(name), begin, bytes});
       }
       overrides_ = {};
     }
@@ -196,13 +195,13 @@ class TarReader {
   const std::string& where_;
   std::uint64_t at_ = 0;
   Overrides overrides_;
-  std::vector<TarMember> members_;
+  TarIndex index_;
 };
 
 }  // namespace
 
-std::vector<TarMember> read_tar_index(std::span<const std::byte> bytes, const std::string& where) {
-  return TarReader(bytes, where).members();
+TarIndex read_tar_index(std::span<const std::byte> bytes, const std::string& where) {
+  return TarReader(bytes, where).read();
 }
 
 }  // namespace pocketvlm

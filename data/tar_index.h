@@ -15,10 +15,15 @@ struct TarMember {
   std::uint64_t bytes = 0;
 };
 
+struct TarIndex {
+  std::vector<TarMember> members;
+  bool has_end_mark = true;  // without one the archive may be cut off
+};
+
 /// Lists the regular files of an archive: ustar, pax (path, size) and GNU long names; links,
 /// folders and devices are passed over. Throws Error with `where` and the byte offset when a
 /// header's checksum, a number or a size is wrong, when the archive is cut off, or when it is
 /// compressed or sparse.
-std::vector<TarMember> read_tar_index(std::span<const std::byte> bytes, const std::string& where);
+TarIndex read_tar_index(std::span<const std::byte> bytes, const std::string& where);
 
 }  // namespace pocketvlm

@@ -64,7 +64,9 @@ Json deciding_fields(Json stage, bool changed) {
   for (const char* key : {"checkpoint_every", "checkpoint_in_background", "recompute_blocks", "peak_tflops", "trace"}) stage.erase(key);
   for (const char* key : {"log_every", "log_samples"}) stage.erase(key);
   stage.erase("guard");  // when to give up
-  if (stage.contains("data")) stage["data"].erase("workers");
+  if (stage.contains("data")) {
+    for (const char* key : {"workers", "index_folder", "index_min_mb"}) stage["data"].erase(key);
+  }
   // A cache changes last bits, its size none.
   if (stage.contains("feature_cache")) stage["feature_cache"] = stage["feature_cache"].value("megabytes", int64_t{0}) > 0;
   if (!changed) return stage;

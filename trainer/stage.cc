@@ -256,6 +256,7 @@ class StageRun {
   void step() {
     const auto begin = Clock::now();
     const double waited_before = ranks_.seconds_waited();
+    double loading_s = 0;
     const PackShape work_before = work_;
     StepTotals now;
     now.steps = 1;
@@ -266,7 +267,9 @@ class StageRun {
     const int64_t rounds = rounds_per_step();
     for (int64_t i = 0; i < rounds; ++i) {
       ranks_.phase(fmt::format("loading data for step {}", steps_done() + 1));
+      const auto asked = Clock::now();
       PackedBatch packed = next_pack();
+      loading_s += std::chrono::duration<double>(Clock::now() - asked).count();
       const bool own = own_pack(i) < packs_per_step_;  // else the pack is empty: other ranks have one more
       if (own && packed.num_tokens() == 0) emptied += 1;
       if (own && config_.log_samples) sample_ids.push_back(packed.sample_ids);
@@ -306,15 +309,15 @@ class StageRun {
     now.loss = nothing_left ? 0 : sums[0] / weight;
     const double learning_rate = optimizer_->learning_rate();
     const double grad_norm = optimizer_->gradient_norm(scale);
-    const std::string bad = nothing_left ? "no picture of it could be decoded"
-                                         : reason_to_skip(config_.guard, state_.guard, now.loss, grad_norm);
-    if (bad.empty()) {
+    const BadStep bad =
+        nothing_left ? BadStep{"no picture of it could be decoded"} : judge_step(config_.guard, state_.guard, now.loss, grad_norm);
+    if (bad.reason.empty()) {
       RECORD_USER_SCOPE("update");
       optimizer_->update(scale, grad_norm);
       if (ema_) ema_->update();
-      note_good_step(state_.guard, grad_norm);
+      note_good_step(state_.guard, now.loss, grad_norm);
     } else if (nothing_left) {  // no fault of the model: the guard does not count it
-      if (ranks_.is_first()) spdlog::warn("stage {}: step {}: {}; nothing was updated", config_.name, steps_done() + 1, bad);
+      if (ranks_.is_first()) spdlog::warn("stage {}: step {}: {}; nothing was updated", config_.name, steps_done() + 1, bad.reason);
       optimizer_->skip();
     } else {
       refuse_step(bad, samples);
@@ -324,12 +327,13 @@ class StageRun {
       sharding_->spread_weights();
     }
     now.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    if (bad.empty()) {
+    if (bad.reason.empty()) {
       waited_s_ += ranks_.seconds_waited() - waited_before;
+      loading_s_ += loading_s;
       record(now, learning_rate, grad_norm);
     } else {
       work_ = work_before;  // its time does not count, either
-      record_refused(now, bad);
+      record_refused(now, bad.reason);
     }
     if (config_.log_samples) log_samples(sample_ids);
   }
@@ -353,13 +357,13 @@ class StageRun {
   }
 
   /// All ranks come here together: loss and norm are sums over all of them.
-  void refuse_step(const std::string& reason, const std::string& own_samples) {
+  void refuse_step(const BadStep& bad, const std::string& own_samples) {
     std::string samples;
     for (const std::string& of_rank : ranks_.gather_texts(own_samples)) samples += (samples.empty() ? "" : ", ") + of_rank;
-    const bool stop = note_bad_step(config_.guard, state_.guard);
+    const bool stop = note_bad_step(config_.guard, state_.guard, bad);
     if (stop) states_.finish();
     const std::string text = fmt::format(
-        "stage {}: step {}: {} (samples {}); nothing was updated", config_.name, steps_done() + 1, reason, samples);
+        "stage {}: step {}: {} (samples {}); nothing was updated", config_.name, steps_done() + 1, bad.reason, samples);
     PV_CHECK(!stop,
              "{}. Lower optimizer.learning_rate (--resume --changed goes on with it), or look at these samples; guard.max_bad_steps = {} "
              "such steps in a row are skipped, --resume goes on with more. {} holds the last good state",
@@ -436,9 +440,9 @@ class StageRun {
     const double operations = training_operations(model_.config, learning_components(config_), work_) *
                               static_cast<double>(packs_per_step_) / static_cast<double>(std::max<int64_t>(1, num_own_packs()));
     mfu_ = operations / (work_seconds_ * peak_ * ranks_.size());
-    const double communication_wait = waited_s_ / work_seconds_;
+    const double communication_wait = waited_s_ / work_seconds_, loading_wait = loading_s_ / work_seconds_;
     work_ = {};
-    work_seconds_ = waited_s_ = 0;
+    work_seconds_ = waited_s_ = loading_s_ = 0;
     if (log_) {
       Json line = {{"step", steps_done()},
                    {"loss", window.loss / static_cast<double>(window.steps)},
@@ -449,6 +453,7 @@ class StageRun {
                    {"mfu", mfu_},
                    {"fill", static_cast<double>(window.tokens) /
                                 static_cast<double>(window.steps * state_.packs_per_step * config_.data.batch_tokens)},
+                   {"loading_wait", loading_wait},
                    {"seconds", state_.total.seconds}};
       if (ranks_.size() > 1 && device_.is_cpu()) line["communication_wait"] = communication_wait;
       log_->append(line);
@@ -540,6 +545,7 @@ class StageRun {
     result.checkpoint = folder_ + "/checkpoint";
     result.packs_per_step = state_.packs_per_step;
     result.bad_steps = state_.guard.bad_steps;
+    result.loss_spikes = state_.guard.loss_spikes;
 
     if (features_) {
       spdlog::info("{}: {} of {} picture slices had their features cached", config_.name, features_->num_found(), features_->num_seen());
@@ -547,7 +553,7 @@ class StageRun {
     features_.reset();
     optimizer_.reset();
     const NamedTensors averages = whole_averages();
-    sharding_->restore_model();
+    sharding_->restore_model(torch::Device(torch::kCPU));
     sharding_.reset();
     model_.model->eval();
     model_.model->to(torch::kCPU);
@@ -622,6 +628,7 @@ class StageRun {
   PackShape work_;  // of this rank, in the good steps since the last line of metrics
   double work_seconds_ = 0;
   double waited_s_ = 0;  // of them, for other ranks
+  double loading_s_ = 0;  // of them, for packs
   double peak_ = 0;  // operations a second of one rank
   double mfu_ = 0;
   double last_loss_ = 0;

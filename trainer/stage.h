@@ -40,6 +40,7 @@ struct StageResult {
   std::string checkpoint;                 // folder
   int64_t packs_per_step = 0;             // of all ranks; 0: not recorded
   int64_t bad_steps = 0;                  // skipped by the guard
+  int64_t loss_spikes = 0;                // of these, for their loss
 
   void visit_fields(auto&& field) {
     field("name", name, "of the stage", required());
@@ -56,6 +57,7 @@ struct StageResult {
     field("checkpoint", checkpoint, "folder", required());
     field("packs_per_step", packs_per_step, "of all ranks together; 0: not recorded");
     field("bad_steps", bad_steps, "skipped by the guard");
+    field("loss_spikes", loss_spikes, "of these, for a loss far above the recent ones");
   }
   Json to_json() const;
   static StageResult from_json(const Json& json, const std::string& where);
@@ -63,8 +65,9 @@ struct StageResult {
 
 /// Runs one stage in `folder`:
 ///   config.json        effective config
-///   metrics.jsonl      {"step", "loss", "learning_rate", "grad_norm", "tokens_per_s", "images_per_s", "mfu", "fill", "seconds"}; fill is
-///                      the share of the packs' room that tokens take. Of several ranks without a GPU also "communication_wait": the
+///   metrics.jsonl      {"step", "loss", "learning_rate", "grad_norm", "tokens_per_s", "images_per_s", "mfu", "fill", "loading_wait", "seconds"};
+///                      fill is the share of the packs' room that tokens take, loading_wait that of the seconds in which rank 0 waited for its
+///                      packs. Of several ranks without a GPU also "communication_wait": the
 ///                      share of the seconds in which rank 0 waited for what other ranks sent. A step that the guard refused, or of which no picture
 ///                      could be decoded, has a line {"step", "skipped": reason}
 ///   events.out.tfevents.pocketvlm   the same curves for TensorBoard
@@ -81,7 +84,7 @@ struct StageResult {
 /// be another when it is continued, if `changed` says so: the folder's config.json is then the new one, and changes.jsonl lists every field
 /// with the step after which it changed (trainer/same_config.h).
 /// Leaves `model` trained, in evaluation mode, on the CPU.
-/// Throws Error when frozen tensors changed, when more steps in a row than the guard allows have no finite loss and gradients,
+/// Throws Error when frozen tensors changed, when the guard refuses more steps in a row than it allows,
 /// when no data is usable (or no picture of any step could be decoded), or when the folder holds results of another configuration.
 ///   after_step   called after every optimizer step with the number of steps done
 ///   ranks        the job's; all of them call this with the same arguments, and rank 0 writes. Null: this process is alone

@@ -203,6 +203,13 @@ RankPlan plan_stage(const StageConfig& config, const ModelConfig& model, const P
   plan.moments_bytes = (8 * learned - 4 * orthogonalized_parameters(config, model, learning)) / holders;
   plan.averages_bytes = config.ema_decay > 0 ? 4 * learned / holders : 0;
   plan.activations_bytes = activation_bytes(config, model, learning, updates, pack.shape);
+  const double whole = 4 * (split.blocks + split.outside);
+  // The model arrives whole; under full sharding its blocks then leave one after the other, each once more while it is divided.
+  plan.start_bytes = whole + (mode == "full" ? 4 * split.largest_block : 0);
+  const bool copies_states = config.checkpoint_in_background && config.checkpoint_every > 0;
+  // States are divided among ranks whatever is divided on the GPUs.
+  const double states = (4 * learned + (plan.moments_bytes + plan.averages_bytes) * holders) / n;
+  plan.host_bytes = whole + (copies_states ? states : 0);
   plan.operations = accumulation * training_operations(model, learning, pack.shape);
   plan.samples_per_step = pack.samples * accumulation * n;
   plan.steps = assumptions.samples > 0 ? static_cast<double>(assumptions.samples) / plan.samples_per_step
@@ -220,6 +227,8 @@ Json RankPlan::to_json() const {
           {"averages_bytes", averages_bytes},
           {"gathered_bytes", gathered_bytes},
           {"activations_bytes", activations_bytes},
+          {"start_bytes", start_bytes},
+          {"host_bytes", host_bytes},
           {"traffic_bytes_per_step", traffic_bytes},
           {"operations_per_step", operations},
           {"samples_per_step", samples_per_step},
@@ -235,7 +244,7 @@ std::string plan_text(const StageConfig& config,
   std::string text = fmt::format(
       "{}: {} ({:.2f} G parameters), sharding {}, {} tokens a pack, accumulation {}\n"
       "assumed: {:.0f} text tokens a sample, {:.1f} slices a picture, {:.0f} % of {:.0f} TFLOP/s a GPU\n"
-      "{:>6} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>11} {:>12} {:>12} {:>10} {:>8}\n",
+      "{:>6} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>11} {:>9} {:>9} {:>12} {:>12} {:>10} {:>8}\n",
       config.name,
       model.family,
       static_cast<double>(count_parameters(model).total()) / 1e9,
@@ -254,12 +263,14 @@ std::string plan_text(const StageConfig& config,
       "averages",
       "gathered",
       "activations",
+      "at start",
+      "host",
       "GiB sent",
       "samples",
       "steps",
       "days");
   for (const RankPlan& plan : plans) {
-    text += fmt::format("{:>6} {:>10.1f} {:>9.1f} {:>9.1f} {:>9.1f} {:>9.1f} {:>9.1f} {:>11.1f} {:>12.2f} {:>12.0f} {:>10.0f} {:>8.2f}\n",
+    text += fmt::format("{:>6} {:>10.1f} {:>9.1f} {:>9.1f} {:>9.1f} {:>9.1f} {:>9.1f} {:>11.1f} {:>9.1f} {:>9.1f} {:>12.2f} {:>12.0f} {:>10.0f} {:>8.2f}\n",
                         plan.ranks,
                         gib(plan.memory_bytes()),
                         gib(plan.weights_bytes),
@@ -268,12 +279,15 @@ std::string plan_text(const StageConfig& config,
                         gib(plan.averages_bytes),
                         gib(plan.gathered_bytes),
                         gib(plan.activations_bytes),
+                        gib(plan.start_bytes),
+                        gib(plan.host_bytes),
                         gib(plan.traffic_bytes),
                         plan.samples_per_step,
                         plan.steps,
                         plan.days);
   }
-  text += "GiB sent, samples: in one optimizer step (sent by a GPU; samples of all)\n";
+  text += "GiB a GPU: of the steps, or at the start if that is more; host: of each process (GPUs of one machine add up)\n"
+          "GiB sent, samples: in one optimizer step (sent by a GPU; samples of all)\n";
   if (recomputes(config) || plans.empty()) return text;
   StageConfig recomputed = config;
   recomputed.recompute_blocks = true;

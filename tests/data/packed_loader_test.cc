@@ -294,6 +294,54 @@ TEST_F(PackedLoaderTest, MixesSourcesByWeight) {
   EXPECT_LE(most - least, 6);  // whole epochs, but for what waits in the window
 }
 
+TEST_F(PackedLoaderTest, IdsTellSourcesAndFilesApart) {
+  const test::TestFolder folder;
+  const std::string lines = "{\"id\": \"x\", \"text\": \"one\"}\n{\"text\": \"two\"}\n{\"text\": \"" + std::string(200, 'y') + "\"}\n";
+  for (const char* name : {"a.jsonl", "b-1.jsonl", "b-2.jsonl"}) folder.write(name, lines);
+  LoaderConfig config = config_for(2);
+  for (SourceConfig& source : config.sources) source.kind = "text";
+  config.sources[0].path = folder.path("a.jsonl");
+  config.sources[1].path = folder.path("b-*.jsonl");
+  config.batch_tokens = config.max_tokens = 100;
+  config.look_ahead = 4;
+  const auto ids_of = [&] {
+    PackedLoader loader(config, encoder_);
+    std::set<std::string> ids;
+    for (int i = 0; i < 20; ++i) {
+      for (const std::string& id : loader.next().sample_ids) ids.insert(id);
+    }
+    return ids;
+  };
+  EXPECT_EQ(ids_of(), (std::set<std::string>{"x@0", "#1@0", "x@1.0", "#1@1.0", "x@1.1", "#1@1.1"}));
+  config.long_text = "split";
+  config.max_tokens = 90;
+  const std::set<std::string> pieces = ids_of();
+  EXPECT_TRUE(pieces.contains("#2, piece 1 of 3@0"));
+  EXPECT_TRUE(pieces.contains("#2, piece 1 of 3@1.1"));
+  config.long_text = "refuse";
+  config.sources.pop_back();
+  EXPECT_EQ(ids_of(), (std::set<std::string>{"x", "#1"})) << "one file needs no numbers";
+}
+
+TEST_F(PackedLoaderTest, PlacesOfSkippedSamplesTellSourcesOfOneNameApart) {
+  const auto sources = [](const char* second) {
+    Sources made;
+    for (const std::string name : {"scenes", second}) {
+      made.push_back(std::make_unique<MadeUpSource>(name, 10, [](std::int64_t i) { return document(std::to_string(i), i == 3 ? 5000 : 30); }));
+    }
+    return made;
+  };
+  const auto skipped = [&](const char* second) {
+    PackedLoader loader(config_for(2), sources(second), encoder_);
+    for (int i = 0; i < 30; ++i) loader.next();
+    std::set<std::string> places;
+    for (const SkippedSample& sample : loader.skipped()) places.insert(sample.source + ": " + sample.place);
+    return places;
+  };
+  EXPECT_EQ(skipped("scenes"), (std::set<std::string>{"scenes@0: sample 3", "scenes@1: sample 3"}));
+  EXPECT_EQ(skipped("others"), (std::set<std::string>{"scenes: sample 3", "others: sample 3"}));
+}
+
 TEST_F(PackedLoaderTest, SkippedSamplesAreCountedAndListedOnce) {
   LoaderConfig config = config_for();
   PackedLoader loader(config, made_up(100), encoder_);

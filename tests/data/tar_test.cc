@@ -18,7 +18,7 @@ using test::test_picture;
 using test::TestFolder;
 
 std::vector<TarMember> index_of(const std::string& tar) {
-  return read_tar_index({reinterpret_cast<const std::byte*>(tar.data()), tar.size()}, "shard.tar");
+  return read_tar_index({reinterpret_cast<const std::byte*>(tar.data()), tar.size()}, "shard.tar").members;
 }
 
 std::string pax(const std::string& key, const std::string& value) {

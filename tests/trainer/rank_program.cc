@@ -7,7 +7,7 @@
 ///   bucket_numbers   of "gradients"
 ///   hold         of "gradients": rank 1 finds its first gradients of a block only when rank 0 is in the backward of the block before
 ///   phases       of "train", a folder: PID in it says what that rank is doing
-///   pictures     a file of conversations, instead of scenes
+///   pictures     a file of conversations, instead of scenes; pack_tokens: room for one of its samples
 ///   fault        "" | "kill" | "freeze" | "slow" | "throw" | "full-disk" | "nan" (weights, for one step): what happens to `fault_rank`
 ///                (-1: to all) after `fault_step`
 #include <fcntl.h>
@@ -59,7 +59,7 @@ StageConfig stage(const Json& job) {
     config.data.sources[0].kind = "conversations";
     config.data.sources[0].path = job["pictures"].get<std::string>();
     config.data.sources[1].weight = 0.2;
-    config.data.batch_tokens = config.data.max_tokens = 44;  // one picture a pack
+    config.data.batch_tokens = config.data.max_tokens = job.value("pack_tokens", 44);  // one picture a pack
   }
   config.optimizer.eps = 1e-4;  // Adam would turn the rounding of near-zero gradients into whole steps
   config.log_every = 1;

@@ -34,7 +34,7 @@ void run_until_killed(const StageConfig& config, const std::string& folder, int6
 std::vector<Json> decided_metrics(const std::string& folder) {
   std::vector<Json> lines = test::read_lines(folder + "/metrics.jsonl");
   for (Json& line : lines) {
-    for (const char* key : {"tokens_per_s", "images_per_s", "mfu", "seconds"}) line.erase(key);
+    for (const char* key : {"tokens_per_s", "images_per_s", "mfu", "loading_wait", "seconds"}) line.erase(key);
   }
   return lines;
 }
@@ -226,6 +226,41 @@ TEST(Resume, GoesOnAfterAStopOfTheGuardWithAnotherGuard) {
   EXPECT_NE(error.find("--changed"), std::string::npos) << error;
   config.guard.max_bad_steps = 2;
   EXPECT_EQ(error_when_run(config, folder, false), "");
+}
+
+/// Makes the loss of step 24 a high one, and that step's weights what they were.
+StageResult run_with_a_loss_spike(const StageConfig& config, const std::string& folder, int64_t stop = 0) {
+  LoadedModel model = test::tiny_model(1);
+  torch::Tensor weight = model.model->named_parameters()["language.norm.weight"], good;
+  return run_stage(config, model, test::tiny_tokenizer_path(), folder, [&](int64_t step) {
+    const torch::NoGradGuard no_grad;
+    if (step == stop) throw Error("stopped");
+    if (step == 23) good = weight.detach().clone();
+    if (step == 23) weight.mul_(100);
+    if (step == 24) weight.copy_(good);
+  });
+}
+
+TEST(Resume, KnowsAStepsLossFromThoseBeforeTheInterruption) {
+  StageConfig config = interrupted_stage("language");
+  config.steps = 26;
+  config.log_every = 1;
+  config.guard.max_bad_steps = 1;
+  config.guard.loss_spike_factor = 4;
+  const std::string folder = test::test_folder() + "/loss-spike", whole = folder + "-whole", unguarded = folder + "-unguarded";
+  EXPECT_EQ(test::error_of([&] { run_with_a_loss_spike(config, folder, 22); }), "stopped");
+  const StageResult result = run_with_a_loss_spike(config, folder), expected = run_with_a_loss_spike(config, whole);
+  EXPECT_EQ(expected.loss_spikes, 1);
+  EXPECT_EQ(expected.bad_steps, 1);
+  EXPECT_EQ(result.loss_spikes, 1);
+  EXPECT_EQ(read_file(folder + "/checkpoint/model.safetensors"), read_file(whole + "/checkpoint/model.safetensors"));
+  const Json line = test::read_lines(folder + "/metrics.jsonl").at(23);
+  EXPECT_EQ(line["step"], 24);
+  EXPECT_NE(line.value("skipped", "").find("times its recent median"), std::string::npos) << line;
+
+  config.guard.loss_spike_factor = 0;  // as it is when nothing is set
+  EXPECT_EQ(run_with_a_loss_spike(config, unguarded).loss_spikes, 0);
+  EXPECT_NE(read_file(unguarded + "/checkpoint/model.safetensors"), read_file(whole + "/checkpoint/model.safetensors"));
 }
 
 TEST(Resume, RefusesOtherFrozenWeights) {

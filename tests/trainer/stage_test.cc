@@ -323,5 +323,39 @@ TEST(Stage, SkipsCountsAndListsDamagedSamples) {
   EXPECT_NE(skipped[0].dump().find("data.jsonl"), std::string::npos) << skipped[0];
 }
 
+/// The share of its time in which a stage on these data waited for packs.
+double loading_wait(const std::string& name, const SourceConfig& source) {
+  StageConfig config = test::tiny_stage(name);
+  config.data.sources = {source};
+  config.trainable = {"language.*"};
+  config.data.workers = 0;  // nothing is read ahead
+  config.steps = config.log_every = 4;
+  LoadedModel model = test::tiny_model(1);
+  const std::string folder = test::test_folder() + "/" + name;
+  run_stage(config, model, test::tiny_tokenizer_path(), folder);
+  return test::read_lines(folder + "/metrics.jsonl").at(0)["loading_wait"].get<double>();
+}
+
+TEST(Stage, SaysHowLongItWaitedForItsPacks) {
+  SourceConfig texts = test::tiny_stage("").data.sources[0];
+  texts.scenes.tasks = {{"text", 1.0}};
+  const std::string folder = test::test_folder() + "/large";
+  make_folders(folder);
+  Image picture(3000, 2000);
+  for (std::size_t i = 0; i < picture.rgb.size(); ++i) picture.rgb[i] = static_cast<uint8_t>(i * 37 + i / 97);
+  write_file_atomic(folder + "/large.jpg", encode_jpeg(picture, 90));
+  write_file_atomic(folder + "/data.jsonl",
+                    "{\"image\": \"large.jpg\", \"conversations\": [{\"from\": \"human\", \"value\": \"<image>\\nWhat?\"}, "
+                    "{\"from\": \"gpt\", \"value\": \"a dog\"}]}\n");
+  SourceConfig pictures;
+  pictures.kind = "conversations";
+  pictures.path = folder + "/data.jsonl";
+  const double of_texts = loading_wait("loading-texts", texts), of_pictures = loading_wait("loading-pictures", pictures);
+  EXPECT_GT(of_texts, 0);
+  EXPECT_LT(of_texts, of_pictures);
+  EXPECT_GT(of_pictures, 0.5);
+  EXPECT_LT(of_pictures, 1);
+}
+
 }  // namespace
 }  // namespace pocketvlm

@@ -153,6 +153,21 @@ void DividedBlocks::gather_all() {
   for (const auto& block : blocks_) gather(*block);
 }
 
+void DividedBlocks::hand_back(std::optional<torch::Device> to) {
+  const torch::NoGradGuard no_grad;
+  finish();
+  for (const auto& block : blocks_) {
+    gather(*block);
+    // Tensors of their own: views would keep the exchanged row alive, and share one storage.
+    for (const FlatBucket* bucket : {&block->learned, &block->frozen}) {
+      for (const FlatBucket::Item& item : bucket->items()) {
+        const Tensor whole = item.tensor.detach();
+        Tensor(item.tensor).set_data(to ? whole.to(*to, whole.scalar_type(), /*non_blocking=*/false, /*copy=*/true) : whole.clone());
+      }
+    }
+  }
+}
+
 void DividedBlocks::release_all() {
   for (const auto& block : blocks_) release(*block);
 }

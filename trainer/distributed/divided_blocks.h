@@ -4,6 +4,7 @@
 #include <torch/types.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -52,6 +53,9 @@ class DividedBlocks {
   void drop_gradients();
   void gather_all();   // collective
   void release_all();
+  /// Gives the model its blocks back, one after the other, on their device or on `to`: one block at a time is there twice. Collective;
+  /// nothing can be run after it.
+  void hand_back(std::optional<torch::Device> to);
 
  private:
   void enter(Block& block, Pass pass);

@@ -262,17 +262,10 @@ void Sharding::with_whole_model(const std::function<void()>& use) {
   if (blocks_) blocks_->release_all();
 }
 
-void Sharding::restore_model() {
+void Sharding::restore_model(std::optional<torch::Device> to) {
   runner_ = {};
   if (!blocks_) return;
-  const torch::NoGradGuard no_grad;
-  blocks_->gather_all();
-  for (const auto& block : blocks_->all()) {
-    // Tensors of their own: views would keep the exchanged row alive, and share one storage.
-    for (const FlatBucket* bucket : {&block->learned, &block->frozen}) {
-      for (const FlatBucket::Item& item : bucket->items()) Tensor(item.tensor).set_data(item.tensor.detach().clone());
-    }
-  }
+  blocks_->hand_back(to);
   blocks_.reset();
 }
 

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -73,8 +74,8 @@ class Sharding {
                     const std::function<void(const std::string& name, const torch::Tensor& whole)>& use);
   /// Calls `use` while the model's parameters hold all their numbers. Collective.
   void with_whole_model(const std::function<void()>& use);
-  /// Ends the sharding: the model's parameters hold all their numbers again.
-  void restore_model();
+  /// Ends the sharding: the model's parameters hold all their numbers again, those of divided blocks on `to` if it is given. Collective.
+  void restore_model(std::optional<torch::Device> to = std::nullopt);
 
  private:
   struct Row;

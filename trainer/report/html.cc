@@ -3,25 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
 #include "base/base64.h"
 #include "base/files.h"
 
 namespace pocketvlm {
-namespace {
-
-/// A step of 1, 2 or 5 times a power of ten that gives about four ticks.
-double tick_step(double span) {
-  const double raw = std::max(span, 1e-12) / 4;
-  const double power = std::pow(10.0, std::floor(std::log10(raw)));
-  const double lead = raw / power;
-  return power * (lead < 1.5 ? 1 : lead < 3.5 ? 2 : lead < 7.5 ? 5 : 10);
-}
-
-}  // namespace
-
 std::string escape_html(std::string_view text) {
   std::string out;
   for (const char c : text) {
@@ -42,30 +28,20 @@ std::string data_address(const std::string& path, const std::string& media_type)
 }
 
 std::string line_chart(const std::string& title, const std::vector<Series>& series, const std::string& x_label, int width, int height) {
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  double x0 = kInfinity, x1 = -kInfinity, y0 = kInfinity, y1 = -kInfinity;
-  for (const Series& line : series) {
-    for (const auto& [x, y] : line.points) {
-      x0 = std::min(x0, x), x1 = std::max(x1, x), y0 = std::min(y0, y), y1 = std::max(y1, y);
-    }
-  }
-  if (!(x0 <= x1)) return "";
-  if (y0 > 0 && y0 < y1 * 0.6) y0 = 0;  // show the whole way down where that costs little room
-  if (x1 == x0) x1 = x0 + 1;
-  if (y1 == y0) y1 = y0 + 1;
+  const ChartAxes axes = ChartAxes::of(series);
+  if (!axes.has_points) return "";
+  const auto [x0, x1, y0, y1, has_points] = axes;
   const double left = 46, right = width - 10, top = 24, bottom = height - 30;
   const auto px = [&](double x) { return left + (x - x0) / (x1 - x0) * (right - left); };
   const auto py = [&](double y) { return bottom - (y - y0) / (y1 - y0) * (bottom - top); };
   std::string svg = fmt::format(
       "<svg class=\"chart\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\"><text x=\"{}\" y=\"14\" class=\"title\">{}</text>",
       width, height, escape_html(title), left, escape_html(title));
-  const double step_y = tick_step(y1 - y0);
-  for (double y = std::ceil(y0 / step_y) * step_y; y <= y1 + step_y * 1e-6; y += step_y) {
+  for (const double y : ticks(y0, y1)) {
     svg += fmt::format("<line x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\" class=\"grid\"/><text x=\"{}\" y=\"{:.1f}\" class=\"tick\" text-anchor=\"end\">{:.3g}</text>",
-                       left, right, py(y), py(y), left - 5, py(y) + 3.5, std::abs(y) < step_y * 1e-6 ? 0.0 : y);
+                       left, right, py(y), py(y), left - 5, py(y) + 3.5, y);
   }
-  const double step_x = tick_step(x1 - x0);
-  for (double x = std::ceil(x0 / step_x) * step_x; x <= x1 + step_x * 1e-6; x += step_x) {
+  for (const double x : ticks(x0, x1)) {
     svg += fmt::format("<text x=\"{:.1f}\" y=\"{}\" class=\"tick\" text-anchor=\"middle\">{:g}</text>", px(x), bottom + 13, x);
   }
   svg += fmt::format("<text x=\"{}\" y=\"{}\" class=\"tick\" text-anchor=\"end\">{}</text>", right, height - 4, escape_html(x_label));

@@ -2,8 +2,9 @@
 
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
+
+#include "trainer/report/chart_axes.h"
 
 namespace pocketvlm {
 
@@ -12,13 +13,6 @@ std::string escape_html(std::string_view text);
 
 /// A file's bytes as a data: address, so that the page needs no other file.
 std::string data_address(const std::string& path, const std::string& media_type);
-
-/// One line of a chart.
-struct Series {
-  std::string name;
-  std::string color;
-  std::vector<std::pair<double, double>> points;
-};
 
 /// A line chart as inline SVG; axes are chosen from the data. Empty text without points.
 std::string line_chart(const std::string& title, const std::vector<Series>& series, const std::string& x_label, int width = 360, int height = 190);

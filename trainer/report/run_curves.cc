@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/json.h"
+#include "trainer/report/chart_picture.h"
 #include "trainer/report/html.h"
 #include "trainer/report/style.h"
 
@@ -58,17 +59,22 @@ std::string run_name(const std::string& folder) {
 
 }  // namespace
 
-std::string run_curves(const std::vector<std::string>& folders) {
-  std::map<std::string, std::map<std::string, std::vector<Series>>> charts;  // by place in the run, by number
-  std::string key;
+RunCurves RunCurves::read(const std::vector<std::string>& folders) {
+  RunCurves found;
   for (std::size_t r = 0; r < folders.size(); ++r) {
-    const std::string color = kColors[r % kColors.size()], name = run_name(folders[r]);
-    key += fmt::format("<i style=\"background:{}\"></i>{}", color, escape_html(name));
+    const Series run = {run_name(folders[r]), kColors[r % kColors.size()], {}};
+    found.runs.push_back(run);
     for (auto& [place, curves] : read_run(folders[r])) {
-      for (auto& [number, points] : curves) charts[place][number].push_back({name, color, std::move(points)});
+      for (auto& [number, points] : curves) found.charts[place][number].push_back({run.name, run.color, std::move(points)});
     }
   }
-  PV_CHECK(!charts.empty(), "{}: no metrics.jsonl in it or below", folders.front());
+  PV_CHECK(!found.charts.empty(), "{}: no metrics.jsonl in it or below", folders.front());
+  return found;
+}
+
+std::string RunCurves::page() const {
+  std::string key;
+  for (const Series& run : runs) key += fmt::format("<i style=\"background:{}\"></i>{}", run.color, escape_html(run.name));
   std::string page = fmt::format(
       "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">"
       "<title>Curves</title><style>{}</style></head><body><main><h2>Curves</h2><p class=\"key\">{}</p>",
@@ -83,6 +89,15 @@ std::string run_curves(const std::vector<std::string>& folders) {
     page += "</div>";
   }
   return page + "</main></body></html>\n";
+}
+
+Image RunCurves::picture() const {
+  std::vector<PictureItem> items;
+  for (const auto& [place, numbers] : charts) {
+    if (!place.empty()) items.push_back({place, {}});
+    for (const auto& [number, series] : numbers) items.push_back({number, series});
+  }
+  return chart_picture(runs, items);
 }
 
 }  // namespace pocketvlm
