@@ -141,7 +141,7 @@ torch::Tensor decode_attention(const torch::Tensor& q,
                                KvCache::Layer& layer) {
   layer.tail_key.select(2, cache.tail).copy_(k);
   layer.tail_value.select(2, cache.tail).copy_(v);
-  return kernels_take(q) ? attend_with_kernel(q, cache, layer) : attend_with_operators(q, cache, layer);
+  return cpu_kernels_take(q) ? attend_with_kernel(q, cache, layer) : attend_with_operators(q, cache, layer);
 }
 
 }  // namespace pocketvlm
