@@ -41,6 +41,7 @@ void bench(const CommandLine& line) {
   settings.shapes = BenchShapes::read(line.shapes);
   settings.task = line.task;
   settings.dtype = line.dtype.empty() ? "bf16" : line.dtype;
+  settings.device = line.device;
   settings.steps = line.steps;
   settings.batch = line.batch;
   settings.padded = line.padded;
@@ -60,7 +61,9 @@ void bench(const CommandLine& line) {
                  {"params_m", static_cast<double>(result.parameters) / 1e6},
                  {"peak_rss_mib", peak_rss_mib()},
                  {"dtype", settings.dtype},
+                 {"device", settings.device},
                  {"threads", at::get_num_threads()}};
+  if (settings.device != "cpu") report["peak_device_mib"] = result.peak_device_mib;
   if (result.details.is_object()) report.update(result.details);
   if (line.json) {
     std::fputs((report.dump() + "\n").c_str(), stdout);

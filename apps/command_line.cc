@@ -145,6 +145,7 @@ void add_bench_command(CLI::App& app, CommandLine& line) {
   bench->add_option("--task", line.task, "sft, stage1, dpo, rollout or judge")->required();
   bench->add_option("--shapes", line.shapes, "JSON file with the sizes: vision, queries, resampler_heads, language")->required();
   bench->add_option("--dtype", line.dtype, "of matrix products; default: bf16")->check(CLI::IsMember({"f32", "bf16"}));
+  bench->add_option("--device", line.device, "cpu or cuda, the first GPU; default: cpu")->check(CLI::IsMember({"cpu", "cuda"}));
   bench->add_option("--steps", line.steps, "timed after one that warms up")->check(CLI::Range(1, 1000000));
   bench->add_option("--batch", line.batch, "samples of an optimizer step")->check(CLI::Range(1, 1000000));
   bench->add_option("--longest-text", line.longest_text, "sft, stage1: texts of 8 to this many tokens; default: 512")

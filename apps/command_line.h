@@ -40,7 +40,7 @@ struct CommandLine {
   bool keep_original = false;
   std::int64_t concurrency = 8, attempts = 6;
   double timeout_s = 120;
-  std::string task, shapes;          // bench
+  std::string task, shapes, device = "cpu";  // bench
   std::int64_t steps = 4, batch = 8, longest_text = 0;
   bool padded = false;  // bench
   std::vector<std::string> runs;              // plot

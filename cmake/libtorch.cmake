@@ -28,7 +28,11 @@ if(POCKETVLM_CUDA)
     set(dir ${CMAKE_SOURCE_DIR}/third_party/site/nvidia/${folder}/lib)
     target_link_options(pocketvlm_torch INTERFACE -Wl,-rpath,${dir} -Wl,-rpath-link,${dir})
   endforeach()
-  find_library(NCCL_LIBRARY nccl REQUIRED)
+  # The wheel's first: LibTorch's CUDA half loads it too.
+  set(nccl_wheel ${CMAKE_SOURCE_DIR}/third_party/site/nvidia/nccl)
+  find_library(NCCL_LIBRARY NAMES libnccl.so.2 nccl REQUIRED HINTS ${nccl_wheel}/lib ${CUDAToolkit_LIBRARY_DIR})
+  find_path(NCCL_INCLUDE nccl.h REQUIRED HINTS ${nccl_wheel}/include ${CUDAToolkit_INCLUDE_DIRS})
+  target_include_directories(pocketvlm_torch SYSTEM INTERFACE ${NCCL_INCLUDE})
   target_link_libraries(pocketvlm_torch INTERFACE -Wl,--no-as-needed torch_cuda c10_cuda torch_cpu c10
     -Wl,--as-needed CUDA::cudart ${NCCL_LIBRARY})
 endif()

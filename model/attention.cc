@@ -7,6 +7,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "model/flash_attention.h"
 #include "model/kernel_calls.h"
 
 namespace pocketvlm {
@@ -249,7 +250,7 @@ Tensor attention_operators(const Tensor& q,
 }
 
 bool use_kernel(const Tensor& x, const std::vector<int64_t>& k_lengths) {
-  return kernels_take(x) && longest_of(k_lengths) <= kLongestKernelSegment;
+  return cpu_kernels_take(x) && longest_of(k_lengths) <= kLongestKernelSegment;
 }
 
 }  // namespace
@@ -260,6 +261,7 @@ torch::Tensor segment_attention(const torch::Tensor& q,
                                 const std::vector<int64_t>& lengths,
                                 bool causal) {
   if (use_kernel(q, lengths)) return CrossAttention::apply(q, k, v, lengths, lengths, causal);
+  if (flash_takes(q)) return flash_cross_attention(q, k, v, lengths, lengths, causal);
   return attention_operators(q, k, v, lengths, lengths, causal);
 }
 
@@ -278,6 +280,7 @@ torch::Tensor packed_attention(const torch::Tensor& qkv,
                                   causal,
                                   unread);
   }
+  if (flash_takes(qkv)) return flash_packed_attention(qkv, heads, rotary, lengths, causal);
   const int64_t kv_heads = (qkv.size(1) - heads) / 2;
   const Tensor turned = rotary != nullptr ? rotate_heads(qkv, *rotary, heads + kv_heads) : qkv;
   return attention_operators(turned.narrow(1, 0, heads),
@@ -294,6 +297,7 @@ torch::Tensor cross_attention(const torch::Tensor& q,
                               const std::vector<int64_t>& q_lengths,
                               const std::vector<int64_t>& k_lengths) {
   if (use_kernel(q, k_lengths)) return CrossAttention::apply(q, k, v, q_lengths, k_lengths, false);
+  if (flash_takes(q)) return flash_cross_attention(q, k, v, q_lengths, k_lengths, false);
   return attention_operators(q, k, v, q_lengths, k_lengths, false);
 }
 

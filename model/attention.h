@@ -8,7 +8,8 @@
 
 namespace pocketvlm {
 
-/// Attention that never crosses a segment. q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim], tokens
+/// Attention that never crosses a segment: kernels of our own on the CPU, FlashAttention for bfloat16 on a GPU
+/// (flash_attention.h), elsewhere one call of LibTorch's attention for segments of one shape that follow each other. q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim], tokens
 /// = sum of lengths; returns [tokens, heads * head_dim].
 torch::Tensor segment_attention(const torch::Tensor& q,
                                 const torch::Tensor& k,

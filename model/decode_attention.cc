@@ -39,7 +39,7 @@ void KvCache::fill_layer(std::size_t layer, const std::vector<int64_t>& at, cons
   // What no sequence has written is never read by the kernel, but multiplied by zero on other devices.
   const auto tail_space = [&](const torch::Tensor& x) {
     const std::vector<int64_t> shape = {places * samples, x.size(1), capacity, x.size(2)};
-    return kernels_take(x) ? torch::empty(shape, x.options()) : torch::zeros(shape, x.options());
+    return cpu_kernels_take(x) ? torch::empty(shape, x.options()) : torch::zeros(shape, x.options());
   };
   const auto prefix_space = [&](const torch::Tensor& x) {
     return torch::zeros({places, x.size(1), prefix, x.size(2)}, x.options());
@@ -186,7 +186,7 @@ torch::Tensor decode_attention(const torch::Tensor& q,
                                DecodeStep& step,
                                const KvCache& cache,
                                KvCache::Layer& layer) {
-  return kernels_take(q) ? attend_with_kernel(q, k, v, step.sequences, cache, layer)
+  return cpu_kernels_take(q) ? attend_with_kernel(q, k, v, step.sequences, cache, layer)
                          : attend_with_operators(q, k, v, step, cache, layer);
 }
 

@@ -17,6 +17,13 @@ using torch::autograd::variable_list;
 float* floats(const Tensor& x) { return x.defined() ? x.data_ptr<float>() : nullptr; }
 void* bytes(const Tensor& x) { return x.defined() ? x.data_ptr() : nullptr; }
 
+/// turn_heads into a tensor of its own.
+Tensor turned_heads(const Tensor& x, const RotaryTable& table, int64_t rotated, bool inverse) {
+  const Tensor input = x.contiguous(), result = torch::empty_like(input);
+  turn_heads(input, table, rotated, inverse, result);
+  return result;
+}
+
 int64_t rows_of(const Tensor& x) { return x.size(-1) == 0 ? 0 : x.numel() / x.size(-1); }
 
 Tensor norm_operators(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps, torch::Dtype out) {
@@ -39,6 +46,7 @@ struct Norm : torch::autograd::Function<Norm> {
     const Tensor bias = given_bias.value_or(Tensor());
     const Tensor input = x.contiguous();
     const Tensor added = branch.defined() ? branch.contiguous() : Tensor();
+    TORCH_INTERNAL_ASSERT(weight.device() == input.device() && (!added.defined() || added.device() == input.device()));
     const int64_t rows = rows_of(input);
     const Tensor sum = added.defined() ? torch::empty_like(input) : Tensor();
     const Tensor normed = torch::empty(input.sizes(), input.options().dtype(out));
@@ -57,7 +65,7 @@ struct Norm : torch::autograd::Function<Norm> {
                                        .mean = floats(mean),
                                        .inverse = floats(inverse),
                                        .type = kernel_type(out)};
-    run_rows(kernels::table().norm_forward, args, rows, input.size(-1));
+    run_rows(input, kernels::table().norm_forward, &kernels::DeviceTable::norm_forward, args, rows, input.size(-1));
     context->save_for_backward({sum.defined() ? sum : input, weight, mean, inverse});
     context->saved_data["scale"] = scale;
     context->saved_data["branch"] = added.defined();
@@ -105,7 +113,7 @@ struct Norm : torch::autograd::Function<Norm> {
                                         .grad_weight = floats(grad_weight),
                                         .grad_bias = floats(grad_bias),
                                         .type = kernel_type(grad_y.scalar_type())};
-    run_rows(kernels::table().norm_backward, args, blocks, kernels::kNormBlock * size);
+    run_rows(x, kernels::table().norm_backward, &kernels::DeviceTable::norm_backward, args, blocks, kernels::kNormBlock * size);
     result[0] = grad_x;
     result[1] = grad_branch;
     if (grad_weight.defined()) result[2] = grad_weight.sum(0);
@@ -123,13 +131,14 @@ struct AddBranch : torch::autograd::Function<AddBranch> {
   static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& branch, double scale) {
     const Tensor base = x.contiguous();
     const Tensor added = branch.contiguous();
+    TORCH_INTERNAL_ASSERT(added.device() == base.device());
     const Tensor out = torch::empty_like(base);
     const kernels::AddBranch args = {.x = floats(base),
                                      .branch = bytes(added),
                                      .scale = static_cast<float>(scale),
                                      .out = floats(out),
                                      .type = kernel_type(added.scalar_type())};
-    run_rows(kernels::table().add_branch, args, base.numel(), 1);
+    run_rows(base, kernels::table().add_branch, &kernels::DeviceTable::add_branch, args, base.numel(), 1);
     context->saved_data["scale"] = scale;
     context->saved_data["type"] = static_cast<int64_t>(branch.scalar_type());
     return out;
@@ -149,7 +158,7 @@ struct AddBranch : torch::autograd::Function<AddBranch> {
                                        .scale = static_cast<float>(scale),
                                        .out = bytes(grad_branch),
                                        .type = kernel_type(dtype)};
-        run_rows(kernels::table().scale_to, args, grad.numel(), 1);
+        run_rows(grad, kernels::table().scale_to, &kernels::DeviceTable::scale_to, args, grad.numel(), 1);
       }
     }
     return {grads[0], grad_branch, Tensor()};
@@ -166,7 +175,7 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
     args.gate_up = bytes(input);
     args.y = bytes(y);
     args.type = kernel_type(input.scalar_type());
-    run_rows(kernels::table().swiglu_forward, args, input.size(0), 2 * ffn);
+    run_rows(input, kernels::table().swiglu_forward, &kernels::DeviceTable::swiglu_forward, args, input.size(0), 2 * ffn);
     context->save_for_backward({input});
     return y;
   }
@@ -181,8 +190,22 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
     args.grad_y = bytes(grad_y);
     args.grad_gate_up = bytes(grad);
     args.type = kernel_type(input.scalar_type());
-    run_rows(kernels::table().swiglu_backward, args, input.size(0), 4 * args.ffn);
+    run_rows(input, kernels::table().swiglu_backward, &kernels::DeviceTable::swiglu_backward, args, input.size(0), 4 * args.ffn);
     return {grad};
+  }
+};
+
+struct RotateHeads : torch::autograd::Function<RotateHeads> {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t rotated) {
+    context->save_for_backward({cosine, sine});
+    context->saved_data["rotated"] = rotated;
+    return turned_heads(x, {cosine, sine}, rotated, /*inverse=*/false);
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    const int64_t rotated = context->saved_data["rotated"].toInt();
+    return {turned_heads(grads[0], {saved[0], saved[1]}, rotated, /*inverse=*/true), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -260,6 +283,27 @@ NormedSum add_norm(const torch::Tensor& x,
   return {results[1], results[0]};
 }
 
+void turn_heads(const torch::Tensor& x, const RotaryTable& table, int64_t rotated, bool inverse, const torch::Tensor& out) {
+  TORCH_INTERNAL_ASSERT(x.sizes() == out.sizes() && x.scalar_type() == out.scalar_type() &&
+                        table.cosine.device() == x.device() && out.device() == x.device() && table.cosine.is_contiguous() &&
+                        table.sine.is_contiguous());
+  for (const torch::Tensor& tensor : {x, out}) {
+    TORCH_INTERNAL_ASSERT(tensor.stride(2) == 1 && (tensor.size(1) == 1 || tensor.stride(1) == tensor.size(2)));
+  }
+  const kernels::Rotary args = {.heads = rotated,
+                                .passed = x.size(1) - rotated,
+                                .head_dim = x.size(2),
+                                .x = bytes(x),
+                                .x_stride = x.stride(0),
+                                .out = bytes(out),
+                                .out_stride = out.stride(0),
+                                .cosine = floats(table.cosine),
+                                .sine = floats(table.sine),
+                                .inverse = inverse,
+                                .type = kernel_type(x.scalar_type())};
+  run_rows(x, kernels::table().rotary, &kernels::DeviceTable::rotary, args, x.size(0), x.size(1) * x.size(2));
+}
+
 RotaryTable rotary_table(const torch::Tensor& position_ids, int64_t head_dim, double theta, double scaling) {
   const Tensor exponents =
       torch::arange(0, head_dim, 2, position_ids.options().dtype(torch::kFloat32)) / static_cast<double>(head_dim);
@@ -271,20 +315,9 @@ RotaryTable rotary_table(const torch::Tensor& position_ids, int64_t head_dim, do
 
 torch::Tensor rotate_heads(const torch::Tensor& x, const RotaryTable& table, int64_t rotated) {
   const int64_t half = x.size(2) / 2;
-  if (kernels_take(x) && !(torch::GradMode::is_enabled() && x.requires_grad())) {
-    const Tensor result = x.contiguous().clone();
-    const kernels::Rotary args = {.heads = rotated,
-                                  .head_dim = x.size(2),
-                                  .x = bytes(result),
-                                  .x_stride = x.size(1) * x.size(2),
-                                  .out = bytes(result),
-                                  .out_stride = x.size(1) * x.size(2),
-                                  .cosine = floats(table.cosine),
-                                  .sine = floats(table.sine),
-                                  .inverse = false,
-                                  .type = kernel_type(x.scalar_type())};
-    run_rows(kernels::table().rotary, args, x.size(0), rotated * x.size(2));
-    return result;
+  if (kernels_take(x)) {
+    if (!(torch::GradMode::is_enabled() && x.requires_grad())) return turned_heads(x, table, rotated, /*inverse=*/false);
+    if (x.is_cuda()) return RotateHeads::apply(x, table.cosine, table.sine, rotated);
   }
   const Tensor cosine = table.cosine.unsqueeze(1);
   const Tensor sine = table.sine.unsqueeze(1);
@@ -303,14 +336,14 @@ torch::Tensor swiglu(const torch::Tensor& gate_up) {
 }
 
 torch::Tensor gelu_tanh(const torch::Tensor& x) {
-  if (!kernels_take(x)) return at::gelu(x, "tanh");
+  if (!cpu_kernels_take(x)) return at::gelu(x, "tanh");
   // 0.5 (1 + tanh u) = sigmoid(2 u)
   const double linear = 2.0 * std::sqrt(2.0 / std::numbers::pi);
   return SigmoidGateFunction::apply(x, linear, linear * 0.044715);
 }
 
 torch::Tensor quick_gelu(const torch::Tensor& x) {
-  if (!kernels_take(x)) return x * torch::sigmoid(1.702 * x);
+  if (!cpu_kernels_take(x)) return x * torch::sigmoid(1.702 * x);
   return SigmoidGateFunction::apply(x, 1.702, 0.0);
 }
 

@@ -5,8 +5,8 @@
 namespace pocketvlm {
 
 /// The elementwise parts of a transformer as single passes over memory, forward and backward: on small models
-/// they cost as much as the matrix products when each is a chain of separate operators. On other devices than
-/// the CPU the same formulas run as LibTorch operators.
+/// they cost as much as the matrix products when each is a chain of separate operators. Kernels of our own exist for the CPU and, in
+/// builds with POCKETVLM_CUDA, for GPUs (GELU has one for the CPU alone); elsewhere the same formulas run as LibTorch operators.
 
 /// x / sqrt(mean(x^2) + eps) * weight over the last dimension, statistics in float32.
 ///   x [rows, size] float32 or bfloat16; weight [size] float32; returns [rows, size] of dtype `out`
@@ -47,6 +47,10 @@ RotaryTable rotary_table(const torch::Tensor& position_ids, int64_t head_dim, do
 /// Rotates the first `rotated` heads of x [tokens, heads, head_dim] by position; channels i and i + head_dim / 2
 /// form a pair. The other heads (values beside queries and keys) pass through. Same dtype as x.
 torch::Tensor rotate_heads(const torch::Tensor& x, const RotaryTable& table, int64_t rotated);
+
+/// The same, or with `inverse` back again, by the kernel and without a graph: every row of `out` is written, which may be a part of
+/// a wider tensor as x may. Both float32 or bfloat16 on the CPU, or on a GPU where there are kernels for it.
+void turn_heads(const torch::Tensor& x, const RotaryTable& table, int64_t rotated, bool inverse, const torch::Tensor& out);
 
 /// silu(gate) * up of gate_up [tokens, 2 * ffn] (gate first); returns [tokens, ffn] in the same dtype.
 torch::Tensor swiglu(const torch::Tensor& gate_up);

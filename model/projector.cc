@@ -131,7 +131,8 @@ class Resampler : public ProjectorImpl {
         kept = sincos_positions(grid[0], grid[1], hidden_);
       }
     }
-    return kept.to(like.device(), like.scalar_type());
+    kept = kept.to(like.device());
+    return kept.to(like.scalar_type());
   }
 
   ProjectorConfig config_;

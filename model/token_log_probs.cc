@@ -13,9 +13,9 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 /// Rows of the vocabulary per product: the float32 logits of one block stay near 16 MB, and whole small
-/// vocabularies are one block.
-int64_t block_size(int64_t rows, int64_t vocab) {
-  const int64_t wanted = (int64_t{4} << 20) / std::max<int64_t>(rows, 1);
+/// vocabularies are one block. A GPU has no cache to stay in, but processors to fill: 16 times as much.
+int64_t block_size(const Tensor& x, int64_t vocab) {
+  const int64_t wanted = (int64_t{x.is_cuda() ? 64 : 4} << 20) / std::max<int64_t>(x.size(0), 1);
   return std::min(vocab, std::max<int64_t>(1024, wanted / 64 * 64));
 }
 
@@ -36,6 +36,7 @@ BlockTargets block_targets(const Tensor& targets, int64_t begin, int64_t count) 
 
 /// One block of logits on its way into the running sums, and back out as gradients.
 kernels::LogitBlock logit_block(const Tensor& logits, int64_t begin, const Tensor& targets, const Tensor& log_sum) {
+  TORCH_INTERNAL_ASSERT(targets.device() == logits.device());
   kernels::LogitBlock block = {};
   block.count = logits.size(1);
   block.stride = logits.stride(0);
@@ -51,7 +52,7 @@ void add_to_sums(const Tensor& logits, int64_t begin, const Tensor& targets, Ten
   if (kernels_take(logits)) {
     kernels::LogitBlock block = logit_block(logits, begin, targets, log_sum);
     block.picked = picked.data_ptr<float>();
-    run_rows(kernels::table().log_sum_block, block, logits.size(0), block.count);
+    run_rows(logits, kernels::table().log_sum_block, &kernels::DeviceTable::log_sum_block, block, logits.size(0), block.count);
     return;
   }
   const Tensor f = logits.to(torch::kFloat32);
@@ -65,7 +66,7 @@ Tensor logit_gradient(const Tensor& logits, int64_t begin, const Tensor& targets
   if (kernels_take(logits)) {
     kernels::LogitBlock block = logit_block(logits, begin, targets, log_sum);
     block.grad = grad.data_ptr<float>();
-    run_rows(kernels::table().logit_gradient_block, block, logits.size(0), block.count);
+    run_rows(logits, kernels::table().logit_gradient_block, &kernels::DeviceTable::logit_gradient_block, block, logits.size(0), block.count);
     return logits;
   }
   Tensor slope = logits.to(torch::kFloat32).sub_(log_sum.unsqueeze(1)).exp_().neg_();
@@ -79,7 +80,7 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
       AutogradContext* context, const Tensor& hidden, const Tensor& weight, const Tensor& ids, bool has_backward) {
     const Tensor x = hidden.contiguous(), targets = ids.contiguous();
     const int64_t vocab = weight.size(0);
-    const int64_t block = block_size(x.size(0), vocab);
+    const int64_t block = block_size(x, vocab);
     Tensor log_sum =
         torch::full({x.size(0)}, -std::numeric_limits<float>::infinity(), x.options().dtype(torch::kFloat32));
     Tensor picked = torch::zeros_like(log_sum);
@@ -104,7 +105,7 @@ struct TokenLogProbs : torch::autograd::Function<TokenLogProbs> {
     const bool needs_weight = context->needs_input_grad(1);
     const Tensor grad = grads[0].to(torch::kFloat32).contiguous();
     const int64_t vocab = weight.size(0);
-    const int64_t block = block_size(x.size(0), vocab);
+    const int64_t block = block_size(x, vocab);
     Tensor grad_x;
     Tensor grad_weight = needs_weight ? torch::empty_like(weight) : Tensor();
     std::size_t next_kept = 4;

@@ -140,7 +140,8 @@ torch::Tensor VisionEncoderImpl::Parts::positions(const std::vector<Grid>& grids
   if (config.positions == "bucketed") {
     for (const Grid& grid : grids) {
       torch::Tensor& ids = bucket_ids[grid];
-      if (!ids.defined()) ids = bucketed_ids(grid, config.position_side).to(position_embedding.device());
+      if (!ids.defined()) ids = bucketed_ids(grid, config.position_side);
+      ids = ids.to(position_embedding.device());  // the model may have moved since
       rows.push_back(ids);
     }
     return position_embedding.index_select(0, torch::cat(rows));

@@ -1,6 +1,5 @@
 #include "rlaif/bench_rlaif.h"
 
-#include <chrono>
 #include <numeric>
 
 #include "base/error.h"
@@ -9,6 +8,7 @@
 #include "rlaif/checkpoint_judge.h"
 #include "rlaif/preference_loss.h"
 #include "rlaif/preference_pack.h"
+#include "trainer/bench_device.h"
 #include "trainer/optimizer.h"
 
 namespace pocketvlm {
@@ -18,24 +18,21 @@ constexpr std::int64_t kPairs = 4, kPromptTokens = 24, kShortest = 40, kLongest 
 constexpr std::int64_t kAnswers = 10, kAnswerTokens = 64;
 constexpr std::int64_t kQuestions = 24, kQuestionTokens = 20;
 
-double seconds_of(const std::function<void()>& work) {
-  const auto begin = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
 torch::Dtype dtype_of(const BenchSettings& settings) {
   return settings.dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32;
 }
 
 /// A model of random weights that everything learns, and how many there are.
 struct BenchModel {
-  explicit BenchModel(const BenchSettings& settings) : model(settings.shapes.model, 0) {
+  explicit BenchModel(const BenchSettings& settings)
+      : device(bench_device(settings.device)), model(settings.shapes.model, 0) {
+    model->to(device);
     for (const auto& item : model->named_parameters()) {
       parameters += item.value().numel();
       weights.emplace_back(item.key(), item.value());
     }
   }
+  torch::Device device;
   VisionLanguageModel model;
   std::vector<std::pair<std::string, torch::Tensor>> weights;
   std::int64_t parameters = 0;
@@ -133,11 +130,11 @@ BenchResult bench_preferences(const BenchSettings& settings) {
       EncodedSample rejected = answer(lengths[static_cast<std::size_t>(kPairs + pair)]);
       pairs.push_back({std::move(chosen), std::move(rejected)});
     }
-    const torch::Tensor reference = torch::randn({kPairs, 2});
-    const double seconds = seconds_of([&] {
+    const torch::Tensor reference = torch::randn({kPairs, 2}).to(bench.device);
+    const double seconds = seconds_on(bench.device, [&] {
       const ComputeDtype guard(dtype_of(settings));
       for (const PairPack& pack : pack_pairs(std::move(pairs), preference)) {
-        const PackLogProbs policy = pack_log_probs(bench.model, pack, preference, torch::kCPU);
+        const PackLogProbs policy = pack_log_probs(bench.model, pack, preference, bench.device);
         PairLogProbs log_probs;
         log_probs.policy_chosen = policy.sums.select(1, 0);
         log_probs.policy_rejected = policy.sums.select(1, 1);
@@ -153,6 +150,7 @@ BenchResult bench_preferences(const BenchSettings& settings) {
     result.seconds.push_back(seconds);
     result.useful += useful;
   }
+  result.peak_device_mib = peak_device_mib(bench.device);
   result.details = {{"pairs", kPairs}, {"visual_tokens", queries}};
   return result;
 }
@@ -179,13 +177,14 @@ BenchResult bench_rollout(const BenchSettings& settings) {
   for (std::int64_t step = 0; step <= settings.steps; ++step) {
     const EncodedChat prompt = data.chat(data.picture(), data.text(kPromptTokens), 0);
     std::vector<Generation> answers;
-    const double seconds = seconds_of([&] {
+    const double seconds = seconds_on(bench.device, [&] {
       answers = generate(bench.model, encoder, prompt, sampling, static_cast<std::uint64_t>(step));
     });
     if (step == 0) continue;  // warms up
     result.seconds.push_back(seconds);
     for (const Generation& answer : answers) result.useful += static_cast<double>(answer.ids.size());
   }
+  result.peak_device_mib = peak_device_mib(bench.device);
   result.details = {{"answers", kAnswers}, {"answer_tokens", kAnswerTokens}};
   return result;
 }
@@ -202,12 +201,13 @@ BenchResult bench_judge(const BenchSettings& settings) {
     std::vector<EncodedChat> questions;
     for (std::int64_t i = 0; i < kQuestions; ++i)
       questions.push_back(data.chat(i == 0 ? picture : std::vector<float>(), data.text(kQuestionTokens), 0));
-    const double seconds = seconds_of(
-        [&] { shared_first_token_log_probs(bench.model, questions, {5, 6, 7, 8}); });
+    const double seconds = seconds_on(
+        bench.device, [&] { shared_first_token_log_probs(bench.model, questions, {5, 6, 7, 8}); });
     if (step == 0) continue;  // warms up
     result.seconds.push_back(seconds);
     result.useful += static_cast<double>(kQuestions);
   }
+  result.peak_device_mib = peak_device_mib(bench.device);
   result.details = {{"questions", kQuestions}, {"question_tokens", kQuestionTokens}};
   return result;
 }

@@ -90,7 +90,8 @@ install_wheels() {  # list-file stamp-file patterns...
   local list=$1 stamp=third_party/site/.$(basename "$1").stamp
   shift
   local wanted_stamp
-  wanted_stamp=$(cat "$list" "scripts/setup.sh" | sha256sum | cut -d' ' -f1)
+  # What is unpacked counts, too: the GPU half comes from the same list as the rest.
+  wanted_stamp=$({ cat "$list" scripts/setup.sh; echo "$*"; } | sha256sum | cut -d' ' -f1)
   [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted_stamp" ] && return 0
   [ "$(uname -m)" = x86_64 ] || {
     echo "setup.sh: no pinned LibTorch for $(uname -m); build with -DCMAKE_PREFIX_PATH=<unzipped LibTorch>" >&2; exit 1; }

@@ -22,17 +22,19 @@ struct BenchSettings {
   BenchShapes shapes;
   std::string task;
   std::string dtype = "bf16";
+  std::string device = "cpu";  // or cuda
   int64_t steps = 4;
   int64_t batch = 8;
   int64_t longest_text = 512;  // sft, stage1: texts are 8 to this many tokens long
   bool padded = false;  // sft, stage1: every text as long as its step's longest, to see what packing is worth
 };
 
-/// What a timed run says; the program adds parameters and peak memory.
+/// What a timed run says; the program adds parameters and, of the host, peak memory.
 struct BenchResult {
   std::vector<double> seconds;  // of each step after the first, which warms up
   double useful = 0;            // of what the task counts (tokens without padding, answers ...), over all these steps
   int64_t parameters = 0;
+  double peak_device_mib = 0;   // of a GPU's memory
   Json details;                 // task's own figures, e.g. where the time goes
 };
 

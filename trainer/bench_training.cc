@@ -1,9 +1,9 @@
 #include "trainer/bench_training.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "model/vision_language_model.h"
+#include "trainer/bench_device.h"
 #include "trainer/optimizer.h"
 #include "trainer/peak_speed.h"
 #include "trainer/training_work.h"
@@ -13,7 +13,7 @@ namespace {
 
 /// `lengths.size()` samples: a picture and a text whose every token is to be learned, with padding up to `padded` tokens that
 /// nobody learns.
-Batch random_batch(const BenchShapes& shapes, const std::vector<int64_t>& lengths, int64_t padded = 0) {
+Batch random_batch(const BenchShapes& shapes, const std::vector<int64_t>& lengths, int64_t padded, torch::Device device) {
   const ModelConfig& model = shapes.model;
   const int64_t queries = model.projector.num_queries, patches = shapes.patches();
   const auto samples = static_cast<int64_t>(lengths.size());
@@ -39,6 +39,10 @@ Batch random_batch(const BenchShapes& shapes, const std::vector<int64_t>& length
   batch.patches = torch::randn({samples * patches, 3 * model.image.patch_size * model.image.patch_size});
   batch.visual_positions = torch::cat(visual_positions);
   batch.visual_rows = torch::arange(samples * queries, integers);
+  for (torch::Tensor* tensor : {&batch.input_ids, &batch.position_ids, &batch.labels, &batch.loss_weights, &batch.patches,
+                                &batch.visual_positions, &batch.visual_rows}) {
+    *tensor = tensor->to(device);
+  }
   return batch;
 }
 
@@ -58,9 +62,11 @@ OptimizerConfig bench_optimizer() {
 BenchResult bench_training(const BenchSettings& settings) {
   const ModelConfig& config = settings.shapes.model;
   const torch::Dtype dtype = settings.dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32;
+  const torch::Device device = bench_device(settings.device);
   const std::vector<std::string> trainable = {settings.task == "stage1" ? "projector.*" : "*"};
   torch::manual_seed(0);
   VisionLanguageModel model(config, 0);
+  model->to(device);
   set_trainable(*model, trainable);
   model->train();
   BenchResult result;
@@ -73,24 +79,26 @@ BenchResult bench_training(const BenchSettings& settings) {
   PackShape work;
   for (int64_t step = 0; step <= settings.steps; ++step) {
     const std::vector<int64_t> lengths = bench_lengths(settings.batch, static_cast<uint64_t>(step), 8, settings.longest_text);
-    const Batch batch = random_batch(settings.shapes, lengths, settings.padded ? *std::max_element(lengths.begin(), lengths.end()) : 0);
-    const auto begin = std::chrono::steady_clock::now();
+    const int64_t padded = settings.padded ? *std::max_element(lengths.begin(), lengths.end()) : 0;
+    const Batch batch = random_batch(settings.shapes, lengths, padded, device);
     int64_t targets = 0;
     for (const int64_t length : lengths) targets += length;
     const int64_t useful = targets + settings.shapes.model.projector.num_queries * settings.batch;
-    {
-      const ComputeDtype guard(dtype);
-      model->loss_sum(batch).backward();
-    }
-    optimizer.step(1.0 / static_cast<double>(targets));
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    const double seconds = seconds_on(device, [&] {
+      {
+        const ComputeDtype guard(dtype);
+        model->loss_sum(batch).backward();
+      }
+      optimizer.step(1.0 / static_cast<double>(targets));
+    });
     if (step == 0) continue;  // warms up
     result.seconds.push_back(seconds);
     result.useful += static_cast<double>(useful);
     work.add(batch.segment_lengths, targets, batch.grids);
   }
   const double operations = training_operations(config, LearningComponents::of(trainable), work);
-  const double peak = measured_peak(torch::kCPU, dtype);
+  result.peak_device_mib = peak_device_mib(device);  // before the products below take some
+  const double peak = measured_peak(device, dtype);
   double total = 0;
   for (const double seconds : result.seconds) total += seconds;
   result.details = {{"operations_per_step", operations / static_cast<double>(settings.steps)},

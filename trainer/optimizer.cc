@@ -14,6 +14,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "model/kernel_calls.h"
 #include "model/name_patterns.h"
 
 namespace pocketvlm {
@@ -94,7 +95,12 @@ struct Optimizer::Group {
     parameters[i].mul_(1.0 - rate * weight_decay).sub_(update, rate * size);
   }
 
-  void update_adamw(const std::vector<torch::Tensor>& gradients, double rate, const OptimizerConfig& config, int64_t step) {
+  void update_adamw(
+      const std::vector<torch::Tensor>& gradients, double factor, double rate, const OptimizerConfig& config, int64_t step) {
+#ifdef POCKETVLM_CUDA
+    if (!parameters.empty() && parameters.front().is_cuda()) return update_adamw_on_device(gradients, factor, rate, config, step);
+#endif
+    at::_foreach_mul_(gradients, factor);
     for (torch::Tensor& count : steps) count.fill_(static_cast<double>(step));
     at::_fused_adamw_(parameters,
                       gradients,
@@ -110,6 +116,37 @@ struct Optimizer::Group {
                       /*amsgrad=*/false,
                       /*maximize=*/false);
   }
+
+#ifdef POCKETVLM_CUDA
+  /// By our own kernel: all tensors in a few launches, gradients scaled on the way.
+  void update_adamw_on_device(
+      const std::vector<torch::Tensor>& gradients, double factor, double rate, const OptimizerConfig& config, int64_t step) {
+    std::vector<torch::Tensor> dense;  // keeps copies alive until the kernels are queued
+    std::vector<kernels::AdamwTensor> tensors;
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      TORCH_INTERNAL_ASSERT(parameters[i].is_contiguous() && parameters[i].device() == parameters.front().device());
+      dense.push_back(gradients[i].contiguous());
+      tensors.push_back({parameters[i].data_ptr<float>(),
+                         dense.back().data_ptr<float>(),
+                         exp_avgs[i].data_ptr<float>(),
+                         exp_avg_sqs[i].data_ptr<float>(),
+                         parameters[i].numel()});
+    }
+    const auto steps_done = static_cast<double>(step);
+    const kernels::Adamw args = {.tensors = tensors.data(),
+                                 .grad_scale = static_cast<float>(factor),
+                                 .avg_share = static_cast<float>(1.0 - config.beta1),
+                                 .beta2 = static_cast<float>(config.beta2),
+                                 .sq_share = static_cast<float>(1.0 - config.beta2),
+                                 .kept = static_cast<float>(1.0 - rate * weight_decay),
+                                 .step_size = static_cast<float>(rate / (1.0 - std::pow(config.beta1, steps_done))),
+                                 .root_correction = static_cast<float>(std::sqrt(1.0 - std::pow(config.beta2, steps_done))),
+                                 .eps = static_cast<float>(config.eps)};
+    on_stream_of(parameters.front(), [&](kernels::Stream stream) {
+      kernels::device_table().adamw(args, static_cast<int64_t>(tensors.size()), stream);
+    });
+  }
+#endif
 };
 
 namespace {
@@ -234,11 +271,11 @@ void Optimizer::update(double scale, double norm) {
   for (const auto& group : groups_) {
     if (group->apart) continue;
     const std::vector<torch::Tensor> gradients = group->gradients();
-    at::_foreach_mul_(gradients, factor);
     if (group->orthogonalize) {
+      at::_foreach_mul_(gradients, factor);
       group->update_orthogonalized(gradients, rate * group->learning_rate_factor, config_.beta1);
     } else {
-      group->update_adamw(gradients, rate * group->learning_rate_factor, config_, step_);
+      group->update_adamw(gradients, factor, rate * group->learning_rate_factor, config_, step_);
     }
   }
   if (exchange_.gather && !config_.orthogonalized.empty()) update_apart(factor, rate);

@@ -34,7 +34,7 @@ struct PartsExchange {
       gather;
 };
 
-/// AdamW on float32 master weights, through LibTorch's fused kernel; matrices that match `orthogonalized` get Muon's update
+/// AdamW on float32 master weights, through LibTorch's fused kernel or, on a GPU, one of our own; matrices that match `orthogonalized` get Muon's update
 /// instead, scaled by 0.2 sqrt(longer side) to AdamW's usual size (Liu et al. 2025, Muon is scalable, section 2.2), with
 /// beta1 as momentum (Nesterov). Weight decay skips tensors with fewer than two dimensions.
 /// A parameter that got no gradient counts as one with gradient zero, so that it does not matter which rank saw a picture.

@@ -195,6 +195,11 @@ void rotary_tokens(const Rotary& a, int64_t token_begin, int64_t token_end) {
         store_lanes(out + half + i, high * c + low * s, n);
       });
     }
+    if (a.passed == 0) continue;
+    const int64_t begin = a.heads * a.head_dim;
+    std::memcpy(static_cast<T*>(a.out) + token * a.out_stride + begin,
+                static_cast<const T*>(a.x) + token * a.x_stride + begin,
+                static_cast<std::size_t>(a.passed * a.head_dim) * sizeof(T));
   }
 }
 

@@ -88,6 +88,7 @@ struct SigmoidGate {
 /// Rotates `heads` heads of x by position, in place or to `out`; rows are tokens.
 struct Rotary {
   int64_t heads;
+  int64_t passed;       // heads behind them that are copied to `out` as they are; none in place
   int64_t head_dim;
   const void* x;
   int64_t x_stride;     // elements between tokens

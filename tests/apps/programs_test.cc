@@ -180,15 +180,21 @@ TEST(DataScenes, SameSeedSameBytes) {
   EXPECT_EQ(check["kept"], check["samples"]);
 }
 
-TEST(Bench, PaddingCountsTheSameTokensAsPacking) {
+std::string small_bench_shapes() {
   const std::string shapes = testing::TempDir() + "/bench_shapes.json";
   write_file_atomic(shapes, R"({
     "vision": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14},
     "queries": 4, "resampler_heads": 2,
     "language": {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}})");
-  const std::string bench = " bench --steps 1 --threads 1 --json --shapes " + shapes + " --task ";
+  return shapes;
+}
+
+TEST(Bench, PaddingCountsTheSameTokensAsPacking) {
+  const std::string bench = " bench --steps 1 --threads 1 --json --shapes " + small_bench_shapes() + " --task ";
   const auto useful = [&](const std::string& more) {
     const Json report = json_of(run_program(program("pocketvlm") + bench + more));
+    EXPECT_EQ(report["device"], "cpu");
+    EXPECT_FALSE(report.contains("peak_device_mib"));
     return report["useful_per_s"].get<double>() * report["median_s"].get<double>();
   };
   const double packed = useful("sft");
@@ -200,6 +206,16 @@ TEST(Bench, PaddingCountsTheSameTokensAsPacking) {
     const std::string error = run_program(program("pocketvlm") + bench + "dpo " + option).err;
     EXPECT_NE(error.find("is for sft and stage1, not dpo"), std::string::npos) << error;
   }
+}
+
+TEST(Bench, AGpuThatIsNotThereIsOneError) {
+  const Outcome outcome = run_program(program("pocketvlm") + " bench --task sft --device cuda --json --shapes " + small_bench_shapes());
+  if (outcome.status == 0) GTEST_SKIP() << "this machine has a GPU";
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_TRUE(outcome.out.empty()) << outcome.out;
+  EXPECT_EQ(outcome.err.find("bench: --device cuda: "), std::string("pocketvlm: ").size()) << outcome.err;
+  EXPECT_NE(outcome.err.find("use cpu"), std::string::npos) << outcome.err;
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
 }
 
 TEST(Start, ThreadsOfTheEngineSpinBrieflyUnlessTheUserSaysOtherwise) {
