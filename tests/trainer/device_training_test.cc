@@ -197,16 +197,16 @@ TEST_P(DeviceTraining, CachedDecodingEqualsTheFullForwardOfTheCpu) {
   const Tensor prompts = torch::randint(3, 298, {19}), tails = torch::randint(3, 298, {4, 3});  // two sequences a prompt
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
     const CachedWeights cached;
-    KvCache cache;
+    KvCache cache(2, 2, 3);
     {
       const ComputeDtype guard(dtype);
-      model->language->prefill_prompts(model->language->embed(moved(prompts)), lengths, cache, 2, 3);
+      model->language->prefill_prompts(model->language->embed(moved(prompts)), lengths, cache, {0, 1});
     }
     for (int64_t step = 0; step < 3; ++step) {
       Tensor decoded;
       {
         const ComputeDtype guard(dtype);
-        decoded = model->language->decode(model->language->embed(moved(tails.select(1, step))), cache).to(torch::kFloat32).cpu();
+        decoded = model->language->decode(model->language->embed(moved(tails.select(1, step))), cache, {0, 1, 2, 3}).to(torch::kFloat32).cpu();
       }
       for (int64_t sequence = 0; sequence < 4; ++sequence) {
         const Tensor start = prompts.split_with_sizes(lengths)[static_cast<std::size_t>(sequence / 2)];
