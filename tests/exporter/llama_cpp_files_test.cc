@@ -3,6 +3,7 @@
 /// release 0.5.0. One test runs llama.cpp itself where python3 has the package llama-cpp-python.
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -80,8 +81,10 @@ std::map<std::string, ModelConfig> layouts() {
 
 class LlamaCppFiles : public testing::Test {
  protected:
+  static void TearDownTestSuite() { std::filesystem::remove_all(folder_); }
   static void SetUpTestSuite() {
-    folder_ = testing::TempDir() + "/llama_cpp_files_test";
+    // Two tests of ctest run this suite, maybe side by side.
+    folder_ = fmt::format("{}/llama_cpp_files_test-{}", testing::TempDir(), ::getpid());
     std::filesystem::remove_all(folder_);
     ScenesConfig scenes;
     scenes.num_classes = 8;
