@@ -51,8 +51,9 @@ constexpr std::int64_t kAnswerTokens = 8;
 
 // Where the best two logits of a random model lie closer than this many standard deviations of all
 // logits, kernels may well choose differently: rounding inputs to eight bits turns a difference in
-// the last digit of a sum into a whole level. The test of the tables of this processor measures it.
-constexpr double kClose = 0.1;
+// the last digit of a sum into a whole level, and prompts in bfloat16 lack that rounding. The test of the tables of this processor
+// measures both.
+constexpr double kClose = 0.2;
 
 Chat chat_about(const Image& picture, const std::string& prompt) {
   Chat chat;
@@ -216,7 +217,8 @@ TEST(X86, EveryTableAnswersWithTheTokensOfThePlainLoops) {
       for (std::size_t i = 0; i < question.logits.size(); ++i)
         farthest = std::max(
             farthest, std::fabs(static_cast<double>(session.logits()[i] - question.logits[i])));
-      EXPECT_LT(farthest, 0.5 * kClose * deviation(question.logits))
+      const double allowed = kernels->prompt_matmul == nullptr ? 0.25 : 0.5;
+      EXPECT_LT(farthest, allowed * kClose * deviation(question.logits))
           << question.type << " " << kernels->name;
     }
   }
