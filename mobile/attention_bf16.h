@@ -24,16 +24,12 @@ using Pair = std::uint32_t;  // two neighbouring bfloat16 of a sum
 std::int64_t panels_of(std::int64_t rows) { return (rows + kLanes - 1) / kLanes; }
 std::int64_t pairs_of(std::int64_t n) { return (n + 1) / 2; }
 
-__mmask16 lanes(std::int64_t left) {
-  return static_cast<__mmask16>(left >= kLanes ? 0xFFFFU : left <= 0 ? 0U : (1U << left) - 1U);
-}
-
 // Rows as bfloat16 pairs, an odd last one with zero: [rows, pairs].
 void pair_rows(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, Pair* out) {
   const std::int64_t pairs = pairs_of(n);
   for (std::int64_t r = 0; r < rows; ++r) {
     for (std::int64_t i = 0; i < n; i += kLanes) {
-      const __m512 values = _mm512_maskz_loadu_ps(lanes(n - i), x + r * stride + i);
+      const __m512 values = _mm512_maskz_loadu_ps(first_lanes(n - i), x + r * stride + i);
       const __m256bh bits = _mm512_cvtneps_pbh(values);
       __m256i words;
       __builtin_memcpy(&words, &bits, 32);
@@ -62,7 +58,7 @@ void panel_values(
     const float* v, std::int64_t stride, std::int64_t keys, std::int64_t head_dim, Pair* panels) {
   const std::int64_t pairs = pairs_of(keys);
   for (std::int64_t p = 0; p < panels_of(head_dim); ++p) {
-    const __mmask16 there = lanes(head_dim - p * kLanes);
+    const __mmask16 there = first_lanes(head_dim - p * kLanes);
     for (std::int64_t j = 0; j < pairs; ++j) {
       const float* row = v + 2 * j * stride + p * kLanes;
       const __m512 first = _mm512_maskz_loadu_ps(there, row);
@@ -89,13 +85,13 @@ float exponentials(const float* scores, std::int64_t n, float scale, Pair* out) 
   const __m512 factor = V::set1(scale);
   __m512 top = V::set1(-3.0e38F);
   for (std::int64_t i = 0; i < n; i += kLanes) {
-    top = _mm512_mask_max_ps(top, lanes(n - i), top, V::mul(factor, V::load(scores + i)));
+    top = _mm512_mask_max_ps(top, first_lanes(n - i), top, V::mul(factor, V::load(scores + i)));
   }
   const __m512 shift = V::set1(V::largest(top));
   __m512 total = V::zero();
   for (std::int64_t i = 0; i < n; i += kLanes) {
     const __m512 value = _mm512_maskz_mov_ps(
-        lanes(n - i), exponential<V>(V::sub(V::mul(factor, V::load(scores + i)), shift)));
+        first_lanes(n - i), exponential<V>(V::sub(V::mul(factor, V::load(scores + i)), shift)));
     total = V::add(total, value);
     const __m256bh bits = _mm512_cvtneps_pbh(value);
     __builtin_memcpy(out + i / 2, &bits, 32);
@@ -130,7 +126,7 @@ void attend_queries(const AttentionHead& head,
     float* out = head.out + (first + t) * head.stride;
     for (std::int64_t c = 0; c < head.head_dim; c += kLanes) {
       const __m512 value = _mm512_loadu_ps(mixed + t * channel_panels * kLanes + c);
-      _mm512_mask_storeu_ps(out + c, lanes(head.head_dim - c), _mm512_mul_ps(value, inverse));
+      _mm512_mask_storeu_ps(out + c, first_lanes(head.head_dim - c), _mm512_mul_ps(value, inverse));
     }
   }
 }

@@ -1,5 +1,6 @@
 #include "base/amx_tiles.h"
 #include "mobile/kernels_simd.h"
+#include "mobile/pairs512.h"
 #include "mobile/vector512.h"
 #include "mobile/vector_kernels.h"
 
@@ -27,22 +28,11 @@ float exponential_of(float x) {
   return _mm512_cvtss_f32(exponential<Vector512>(_mm512_set1_ps(x)));
 }
 
-__mmask16 lanes(std::int64_t left) {
-  return static_cast<__mmask16>(left >= kLanes ? 0xFFFFU : left <= 0 ? 0U : (1U << left) - 1U);
-}
-
 // 32 neighbouring numbers as pairs: large parts, and what they leave.
 struct Split {
   __m512i large;
   __m512i small;
 };
-
-inline __m512i pairs_of(__m512 first, __m512 second) {
-  const __m512bh pairs = _mm512_cvtne2ps_pbh(second, first);
-  __m512i bits;
-  __builtin_memcpy(&bits, &pairs, sizeof(bits));
-  return bits;
-}
 
 inline __m512 widen(__m256i halves) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
@@ -71,8 +61,8 @@ void split_rows(
     for (std::int64_t i = 0; i < n; i += kStep) {
       const float* at = x + r * stride + i;
       const std::int64_t left = r < count ? n - i : 0;
-      const Split parts = split(_mm512_maskz_loadu_ps(lanes(left), at),
-                                _mm512_maskz_loadu_ps(lanes(left - kLanes), at + kLanes));
+      const Split parts = split(_mm512_maskz_loadu_ps(first_lanes(left), at),
+                                _mm512_maskz_loadu_ps(first_lanes(left - kLanes), at + kLanes));
       _mm512_storeu_si512(out.large + r * pairs + i / 2, parts.large);
       _mm512_storeu_si512(out.small + r * pairs + i / 2, parts.small);
     }
@@ -123,8 +113,8 @@ void split_panels(const std::uint16_t* halves,
         const std::uint16_t* at = halves + (first + r) * stride + i;
         const std::int64_t left = first + r < count ? n - i : 0;
         const Split parts =
-            split(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes(left), at)),
-                  _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes(left - kLanes), at + kLanes)));
+            split(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(left), at)),
+                  _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(left - kLanes), at + kLanes)));
         large[r] = parts.large;
         small[r] = parts.small;
       }
@@ -216,7 +206,7 @@ float largest(const float* scores, std::int64_t n, float scale, float least) {
   const __m512 factor = V::set1(scale);
   __m512 top = V::set1(least);
   for (std::int64_t i = 0; i < n; i += kLanes)
-    top = _mm512_mask_max_ps(top, lanes(n - i), top, V::mul(factor, V::load(scores + i)));
+    top = _mm512_mask_max_ps(top, first_lanes(n - i), top, V::mul(factor, V::load(scores + i)));
   return V::largest(top);
 }
 
@@ -233,7 +223,7 @@ float exponentials(const float* scores,
   __m512 total = V::zero();
   const auto value = [&](std::int64_t i) {
     const __m512 power = V::sub(V::mul(factor, V::load(scores + i)), offset);
-    return _mm512_maskz_mov_ps(lanes(n - i), exponential<V>(power));
+    return _mm512_maskz_mov_ps(first_lanes(n - i), exponential<V>(power));
   };
   for (std::int64_t i = 0; i < padded; i += kStep) {
     const __m512 first = i < n ? value(i) : V::zero();
@@ -307,7 +297,7 @@ class Attention {
       for (std::int64_t c = 0; c < head_.head_dim; c += kLanes) {
         const __m512 total = _mm512_loadu_ps(totals_ + t * channels_ + c);
         _mm512_mask_storeu_ps(head_.out + t * head_.stride + c,
-                              lanes(head_.head_dim - c),
+                              first_lanes(head_.head_dim - c),
                               _mm512_mul_ps(total, inverse));
       }
     }

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "mobile/packed_formats.h"
+#include "mobile/vector512.h"
 
 /// The 16 rows of a panel as one vector, for packed_kernels.h and int8_kernels.h. Included by files
 /// compiled with the AVX-512 F, BW, DQ, VL and VNNI instructions, hence internal linkage.
@@ -57,7 +58,7 @@ struct Packed512 {
     if (rows >= kPanelRows)
       _mm512_storeu_ps(y, values);
     else
-      _mm512_mask_storeu_ps(y, static_cast<__mmask16>((1U << rows) - 1U), values);
+      _mm512_mask_storeu_ps(y, first_lanes(rows), values);
   }
   static Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
   static Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }

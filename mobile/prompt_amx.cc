@@ -2,6 +2,7 @@
 #include "mobile/kernels_simd.h"
 #include "mobile/packed512.h"
 #include "mobile/packed_kernels.h"
+#include "mobile/pairs512.h"
 
 // Products of packed weights with the rows of a prompt through AMX, in bfloat16. Products of bytes would have to leave the tiles
 // after the 32 columns of a scale, which takes longer than the multiplication; with scales multiplied in, sums stay in the
@@ -26,13 +27,6 @@ std::int64_t blocks_of(std::int64_t columns) { return (columns + kColumns - 1) /
 std::int64_t tile_at(std::int64_t chunk, std::int64_t group, std::int64_t groups, std::int64_t blocks) {
   const std::int64_t left = blocks - chunk * kChunk;
   return chunk * kChunk * groups + group * (left < kChunk ? left : kChunk);
-}
-
-inline __m512i pairs_of(__m512 first, __m512 second) {
-  const __m512bh pairs = _mm512_cvtne2ps_pbh(second, first);
-  __m512i bits;
-  __builtin_memcpy(&bits, &pairs, sizeof(bits));
-  return bits;
 }
 
 // Sixteen first numbers, then sixteen second ones: two side by side.
@@ -82,7 +76,6 @@ struct Sums {
   std::int64_t rows;
 
   bool whole() const { return tokens >= kTileRows && rows >= kPanelRows; }
-  __mmask16 lanes() const { return static_cast<__mmask16>(rows >= kPanelRows ? 0xFFFFU : (1U << rows) - 1U); }
 };
 
 template <int kTile>
@@ -91,7 +84,7 @@ inline void load_sums(const Sums& sums, bool resume) {
   if (sums.whole()) return load_tile<kTile>(sums.y, sums.stride * 4);
   alignas(64) float part[kTileRows][16] = {};
   for (std::int64_t t = 0; t < kTileRows && t < sums.tokens; ++t)
-    _mm512_store_ps(part[t], _mm512_maskz_loadu_ps(sums.lanes(), sums.y + t * sums.stride));
+    _mm512_store_ps(part[t], _mm512_maskz_loadu_ps(first_lanes(sums.rows), sums.y + t * sums.stride));
   load_tile<kTile>(part, kTileRowBytes);
 }
 
@@ -101,7 +94,7 @@ inline void store_sums(const Sums& sums) {
   alignas(64) float part[kTileRows][16];
   store_tile<kTile>(part, kTileRowBytes);
   for (std::int64_t t = 0; t < kTileRows && t < sums.tokens; ++t)
-    _mm512_mask_storeu_ps(sums.y + t * sums.stride, sums.lanes(), _mm512_load_ps(part[t]));
+    Packed512::store_rows(sums.y + t * sums.stride, _mm512_load_ps(part[t]), sums.rows);
 }
 
 // Tiles 0 to 3 are sums, 4 and 5 inputs of two groups of rows, 6 and 7 weights of two panels.

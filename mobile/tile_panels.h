@@ -98,10 +98,6 @@ void run_stage(TileOperands<P>& operands, TileTotals (&totals)[2][2]) {
   for (int g = 0; g < kGroups; ++g) operands.groups[g] += kBlocks;
 }
 
-inline __mmask16 row_lanes(std::int64_t rows) {
-  return static_cast<__mmask16>(rows >= kPanelRows ? 0xFFFFU : (1U << rows) - 1U);
-}
-
 /// A run of `count` blocks of one or two panels and of groups.
 template <typename P>
 struct TileRun {
@@ -128,7 +124,7 @@ void tile_products(const TileRun<P>& run) {
       const std::int64_t token = g * kTileRows + t;
       for (int p = 0; p < kPanels; ++p) {
         const __mmask16 lanes =
-            run.resume && token < run.tokens ? row_lanes(run.rows - p * kPanelRows) : __mmask16{0};
+            run.resume && token < run.tokens ? first_lanes(run.rows - p * kPanelRows) : __mmask16{0};
         _mm512_store_ps(totals[g][p][t],
                         _mm512_maskz_loadu_ps(
                             lanes, run.y + token * run.y_stride + p * kPanelRows));
@@ -144,7 +140,7 @@ void tile_products(const TileRun<P>& run) {
       float* row = run.y + (g * kTileRows + t) * run.y_stride;
       for (int p = 0; p < kPanels; ++p) {
         _mm512_mask_storeu_ps(row + p * kPanelRows,
-                              row_lanes(run.rows - p * kPanelRows),
+                              first_lanes(run.rows - p * kPanelRows),
                               _mm512_load_ps(totals[g][p][t]));
       }
     }

@@ -9,6 +9,11 @@
 namespace pocketvlm {
 namespace {
 
+/// The first `count` of sixteen; none of fewer than one, all of more.
+inline __mmask16 first_lanes(std::int64_t count) {
+  return static_cast<__mmask16>(count >= 16 ? 0xFFFFU : count <= 0 ? 0U : (1U << count) - 1U);
+}
+
 struct Vector512 {
   using Type = __m512;
   static constexpr int kLanes = 16;

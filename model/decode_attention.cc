@@ -187,7 +187,7 @@ torch::Tensor decode_attention(const torch::Tensor& q,
                                const KvCache& cache,
                                KvCache::Layer& layer) {
   return cpu_kernels_take(q) ? attend_with_kernel(q, k, v, step.sequences, cache, layer)
-                         : attend_with_operators(q, k, v, step, cache, layer);
+                             : attend_with_operators(q, k, v, step, cache, layer);
 }
 
 }  // namespace pocketvlm

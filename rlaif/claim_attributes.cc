@@ -49,16 +49,6 @@ const Words& whole_names() {
 
 bool has(const Words& words, std::string_view word) { return words.find(word) != words.end(); }
 
-std::vector<std::string> words_of(std::string_view text) {
-  std::vector<std::string> words;
-  while (!text.empty()) {
-    const std::size_t space = text.find(' ');
-    if (space != 0) words.emplace_back(text.substr(0, space));
-    text = space == std::string_view::npos ? std::string_view{} : text.substr(space + 1);
-  }
-  return words;
-}
-
 // "red-and-white", "long-haired"; the hyphen of other words ("t-shirt") joins a name.
 bool is_joined_quality(const std::string& word) {
   const std::size_t hyphen = word.find('-');

@@ -195,16 +195,6 @@ const std::set<std::string, std::less<>>& words_of_sentences() {
   return words;
 }
 
-std::vector<std::string> words_of(std::string_view text) {
-  std::vector<std::string> words;
-  while (!text.empty()) {
-    const std::size_t space = text.find(' ');
-    if (space != 0) words.emplace_back(text.substr(0, space));
-    text = space == std::string_view::npos ? std::string_view{} : text.substr(space + 1);
-  }
-  return words;
-}
-
 struct Thing {
   std::string name;       // singular
   std::string many;       // "two cats", "several cats" as written; empty for one

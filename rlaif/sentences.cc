@@ -103,6 +103,16 @@ std::string lower_ascii(std::string_view text) {
   return lower;
 }
 
+std::vector<std::string> words_of(std::string_view text) {
+  std::vector<std::string> words;
+  while (!text.empty()) {
+    const std::size_t space = text.find(' ');
+    if (space != 0) words.emplace_back(text.substr(0, space));
+    text = space == std::string_view::npos ? std::string_view{} : text.substr(space + 1);
+  }
+  return words;
+}
+
 std::vector<std::string> split_sentences(std::string_view text) {
   std::vector<std::string> sentences;
   const auto add = [&](std::string_view sentence) {

@@ -17,6 +17,9 @@ bool says_something(std::string_view text);
 /// `text` without any of `marks` at its ends.
 std::string_view trimmed(std::string_view text, std::string_view marks = " \t\r\n\f\v");
 
+/// What stands between its spaces.
+std::vector<std::string> words_of(std::string_view text);
+
 /// ASCII letters in lower case; other bytes as they are.
 std::string lower_ascii(std::string_view text);
 
