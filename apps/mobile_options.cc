@@ -35,8 +35,8 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
   command
       .add_option("--vision",
                   options.session.vision,
-                  "float, or int8: faster where the kernels can, answers differ a little")
-      ->check(CLI::IsMember({"float", "int8"}));
+                  "float; bf16 (with AMX) or int8: faster where the kernels can, answers differ a little")
+      ->check(CLI::IsMember({"float", "bf16", "int8"}));
   command
       .add_option("--resident",
                   options.session.resident,

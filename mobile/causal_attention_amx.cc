@@ -1,6 +1,7 @@
 #include "base/amx_tiles.h"
 #include "mobile/kernels_simd.h"
 #include "mobile/pairs512.h"
+#include "mobile/transpose512.h"
 #include "mobile/vector512.h"
 #include "mobile/vector_kernels.h"
 
@@ -66,34 +67,6 @@ void split_rows(
       _mm512_storeu_si512(out.large + r * pairs + i / 2, parts.large);
       _mm512_storeu_si512(out.small + r * pairs + i / 2, parts.small);
     }
-  }
-}
-
-// Row i, lane j -> row j, lane i.
-void transpose(__m512i (&rows)[kLanes]) {
-  __m512i other[kLanes];
-  for (int i = 0; i < kLanes; i += 2) {
-    other[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-    other[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-  }
-  for (int i = 0; i < kLanes; i += 4) {
-    for (int h = 0; h < 2; ++h) {
-      rows[i + 2 * h] = _mm512_unpacklo_epi64(other[i + h], other[i + h + 2]);
-      rows[i + 2 * h + 1] = _mm512_unpackhi_epi64(other[i + h], other[i + h + 2]);
-    }
-  }
-  // Now row 4 q + c holds, in its quarters k, lanes 4 k + c of rows 4 q .. 4 q + 3.
-  for (int c = 0; c < 4; ++c) {
-    other[c] = _mm512_shuffle_i32x4(rows[c], rows[c + 4], 0x88);
-    other[c + 4] = _mm512_shuffle_i32x4(rows[c], rows[c + 4], 0xDD);
-    other[c + 8] = _mm512_shuffle_i32x4(rows[c + 8], rows[c + 12], 0x88);
-    other[c + 12] = _mm512_shuffle_i32x4(rows[c + 8], rows[c + 12], 0xDD);
-  }
-  for (int c = 0; c < 4; ++c) {
-    rows[c] = _mm512_shuffle_i32x4(other[c], other[c + 8], 0x88);
-    rows[c + 8] = _mm512_shuffle_i32x4(other[c], other[c + 8], 0xDD);
-    rows[c + 4] = _mm512_shuffle_i32x4(other[c + 4], other[c + 12], 0x88);
-    rows[c + 12] = _mm512_shuffle_i32x4(other[c + 4], other[c + 12], 0xDD);
   }
 }
 

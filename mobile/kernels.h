@@ -68,6 +68,7 @@ using PromptMatmulFunction = void (*)(const PackedRows& weights,
                                       const PromptInput& input,
                                       float* y,
                                       std::int64_t y_stride);
+using PromptRowsFunction = void (*)(const WeightRows& weights, const PromptInput& input, float* y, std::int64_t y_stride);
 
 /// Input rows of products with PackedInt8: eight bits, one scale for 128 columns.
 struct Int8Input {
@@ -129,8 +130,10 @@ struct Kernels {
   /// The same with the rows of a prompt (kPromptTokens and more) and weights in bfloat16, sums in float32; no function: prompts
   /// are rounded to eight bits as single tokens are.
   PromptMatmulFunction (*prompt_matmul)(GgmlType type) = nullptr;
-  /// What it reads: its bytes, a multiple of 64, aligned so; and `count` values of row `token` from column `first` on, whole
-  /// blocks of 32, to their place in it.
+  /// The same with weights as they lie in the file, for rows of any length.
+  PromptRowsFunction (*prompt_matmul_rows)(GgmlType type) = nullptr;
+  /// What they read: its bytes, a multiple of 64, aligned so; and `count` values of row `token` from column `first` on, whole
+  /// blocks of 32 or all that are left, to their place in it.
   std::int64_t (*prompt_bytes)(std::int64_t tokens, std::int64_t columns) = nullptr;
   void (*pack_prompt)(const float* values,
                       std::int64_t first,

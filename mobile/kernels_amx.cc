@@ -8,6 +8,7 @@ const Kernels& amx_kernels() {
     Kernels table = avx512_kernels();
     table.name = "amx";
     table.prompt_matmul = amx_prompt_matmul;
+    table.prompt_matmul_rows = amx_prompt_matmul_rows;
     table.prompt_bytes = amx_prompt_bytes;
     table.pack_prompt = amx_pack_prompt;
     table.matmul_int8 = amx_matmul_int8;

@@ -37,6 +37,7 @@ void avx512bf16_attend(const AttentionHead& head);
 /// input rows go through tiles, everything else is the table above.
 const Kernels& amx_kernels();
 PromptMatmulFunction amx_prompt_matmul(GgmlType type);
+PromptRowsFunction amx_prompt_matmul_rows(GgmlType type);
 std::int64_t amx_prompt_bytes(std::int64_t tokens, std::int64_t columns);
 void amx_pack_prompt(const float* values,
                      std::int64_t first,

@@ -220,6 +220,8 @@ void MobileLinear::forward_rows(const Compute& compute,
       compute.kernels.prompt_matmul(type_)(rows, x.prompt(), y, y_stride);
     else
       packed_matmul_for(compute.kernels, type_, in_)(rows, x.quantized(), y, y_stride);
+  } else if (input_form(compute, x.tokens()) == InputForm::kPrompt) {
+    compute.kernels.prompt_matmul_rows(type_)({row(begin), row_bytes_, end - begin}, x.prompt(), y, y_stride);
   } else {
     const MatmulInput& input = needs_quantized_input(type_) ? x.quantized() : x.floats();
     matmul_for(compute.kernels, type_)({row(begin), row_bytes_, end - begin}, input, y, y_stride);
@@ -232,9 +234,10 @@ void MobileLinear::forward_rows(const Compute& compute,
 }
 
 InputForm MobileLinear::input_form(const Compute& compute, std::int64_t tokens) const {
-  const auto prompt_matmul = compute.kernels.prompt_matmul;
-  if (panels_ != nullptr && tokens >= kPromptTokens && prompt_matmul != nullptr && prompt_matmul(type_) != nullptr)
-    return InputForm::kPrompt;
+  const auto has = [&](auto* functions) { return functions != nullptr && functions(type_) != nullptr; };
+  const bool in_bf16 = panels_ != nullptr ? has(compute.kernels.prompt_matmul)
+                                          : compute.bf16_products && has(compute.kernels.prompt_matmul_rows);
+  if (in_bf16 && tokens >= kPromptTokens) return InputForm::kPrompt;
   return needs_quantized_input(type_) ? InputForm::kEightBits : InputForm::kFloats;
 }
 

@@ -30,8 +30,9 @@ struct Compute {
   ThreadPool& pool;
   const Kernels& kernels;
   PieceSizes pieces = {};
-  // Vision: attention in bfloat16 where the processor has such products.
+  // Vision: attention, and products with weights in the file, in bfloat16 where the processor has such products.
   bool bf16_attention = false;
+  bool bf16_products = false;
   // Decoder: where what its matrices read is added up, or nullptr.
   InputSquares* squares = nullptr;
   const BlockWatcher* watcher = nullptr;  // or nullptr

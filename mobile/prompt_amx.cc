@@ -1,33 +1,10 @@
-#include "base/amx_tiles.h"
-#include "mobile/kernels_simd.h"
-#include "mobile/packed512.h"
 #include "mobile/packed_kernels.h"
 #include "mobile/pairs512.h"
+#include "mobile/prompt_tiles.h"
 
-// Products of packed weights with the rows of a prompt through AMX, in bfloat16. Products of bytes would have to leave the tiles
-// after the 32 columns of a scale, which takes longer than the multiplication; with scales multiplied in, sums stay in the
-// tiles. What rounding to bfloat16 costs (2^-9 of a number at most) is less than what eight bits for a block of 32 do.
-// Compiled with the instructions of packed_avx512.cc and AVX512_BF16: nothing with external linkage but the functions of
-// kernels_simd.h.
+// Prompts with packed weights. Compiled as prompt_tiles.h says: nothing with external linkage but the functions of kernels_simd.h.
 namespace pocketvlm {
 namespace {
-
-// 32 columns: of 16 input rows one after the other, or of a panel with two neighbouring columns of each row side by side.
-using Tile = std::uint32_t[kTileRows][16];
-constexpr std::int64_t kColumns = 32;
-
-// Blocks of 32 columns at a time: two opened panels of them stay in the first-level cache, the input rows of a prompt in the
-// second. A multiple of every unit.
-constexpr std::int64_t kChunk = 16;
-
-std::int64_t groups_of(std::int64_t tokens) { return (tokens + kTileRows - 1) / kTileRows; }
-std::int64_t blocks_of(std::int64_t columns) { return (columns + kColumns - 1) / kColumns; }
-
-// Tiles of an input lie chunk by chunk, in a chunk group by group: where those of a group begin.
-std::int64_t tile_at(std::int64_t chunk, std::int64_t group, std::int64_t groups, std::int64_t blocks) {
-  const std::int64_t left = blocks - chunk * kChunk;
-  return chunk * kChunk * groups + group * (left < kChunk ? left : kChunk);
-}
 
 // Sixteen first numbers, then sixteen second ones: two side by side.
 alignas(64) constexpr struct {
@@ -68,102 +45,20 @@ void open_tiles(const Unit& unit, Tile* tiles) {
   }
 }
 
-// Where the sums of a group of input rows and a panel are kept between chunks.
-struct Sums {
-  float* y;
-  std::int64_t stride;
-  std::int64_t tokens;  // that are there of 16
-  std::int64_t rows;
+template <typename Unit>
+struct PackedPanels {
+  static constexpr std::int64_t kBlocks = Unit::kColumns / kColumns;
 
-  bool whole() const { return tokens >= kTileRows && rows >= kPanelRows; }
+  const Unit* units;
+  std::int64_t in_panel;
+
+  void open(std::int64_t panel, std::int64_t block, Tile* tiles) const { open_tiles(units[panel * in_panel + block / kBlocks], tiles); }
 };
-
-template <int kTile>
-inline void load_sums(const Sums& sums, bool resume) {
-  if (!resume) return clear_tile<kTile>();
-  if (sums.whole()) return load_tile<kTile>(sums.y, sums.stride * 4);
-  alignas(64) float part[kTileRows][16] = {};
-  for (std::int64_t t = 0; t < kTileRows && t < sums.tokens; ++t)
-    _mm512_store_ps(part[t], _mm512_maskz_loadu_ps(first_lanes(sums.rows), sums.y + t * sums.stride));
-  load_tile<kTile>(part, kTileRowBytes);
-}
-
-template <int kTile>
-inline void store_sums(const Sums& sums) {
-  if (sums.whole()) return store_tile<kTile>(sums.y, sums.stride * 4);
-  alignas(64) float part[kTileRows][16];
-  store_tile<kTile>(part, kTileRowBytes);
-  for (std::int64_t t = 0; t < kTileRows && t < sums.tokens; ++t)
-    Packed512::store_rows(sums.y + t * sums.stride, _mm512_load_ps(part[t]), sums.rows);
-}
-
-// Tiles 0 to 3 are sums, 4 and 5 inputs of two groups of rows, 6 and 7 weights of two panels.
-template <int kGroups, int kPanels>
-void multiply(const Tile* inputs, const Tile* weights, std::int64_t count, bool resume, Sums sums) {
-  const auto of = [&sums](int group, int panel) {
-    return Sums{sums.y + group * kTileRows * sums.stride + panel * kPanelRows,
-                sums.stride,
-                sums.tokens - group * kTileRows,
-                sums.rows - panel * kPanelRows};
-  };
-  load_sums<0>(of(0, 0), resume);
-  if constexpr (kPanels == 2) load_sums<1>(of(0, 1), resume);
-  if constexpr (kGroups == 2) load_sums<2>(of(1, 0), resume);
-  if constexpr (kGroups == 2 && kPanels == 2) load_sums<3>(of(1, 1), resume);
-  for (std::int64_t b = 0; b < count; ++b) {
-    load_tile<4>(inputs[b], kTileRowBytes);
-    load_tile<6>(weights[b], kTileRowBytes);
-    dot_bf16<0, 4, 6>();
-    if constexpr (kPanels == 2) {
-      load_tile<7>(weights[kChunk + b], kTileRowBytes);
-      dot_bf16<1, 4, 7>();
-    }
-    if constexpr (kGroups == 2) {
-      load_tile<5>(inputs[count + b], kTileRowBytes);
-      dot_bf16<2, 5, 6>();
-      if constexpr (kPanels == 2) dot_bf16<3, 5, 7>();
-    }
-  }
-  store_sums<0>(of(0, 0));
-  if constexpr (kPanels == 2) store_sums<1>(of(0, 1));
-  if constexpr (kGroups == 2) store_sums<2>(of(1, 0));
-  if constexpr (kGroups == 2 && kPanels == 2) store_sums<3>(of(1, 1));
-}
 
 template <typename Unit>
 void prompt_matmul(const PackedRows& weights, const PromptInput& input, float* y, std::int64_t y_stride) {
-  constexpr std::int64_t kUnitBlocks = Unit::kColumns / kColumns;
-  static_assert(kChunk % kUnitBlocks == 0);
-  const std::int64_t blocks = input.columns / kColumns;
-  const std::int64_t units = input.columns / Unit::kColumns;
-  const std::int64_t groups = groups_of(input.tokens);
-  const auto* inputs = static_cast<const Tile*>(input.tiles);
-  auto* opened = static_cast<Tile*>(panel_scratch(2 * kChunk * sizeof(Tile)));
-  static constexpr TileShapes kShapes = [] {
-    TileShapes shapes;
-    for (int tile = 0; tile < 8; ++tile) shapes.set(tile, kTileRows, kTileRowBytes);
-    return shapes;
-  }();
-  const TileSession session(kShapes);
-  for (std::int64_t chunk = 0; chunk * kChunk < blocks; ++chunk) {
-    const std::int64_t left = blocks - chunk * kChunk;
-    const std::int64_t here = left < kChunk ? left : kChunk;
-    const auto* unit = static_cast<const Unit*>(weights.data) + chunk * kChunk / kUnitBlocks;
-    for (std::int64_t row = 0; row < weights.rows; row += 2 * kPanelRows, unit += 2 * units) {
-      const bool two = weights.rows - row > kPanelRows;
-      for (int p = 0; p < (two ? 2 : 1); ++p) {
-        for (std::int64_t b = 0; b < here; b += kUnitBlocks)
-          open_tiles(unit[p * units + b / kUnitBlocks], opened + p * kChunk + b);
-      }
-      for (std::int64_t group = 0; group < groups; group += 2) {
-        const Tile* tiles = inputs + tile_at(chunk, group, groups, blocks);
-        const Sums sums = {y + group * kTileRows * y_stride + row, y_stride, input.tokens - group * kTileRows, weights.rows - row};
-        const bool both = group + 1 < groups;
-        const auto product = both ? (two ? multiply<2, 2> : multiply<2, 1>) : (two ? multiply<1, 2> : multiply<1, 1>);
-        product(tiles, opened, here, chunk > 0, sums);
-      }
-    }
-  }
+  const PackedPanels<Unit> panels = {static_cast<const Unit*>(weights.data), input.columns / Unit::kColumns};
+  multiply_prompt(panels, weights.rows, input, y, y_stride);
 }
 
 }  // namespace
@@ -183,7 +78,10 @@ void amx_pack_prompt(const float* values,
   const std::int64_t blocks = blocks_of(shape.columns);
   for (std::int64_t b = first / kColumns; b * kColumns < first + count; ++b, values += kColumns) {
     Tile& tile = static_cast<Tile*>(tiles)[tile_at(b / kChunk, token / kTileRows, groups, blocks) + b % kChunk];
-    _mm512_store_si512(tile[token % kTileRows], pairs_of(_mm512_loadu_ps(values), _mm512_loadu_ps(values + 16)));
+    const std::int64_t left = shape.columns - b * kColumns;
+    _mm512_store_si512(tile[token % kTileRows],
+                       pairs_of(_mm512_maskz_loadu_ps(first_lanes(left), values),
+                                _mm512_maskz_loadu_ps(first_lanes(left - 16), values + 16)));
   }
 }
 

@@ -66,7 +66,7 @@ struct Session::State {
              "models cannot be resident as \"{}\"; choose sequential or both",
              options.resident);
     PV_CHECK(!mmproj_path.empty() || (options.vision == "float" && !keeps_vision),
-             "vision in int8 and models that stay resident are settings of the vision file, and none "
+             "the vision precision and models that stay resident are settings of the vision file, and none "
              "was given; name one (--mmproj), or leave them out (--vision, --resident)");
     PV_CHECK(options.packed_folder.empty() || options.packed == "file",
              "a folder for packed weights is given, but they are kept in \"{}\"; leave out one of them "
@@ -137,9 +137,17 @@ struct Session::State {
 
   void pack_vision(const SessionOptions& options) {
     if (options.vision == "float") return;
-    PV_CHECK(options.vision == "int8",
-             "the vision precision \"{}\" is unknown; choose float or int8",
+    PV_CHECK(options.vision == "bf16" || options.vision == "int8",
+             "the vision precision \"{}\" is unknown; choose float, bf16 or int8",
              options.vision);
+    vision_compute.bf16_attention = true;
+    if (options.vision == "bf16") {
+      PV_CHECK(compute.kernels.prompt_matmul_rows != nullptr,
+               "vision in bf16 needs AMX, which the kernels \"{}\" do not use; choose float or int8",
+               compute.kernels.name);
+      vision_compute.bf16_products = true;
+      return;
+    }
     PV_CHECK(compute.kernels.matmul_int8 != nullptr,
              "vision in int8 needs AVX-512 VNNI or NEON, which the kernels \"{}\" do not use; choose "
              "float",
@@ -154,7 +162,6 @@ struct Session::State {
                                   options.packed_folder);
     for (const auto& [tensor, linear] : matrices)
       linear->use_int8_panels(packed_vision.panels(mmproj_file->tensor(tensor)));
-    vision_compute.bf16_attention = true;
   }
 
   void bind_vision(const std::string& mmproj_path) {
@@ -192,7 +199,7 @@ struct Session::State {
   // they were made.
   void make_resident(const SessionOptions& options) const {
     if (options.packed == "none") touch(language_file.file());
-    if (mmproj_file && options.vision == "float") touch(mmproj_file->file());
+    if (mmproj_file && options.vision != "int8") touch(mmproj_file->file());
   }
 
   static void touch(const MappedFile& file) {

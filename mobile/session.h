@@ -28,8 +28,8 @@ struct SessionOptions {
   // (read as they lie in the model's file)
   std::string packed = "file";
   std::string packed_folder;  // of these files; empty: beside the model's
-  // float | int8: products of the vision encoder in eight bits and its attention in bfloat16, where
-  // the kernels can; the answers differ a little
+  // Products and attention of the vision encoder: float | bf16: both in bfloat16, with AMX | int8: products in eight bits,
+  // attention in bfloat16 where the kernels can. Answers differ a little, with bf16 less
   std::string vision = "float";
   // sequential: the vision file's pages leave memory before the decoder is touched | both: both
   // files are read into memory at once and stay there

@@ -62,7 +62,7 @@ typedef struct pocketvlm_session_options {
   const char *kv_cache; /* NULL: chosen by the weights; f32, f16 or q8_0 */
   int64_t context;      /* tokens of a conversation; 0: the model's, at most 4096 */
   /* since version 2 */
-  const char *vision;        /* NULL or float; int8: faster where the kernels can, answers differ a little */
+  const char *vision;        /* NULL or float; bf16 (with AMX), int8: faster where the kernels can, answers differ a little */
   const char *packed;        /* where quantized weights are kept as the kernels read them: NULL or file
                                 (made on first use), memory (of this process), none */
   const char *packed_folder; /* of those files, where the app may write; NULL: beside the model's */

@@ -265,6 +265,29 @@ TEST(PackedProducts, IntegerPartsAreExact) {
   }
 }
 
+// More rows and tokens than the kernel keeps sums of at a time, and a part of a tile beyond.
+TEST(PackedProducts, LargePromptsAreExactForIntegers) {
+  Random random({11});
+  const std::uint16_t one = float_to_half(1.0F);
+  Matrix matrix(GgmlType::kQ8_0, 273, 576);
+  for (std::uint8_t& byte : matrix.plain) byte = static_cast<std::uint8_t>(random.below(256));
+  for (std::size_t at = 0; at < matrix.plain.size(); at += 34) std::memcpy(&matrix.plain[at], &one, 2);
+  matrix.pack();
+  const std::int64_t tokens = 530;
+  std::vector<float> x(static_cast<std::size_t>(tokens * matrix.columns));
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = i % 32 == 0 ? 127.0F : static_cast<float>(random.between(-127, 127));
+  const QuantizedInput inputs(scalar_kernels(), x, tokens, matrix.columns, 0);
+  std::vector<float> want(static_cast<std::size_t>(tokens * matrix.rows));
+  matmul_for(scalar_kernels(), matrix.type)({matrix.plain.data(), matrix.row_size, matrix.rows}, inputs.input, want.data(), matrix.rows);
+  int tables = 0;
+  for (const Kernels* kernels : available_kernels()) {
+    if (kernels->prompt_matmul == nullptr) continue;
+    ++tables;
+    EXPECT_EQ(prompt_product(*kernels, matrix, x, tokens), want) << kernels->name;
+  }
+  if (tables == 0) GTEST_SKIP() << "no AMX";
+}
+
 TEST(PackedProducts, OtherTypesAndRowLengthsHaveNone) {
   EXPECT_FALSE(can_pack(GgmlType::kF16, 256));
   EXPECT_FALSE(can_pack(GgmlType::kQ5_K, 256));
