@@ -60,7 +60,7 @@ void train(const CommandLine& line, Communicator& ranks) {
   PV_CHECK(!config.init_from.empty(), "{}.init_from: a single stage starts from a checkpoint folder; name one", line.file);
   const std::string folder = claim_run_folder(line, config.name);
   ranks.barrier();  // all have looked before one writes
-  LoadedModel model = load_model(config.init_from);
+  LoadedModel model = load_stage_model(config, config.init_from);
   run_stage(config, model, (fs::path(config.init_from) / "tokenizer.model").string(), folder, {}, &ranks, line.changed);
 }
 

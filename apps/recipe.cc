@@ -151,7 +151,7 @@ class Recipe {
       check_same_config(stage, folder.string(), StageResult::from_json(read_json(result), result).packs_per_step, ranks_.size());
     } else {
       if (ranks_.is_first()) spdlog::info("stage {}/{}: {} ({} steps)", i + 1, stages_.size(), stage.name, stage.steps);
-      LoadedModel model = stage.init_from.empty() ? new_model() : load_model(checkpoint_of(stage.init_from).string());
+      LoadedModel model = stage.init_from.empty() ? new_model() : load_stage_model(stage, checkpoint_of(stage.init_from).string());
       run_stage(stage, model, tokenizer_path(), folder.string(), {}, &ranks_, changed_);
     }
     const std::string checkpoint = (folder / "checkpoint").string();

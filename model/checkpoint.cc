@@ -99,11 +99,14 @@ bool is_matrix(const std::string& name, const std::vector<int64_t>& shape) {
   return shape.size() > 1 && !name.ends_with("position_embedding");
 }
 
+/// Only memory that LibTorch did not allocate has no allocator: load_weights' views of the file.
+bool is_mapped(const torch::Tensor& parameter) { return !is_placeholder(parameter) && parameter.storage().allocator() == nullptr; }
+
 /// Gives one tensor of a folder to a parameter of the same shape.
 class WeightLoader {
  public:
-  WeightLoader(const std::string& folder, torch::Dtype held)
-      : file_(std::make_shared<SafetensorsFolder>(folder)), held_(held) {}
+  WeightLoader(const std::string& folder, torch::Dtype held, const std::function<bool(const std::string&)>& stays_mapped)
+      : file_(std::make_shared<SafetensorsFolder>(folder)), held_(held), stays_mapped_(stays_mapped) {}
 
   const std::map<std::string, TensorView>& tensors() const { return file_->tensors(); }
 
@@ -118,10 +121,11 @@ class WeightLoader {
                                                   torch::TensorOptions().dtype(stored));
     pages_.move_to(view.bytes);
     check_loaded(mapped, where);
-    if (!is_placeholder(parameter)) {
-      TORCH_INTERNAL_ASSERT(parameter.scalar_type() == torch::kFloat32);
+    const bool stays = stays_mapped_ && stays_mapped_(name);
+    if (!is_placeholder(parameter) && !is_mapped(parameter)) {
+      TORCH_INTERNAL_ASSERT(parameter.scalar_type() == torch::kFloat32 && !stays);
       parameter.copy_(mapped);
-    } else if (wanted == torch::kBFloat16 && stored == wanted) {
+    } else if (stays || (wanted == torch::kBFloat16 && stored == wanted)) {
       parameter.set_data(mapped);
     } else {
       parameter.set_data(mapped.to(wanted, /*non_blocking=*/false, /*copy=*/true));
@@ -132,6 +136,7 @@ class WeightLoader {
  private:
   std::shared_ptr<SafetensorsFolder> file_;
   torch::Dtype held_;
+  const std::function<bool(const std::string&)>& stays_mapped_;
   PageWindow pages_;  // memory never holds the file beside the copies of it
 };
 
@@ -140,18 +145,46 @@ uint64_t mix(uint64_t hash, uint64_t word) {
   return hash ^ (hash >> 29);
 }
 
-uint64_t mix_bytes(uint64_t hash, const void* data, std::size_t size) {
+/// May be called for one run of bytes after another if all but the last are whole words.
+uint64_t mix_words(uint64_t hash, const void* data, std::size_t size) {
   const auto* bytes = static_cast<const unsigned char*>(data);
-  std::size_t i = 0;
-  for (; i + 8 <= size; i += 8) {
+  for (std::size_t i = 0; i + 8 <= size; i += 8) {
     uint64_t word;
     std::memcpy(&word, bytes + i, 8);
     hash = mix(hash, word);
   }
+  return hash;
+}
+
+uint64_t mix_bytes(uint64_t hash, const void* data, std::size_t size) {
+  const auto* bytes = static_cast<const unsigned char*>(data);
+  hash = mix_words(hash, data, size);
+  std::size_t i = size / 8 * 8;
   uint64_t rest = size - i;
   for (; i < size; ++i) rest = (rest << 8) | bytes[i];
   return mix(hash, rest);
 }
+
+/// Hashes tensors of any float dtype as float32, through one buffer: copies of whole tensors would leave holes in the heap.
+class TensorHash {
+ public:
+  uint64_t mix_tensor(uint64_t hash, const torch::Tensor& tensor) {
+    const torch::Tensor row = tensor.detach().to(torch::kCPU).contiguous().view({-1});
+    if (row.scalar_type() == torch::kFloat32) return mix_bytes(hash, row.data_ptr(), row.nbytes());
+    const torch::NoGradGuard no_grad;
+    if (!buffer_.defined()) buffer_ = torch::empty({kStretch}, torch::kFloat32);
+    for (int64_t begin = 0;; begin += kStretch) {
+      const int64_t count = std::min(kStretch, row.numel() - begin);
+      const torch::Tensor stretch = buffer_.narrow(0, 0, count).copy_(row.narrow(0, begin, count));
+      if (begin + count == row.numel()) return mix_bytes(hash, stretch.data_ptr(), stretch.nbytes());
+      hash = mix_words(hash, stretch.data_ptr(), stretch.nbytes());
+    }
+  }
+
+ private:
+  static constexpr int64_t kStretch = 1 << 20;  // numbers, whole words of bytes
+  torch::Tensor buffer_;
+};
 
 /// Every tensor of a checkpoint, in the order of the modules.
 std::vector<std::pair<std::string, torch::Tensor>> parameters_and_buffers(const torch::nn::Module& model) {
@@ -208,9 +241,12 @@ void check_tokenizer(const Tokenizer& tokenizer, const ModelConfig& config, cons
   const PromptEncoder needed_pieces(tokenizer, config.prompt, config.image);
 }
 
-void load_weights(const std::string& folder, torch::nn::Module& model, torch::Dtype held) {
+void load_weights(const std::string& folder,
+                  torch::nn::Module& model,
+                  torch::Dtype held,
+                  const std::function<bool(const std::string&)>& stays_mapped) {
   PV_CHECK(fs::is_directory(folder), "{}: no such checkpoint folder", folder);
-  WeightLoader file(folder, held);
+  WeightLoader file(folder, held, stays_mapped);
   const auto buffers = model.named_buffers();
   auto wanted = parameters_and_buffers(model);
   // Buffers follow from the config; a file that does not hold them leaves them as they are.
@@ -244,8 +280,7 @@ void load_weights(const std::string& folder, torch::nn::Module& model, torch::Dt
 void release_mapped_weights(const torch::nn::Module& module) {
   PageWindow pages;
   for (const torch::Tensor& parameter : module.parameters()) {
-    // Only memory that LibTorch did not allocate has no allocator: load_weights' views of the file.
-    if (parameter.storage().allocator() != nullptr) continue;
+    if (!is_mapped(parameter)) continue;
     pages.move_to({static_cast<const std::byte*>(parameter.data_ptr()), parameter.nbytes()});
     pages.move_to({});
   }
@@ -259,14 +294,14 @@ torch::Dtype stored_dtype(const std::string& folder) {
   return torch::kBFloat16;
 }
 
-LoadedModel load_model(const std::string& folder, torch::Dtype held) {
+LoadedModel load_model(const std::string& folder, torch::Dtype held, const std::function<bool(const std::string&)>& stays_mapped) {
   LoadedModel loaded;
   loaded.config = load_checkpoint_config(folder);
   loaded.tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(folder));
   check_tokenizer(*loaded.tokenizer, loaded.config, folder);
   loaded.encoder = std::make_unique<PromptEncoder>(*loaded.tokenizer, loaded.config.prompt, loaded.config.image);
   loaded.model = VisionLanguageModel(loaded.config);
-  load_weights(folder, *loaded.model, held);
+  load_weights(folder, *loaded.model, held, stays_mapped);
   return loaded;
 }
 
@@ -280,11 +315,14 @@ std::string weights_hash(const torch::nn::Module& model, const std::vector<std::
     if (chosen[i]) sorted[names[i]] = parameters[names[i]];
   }
   uint64_t hash = 0;
+  TensorHash tensors;
+  PageWindow pages;
   for (const auto& [name, parameter] : sorted) {
     hash = mix_bytes(hash, name.data(), name.size());
     for (const int64_t size : parameter.sizes()) hash = mix(hash, static_cast<uint64_t>(size));
-    const torch::Tensor bits = parameter.detach().to(torch::kCPU).contiguous();
-    hash = mix_bytes(hash, bits.data_ptr(), bits.nbytes());
+    if (is_mapped(parameter)) pages.move_to({static_cast<const std::byte*>(parameter.data_ptr()), parameter.nbytes()});
+    hash = tensors.mix_tensor(hash, parameter);
+    pages.move_to({});
   }
   return fmt::format("{:016x}", hash);
 }

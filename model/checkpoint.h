@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -18,8 +19,10 @@ struct LoadedModel {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<PromptEncoder> encoder;
 };
-/// `held`: see load_weights.
-LoadedModel load_model(const std::string& folder, torch::Dtype held = torch::kFloat32);
+/// `held`, `stays_mapped`: see load_weights.
+LoadedModel load_model(const std::string& folder,
+                       torch::Dtype held = torch::kFloat32,
+                       const std::function<bool(const std::string& parameter)>& stays_mapped = {});
 ModelConfig load_checkpoint_config(const std::string& folder);
 void write_checkpoint_config(const ModelConfig& config, const std::string& folder);
 
@@ -32,7 +35,12 @@ void check_tokenizer(const Tokenizer& tokenizer, const ModelConfig& config, cons
 ///   held bfloat16   for running only, under a ComputeDtype of bfloat16: matrices stay as the folder has them where that is
 ///                   bfloat16, in the mapped file, so that memory is the file's size; others are converted one by one. Vectors
 ///                   (norms, biases) and position tables are float32. Parameters must be placeholders.
-void load_weights(const std::string& folder, torch::nn::Module& model, torch::Dtype held = torch::kFloat32);
+/// Parameters that `stays_mapped` names are only to be read, by whoever copies them: they lie in the mapped file, in its dtype. They
+/// must be placeholders, too.
+void load_weights(const std::string& folder,
+                  torch::nn::Module& model,
+                  torch::Dtype held = torch::kFloat32,
+                  const std::function<bool(const std::string& parameter)>& stays_mapped = {});
 
 /// Gives back the memory of weights that lie in a mapped file (see load_weights); they are read again when they are used again.
 /// Does nothing for weights in memory.
@@ -41,7 +49,7 @@ void release_mapped_weights(const torch::nn::Module& module);
 /// What a folder is best held as for running: bfloat16 where all its matrices are, else float32.
 torch::Dtype stored_dtype(const std::string& folder);
 
-/// 64-bit hash over names, shapes and bits of the parameters whose names match the patterns.
+/// 64-bit hash over names, shapes and bits, as float32, of the parameters whose names match the patterns.
 std::string weights_hash(const torch::nn::Module& model, const std::vector<std::string>& patterns);
 
 }  // namespace pocketvlm

@@ -207,7 +207,7 @@ class PreferenceRun {
     // Draws inside the model (dropout) differ from rank to rank, as the pairs do.
     if (ranks_.rank() > 0) torch::manual_seed(mix_keys({seed_, static_cast<std::uint64_t>(ranks_.rank())}));
     for (const auto& [name, weight] : weights_) tensors_.emplace_back(name, weight.sizes().vec());
-    sharding_.emplace(options_.distributed, false, *policy_.model, weights_, ranks_);
+    sharding_.emplace(options_.distributed, false, *policy_.model, device_, weights_, ranks_);
     optimizer_.emplace(config_.optimizer, sharding_->parts(), steps, sharding_->exchange());
     continue_or_begin();
     policy_.model->train();

@@ -17,6 +17,7 @@
 #include "model/adapter.h"
 #include "trainer/blank_picture.h"
 #include "trainer/contrastive.h"
+#include "trainer/distributed/divided_blocks.h"
 #include "trainer/distributed/sharding.h"
 #include "trainer/ema.h"
 #include "trainer/feature_cache.h"
@@ -144,7 +145,6 @@ class StageRun {
     trainable_.insert(trainable.begin(), trainable.end());
     state_.frozen_hashes = frozen_hashes(*model_.model, trainable_);
     state_.threads = at::get_num_threads();
-    model_.model->to(device_);
     model_.model->train();
     for (const auto& item : model_.model->named_parameters()) {
       if (trainable_.count(item.key()) != 0) weights_.emplace_back(item.key(), item.value());
@@ -158,7 +158,7 @@ class StageRun {
       }
     }
     for (const auto& [name, weight] : weights_) tensors_.emplace_back(name, weight.sizes().vec());
-    sharding_.emplace(config_.distributed, config_.recompute_blocks, *model_.model, weights_, ranks_);
+    sharding_.emplace(config_.distributed, config_.recompute_blocks, *model_.model, device_, weights_, ranks_);
     optimizer_.emplace(config_.optimizer, sharding_->parts(), config_.steps, sharding_->exchange());
     if (config_.feature_cache.megabytes > 0) add_feature_cache();
     if (config_.ema_decay > 0) ema_.emplace(config_.ema_decay, sharding_->parts());
@@ -553,26 +553,26 @@ class StageRun {
     features_.reset();
     optimizer_.reset();
     const NamedTensors averages = whole_averages();
-    sharding_->restore_model(torch::Device(torch::kCPU));
+    const bool whole = sharding_->restore_model(torch::Device(torch::kCPU), /*first_alone=*/true);
     sharding_.reset();
     model_.model->eval();
     model_.model->to(torch::kCPU);
-    result.components = freeze_table(*model_.model, trainable_, state_.frozen_hashes, config_.name);
+    if (whole) result.components = freeze_table(*model_.model, trainable_, state_.frozen_hashes, config_.name);
     if (config_.lora && ranks_.is_first()) {
       save_adapter(*model_.model, model_.config, *config_.lora, config_.init_from, folder_ + "/adapter");
     }
     if (config_.ema_decay > 0 && ranks_.is_first()) {
       save_averaged_model(model_, averages, config_.lora ? &*config_.lora : nullptr, tokenizer_path_, folder_ + "/checkpoint-ema");
     }
-    merge_lora(*model_.model);
+    if (whole) merge_lora(*model_.model);
     if (ranks_.is_first()) {
       save_model(model_.model, tokenizer_path_, result.checkpoint);
       write_skipped();
       write_json(folder_ + "/result.json", result.to_json());
       std::filesystem::remove_all(state_folder());
     }
-    ranks_.barrier();
-    return result;
+    const std::vector<std::string> results = ranks_.gather_texts(ranks_.is_first() ? result.to_json().dump() : "");
+    return StageResult::from_json(parse_json(results.front(), "rank 0's result"), "rank 0's result");
   }
 
   /// Rank 0 gets the averages, on the CPU; the others get nothing. Collective.
@@ -635,6 +635,11 @@ class StageRun {
 };
 
 }  // namespace
+
+LoadedModel load_stage_model(const StageConfig& config, const std::string& checkpoint) {
+  if (config.distributed.sharding != "full") return load_model(checkpoint);
+  return load_model(checkpoint, torch::kFloat32, is_in_transformer_block);
+}
 
 Json StageResult::to_json() const { return config_to_json(*this); }
 

@@ -63,6 +63,10 @@ struct StageResult {
   static StageResult from_json(const Json& json, const std::string& where);
 };
 
+/// The model that a stage starts from. Under `full` sharding the weights of transformer blocks stay in the mapped checkpoint: run_stage reads
+/// them block by block, so that no rank holds the whole model.
+LoadedModel load_stage_model(const StageConfig& config, const std::string& checkpoint);
+
 /// Runs one stage in `folder`:
 ///   config.json        effective config
 ///   metrics.jsonl      {"step", "loss", "learning_rate", "grad_norm", "tokens_per_s", "images_per_s", "mfu", "fill", "loading_wait", "seconds"};
@@ -83,7 +87,7 @@ struct StageResult {
 /// same number of threads and ranks; another number is warned about). What decides how it goes on and not what was (optimizer, steps) may
 /// be another when it is continued, if `changed` says so: the folder's config.json is then the new one, and changes.jsonl lists every field
 /// with the step after which it changed (trainer/same_config.h).
-/// Leaves `model` trained, in evaluation mode, on the CPU.
+/// Leaves `model` trained, in evaluation mode, on the CPU; under `full` sharding its transformer blocks are empty on ranks other than 0.
 /// Throws Error when frozen tensors changed, when the guard refuses more steps in a row than it allows,
 /// when no data is usable (or no picture of any step could be decoded), or when the folder holds results of another configuration.
 ///   after_step   called after every optimizer step with the number of steps done

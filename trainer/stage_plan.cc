@@ -204,12 +204,13 @@ RankPlan plan_stage(const StageConfig& config, const ModelConfig& model, const P
   plan.averages_bytes = config.ema_decay > 0 ? 4 * learned / holders : 0;
   plan.activations_bytes = activation_bytes(config, model, learning, updates, pack.shape);
   const double whole = 4 * (split.blocks + split.outside);
-  // The model arrives whole; under full sharding its blocks then leave one after the other, each once more while it is divided.
-  plan.start_bytes = whole + (mode == "full" ? 4 * split.largest_block : 0);
   const bool copies_states = config.checkpoint_in_background && config.checkpoint_every > 0;
   // States are divided among ranks whatever is divided on the GPUs.
   const double states = (4 * learned + (plan.moments_bytes + plan.averages_bytes) * holders) / n;
-  plan.host_bytes = whole + (copies_states ? states : 0);
+  // Under full sharding the blocks are divided on their way from the checkpoint (load_stage_model); a new model is drawn whole.
+  const double loaded = mode == "full" && !config.init_from.empty() ? 4 * split.outside : whole;
+  plan.host_bytes = loaded + (copies_states ? states : 0);
+  plan.first_host_bytes = whole + (copies_states ? states : 0);
   plan.operations = accumulation * training_operations(model, learning, pack.shape);
   plan.samples_per_step = pack.samples * accumulation * n;
   plan.steps = assumptions.samples > 0 ? static_cast<double>(assumptions.samples) / plan.samples_per_step
@@ -227,8 +228,8 @@ Json RankPlan::to_json() const {
           {"averages_bytes", averages_bytes},
           {"gathered_bytes", gathered_bytes},
           {"activations_bytes", activations_bytes},
-          {"start_bytes", start_bytes},
           {"host_bytes", host_bytes},
+          {"first_host_bytes", first_host_bytes},
           {"traffic_bytes_per_step", traffic_bytes},
           {"operations_per_step", operations},
           {"samples_per_step", samples_per_step},
@@ -263,8 +264,8 @@ std::string plan_text(const StageConfig& config,
       "averages",
       "gathered",
       "activations",
-      "at start",
       "host",
+      "rank 0's",
       "GiB sent",
       "samples",
       "steps",
@@ -279,14 +280,14 @@ std::string plan_text(const StageConfig& config,
                         gib(plan.averages_bytes),
                         gib(plan.gathered_bytes),
                         gib(plan.activations_bytes),
-                        gib(plan.start_bytes),
                         gib(plan.host_bytes),
+                        gib(plan.first_host_bytes),
                         gib(plan.traffic_bytes),
                         plan.samples_per_step,
                         plan.steps,
                         plan.days);
   }
-  text += "GiB a GPU: of the steps, or at the start if that is more; host: of each process (GPUs of one machine add up)\n"
+  text += "host: of each process (GPUs of one machine add up), and of rank 0\n"
           "GiB sent, samples: in one optimizer step (sent by a GPU; samples of all)\n";
   if (recomputes(config) || plans.empty()) return text;
   StageConfig recomputed = config;

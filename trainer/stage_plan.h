@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -31,8 +30,8 @@ struct RankPlan {
   double averages_bytes = 0;     // under ema_decay
   double gathered_bytes = 0;     // full sharding: blocks that are whole and their gradients
   double activations_bytes = 0;  // of one pack
-  double start_bytes = 0;        // on the GPU when the stage begins: the whole model, before it is divided
-  double host_bytes = 0;         // of the host: the model whole, before and after the steps, and copies of states that are being written
+  double host_bytes = 0;         // of the host: weights before and after the steps, and copies of states that are being written
+  double first_host_bytes = 0;   // the same of rank 0, which writes the finished model
   double traffic_bytes = 0;      // sent by the rank in an optimizer step
   double operations = 0;         // of the rank in an optimizer step
   double samples_per_step = 0;   // of all ranks
@@ -40,7 +39,7 @@ struct RankPlan {
   double days = 0;
 
   double memory_bytes() const {
-    return std::max(start_bytes, weights_bytes + gradients_bytes + moments_bytes + averages_bytes + gathered_bytes + activations_bytes);
+    return weights_bytes + gradients_bytes + moments_bytes + averages_bytes + gathered_bytes + activations_bytes;
   }
   Json to_json() const;
 };

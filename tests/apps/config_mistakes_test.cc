@@ -110,7 +110,7 @@ TEST(ShippedConfigs, StagesOfClustersCanBePlanned) {
     double ranks = 8, days = 1e9;
     for (const Json& plan : plans) {
       EXPECT_EQ(plan["ranks"].get<double>(), ranks) << name;
-      for (const char* key : {"memory_bytes", "weights_bytes", "gradients_bytes", "moments_bytes", "activations_bytes", "start_bytes", "host_bytes", "traffic_bytes_per_step",
+      for (const char* key : {"memory_bytes", "weights_bytes", "gradients_bytes", "moments_bytes", "activations_bytes", "host_bytes", "first_host_bytes", "traffic_bytes_per_step",
                               "operations_per_step", "samples_per_step", "steps", "days"}) {
         EXPECT_GT(plan[key].get<double>(), 0) << name << " " << key;
       }

@@ -202,6 +202,25 @@ TEST_F(CheckpointTest, Bfloat16WeightsAreUsedWhereTheyLie) {
             generate(masters.model, *masters.encoder, prompt, greedy).front().ids);
 }
 
+TEST_F(CheckpointTest, WeightsStayInTheFileWhereTheyAreOnlyToBeCopied) {
+  const auto in_decoder = [](const std::string& name) { return name.starts_with("language.layers."); };
+  for (const char* dtype : {"F32", "BF16"}) {
+    write_safetensors(saved_ + "/model.safetensors", random_tensors(config_, 4, dtype));
+    const LoadedModel whole = load_model(saved_);
+    LoadedModel mapped = load_model(saved_, torch::kFloat32, in_decoder);
+    EXPECT_EQ(weights_hash(*mapped.model, {"*"}), weights_hash(*whole.model, {"*"})) << dtype;
+    const auto expected = whole.model->named_parameters();
+    for (const auto& item : mapped.model->named_parameters()) {
+      EXPECT_EQ(item.value().storage().allocator() == nullptr, in_decoder(item.key())) << item.key();
+      EXPECT_TRUE(torch::equal(item.value().to(torch::kFloat32), expected[item.key()])) << item.key();
+    }
+    // Nothing is ever written into the file: weights that are loaded once more take its place.
+    load_weights(saved_, *mapped.model);
+    for (const auto& item : mapped.model->named_parameters()) EXPECT_NE(item.value().storage().allocator(), nullptr) << item.key();
+    EXPECT_EQ(weights_hash(*mapped.model, {"*"}), weights_hash(*whole.model, {"*"})) << dtype;
+  }
+}
+
 TEST_F(CheckpointTest, MappedWeightsComeBackAfterTheirMemoryWasGivenBack) {
   write_safetensors(saved_ + "/model.safetensors", random_tensors(config_, 4, "BF16"));
   LoadedModel held = load_model(saved_, torch::kBFloat16);

@@ -7,6 +7,8 @@
 #include <set>
 
 #include "base/files.h"
+#include "base/safetensors.h"
+#include "model/initialization.h"
 #include "tiny_stage.h"
 #include "trainer/distributed/lost_rank.h"
 #include "trainer/state_store.h"
@@ -182,6 +184,40 @@ TEST_P(EverySharding, EndsWithTheSameBitsWithAndWithoutOverlap) {
         if (ranks == 1) continue;
         EXPECT_GT(lines[i]["communication_wait"].get<double>(), 0);
         EXPECT_LT(lines[i]["communication_wait"].get<double>(), 1);
+      }
+    }
+  }
+}
+
+/// Blocks that are divided on their way from the file give the bits of those that every rank had read whole; afterwards rank 0 alone holds
+/// them, and all ranks know its result.
+TEST(FullSharding, DividesACheckpointThatNoRankHoldsWhole) {
+  for (const char* dtype : {"F32", "BF16"}) {
+    const std::string start = folder_of(std::string("start-") + dtype);
+    const LoadedModel fresh = test::tiny_model(3);
+    save_model(fresh.model, test::tiny_tokenizer_path(), start);
+    write_safetensors(start + "/model.safetensors", random_tensors(fresh.config, 4, dtype));
+    for (const bool updates : {false, true}) {  // low-rank ones, of frozen blocks
+      const auto train = [&](int ranks, bool mapped) {
+        const std::string folder = folder_of(fmt::format("divided-{}-{}-{}-{}", dtype, updates, ranks, mapped));
+        Json job = {{"task", "train"},   {"folder", folder}, {"steps", 3},      {"checkpoint_every", 2},
+                    {"sharding", "full"}, {"start", start},   {"mapped", mapped}, {"trainable", {"projector.*", "language.*"}}};
+        if (updates) job.update({{"lora_dropout", 0.0}, {"trainable", {"projector.*"}}});
+        succeed(ranks, job);
+        return folder;
+      };
+      for (const int ranks : {1, 3}) {
+        const std::string mapped = train(ranks, true), whole = train(ranks, false);
+        EXPECT_EQ(read_file(mapped + "/checkpoint/model.safetensors"), read_file(whole + "/checkpoint/model.safetensors")) << dtype << updates << ranks;
+        const Json first = read_json(mapped + "/left-0.json");
+        EXPECT_GT(first["block_numbers"], 30000);
+        EXPECT_EQ(first["result"], read_json(mapped + "/result.json"));
+        EXPECT_EQ(first["result"]["components"].size(), 3U);
+        for (int rank = 1; rank < ranks; ++rank) {
+          const Json other = read_json(fmt::format("{}/left-{}.json", mapped, rank));
+          EXPECT_EQ(other["block_numbers"], 0);
+          EXPECT_EQ(other["result"], first["result"]);
+        }
       }
     }
   }

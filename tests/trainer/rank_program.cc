@@ -8,6 +8,8 @@
 ///   hold         of "gradients": rank 1 finds its first gradients of a block only when rank 0 is in the backward of the block before
 ///   phases       of "train", a folder: PID in it says what that rank is doing
 ///   pictures     a file of conversations, instead of scenes; pack_tokens: room for one of its samples
+///   start        of "train", a checkpoint to start from; mapped: as a stage does, or whole
+///                What "train" leaves of the model in memory is in `folder`/left-RANK.json
 ///   fault        "" | "kill" | "freeze" | "slow" | "throw" | "full-disk" | "nan" (weights, for one step): what happens to `fault_rank`
 ///                (-1: to all) after `fault_step`
 #include <fcntl.h>
@@ -27,6 +29,7 @@
 #include "base/log.h"
 #include "tiny_stage.h"
 #include "trainer/blank_picture.h"
+#include "trainer/distributed/divided_blocks.h"
 #include "trainer/distributed/sharding.h"
 #include "trainer/stage.h"
 #include "trainer/state_writer.h"
@@ -34,7 +37,8 @@
 namespace pocketvlm {
 namespace {
 
-LoadedModel tiny(const Json& job) {
+LoadedModel tiny(const Json& job, const StageConfig& config) {
+  if (job.contains("start")) return job.value("mapped", true) ? load_stage_model(config, job["start"]) : load_model(job["start"]);
   LoadedModel loaded;
   loaded.config = test::tiny_model_config();
   loaded.model = VisionLanguageModel(loaded.config, 1);
@@ -106,7 +110,8 @@ void tell_phases(const std::string& folder, Communicator& ranks) {
 
 void train(const Json& job, Communicator& ranks) {
   if (job.contains("phases")) tell_phases(job["phases"].get<std::string>(), ranks);
-  LoadedModel model = tiny(job);
+  const StageConfig config = stage(job);
+  LoadedModel model = tiny(job, config);
   const int64_t fault_step = job.value("fault_step", -1);
   const std::string fault = job.value("fault", "");
   const int fault_rank = job.value("fault_rank", fault == "nan" ? -1 : -2);
@@ -121,8 +126,8 @@ void train(const Json& job, Communicator& ranks) {
     }
     if (step == fault_step + 1) weight.copy_(good);
   };
-  run_stage(
-      stage(job),
+  const StageResult result = run_stage(
+      config,
       model,
       job["tokenizer"].get<std::string>(),
       job["folder"].get<std::string>(),
@@ -131,6 +136,10 @@ void train(const Json& job, Communicator& ranks) {
         if (is_meant && step == fault_step) suffer(fault);
       },
       &ranks);
+  int64_t numbers = 0;
+  for (const auto& item : model.model->named_parameters()) numbers += is_in_transformer_block(item.key()) ? item.value().numel() : 0;
+  write_json(fmt::format("{}/left-{}.json", job["folder"].get<std::string>(), ranks.rank()),
+             {{"block_numbers", numbers}, {"result", result.to_json()}});
 }
 
 /// What ranks have in progress while one of them computes.
@@ -149,8 +158,8 @@ bool comes_true(const std::function<bool()>& condition) {
 
 /// What the optimizer would get in the first step, stored like weights.
 void gradients(const Json& job, Communicator& ranks) {
-  LoadedModel model = tiny(job);
   const StageConfig config = stage(job);
+  LoadedModel model = tiny(job, config);
   set_trainable(*model.model, config.trainable);
   model.model->train();
   NamedTensors weights;
@@ -160,6 +169,7 @@ void gradients(const Json& job, Communicator& ranks) {
   Sharding sharding(config.distributed,
                     config.recompute_blocks,
                     *model.model,
+                    torch::kCPU,
                     weights,
                     ranks,
                     job.value("bucket_numbers", Sharding::kBucketNumbers));

@@ -1,13 +1,19 @@
 #include "trainer/distributed/divided_blocks.h"
 
+#include <malloc.h>
+
+#include <algorithm>
+#include <iterator>
 #include <utility>
+
+#include "model/checkpoint.h"
 
 namespace pocketvlm {
 namespace {
 
 using torch::Tensor;
 
-const Tensor& same(const Tensor& tensor) { return tensor; }
+constexpr const char* kParents[] = {"vision_encoder.blocks", "language.layers"};
 
 /// Waits for `gathering` and puts it behind the tensors of `bucket`.
 void fill(const FlatBucket& bucket, Exchange& gathering) {
@@ -16,9 +22,17 @@ void fill(const FlatBucket& bucket, Exchange& gathering) {
   for (std::size_t i = 0; i < views.size(); ++i) Tensor(bucket.items()[i].tensor).set_data(views[i]);
 }
 
-void empty(const FlatBucket& bucket) {
+/// Tensors of their own for the views of an exchanged row, which would keep it alive and share one storage.
+void copy_whole(const FlatBucket& bucket, std::optional<torch::Device> to) {
   for (const FlatBucket::Item& item : bucket.items()) {
-    Tensor(item.tensor).set_data(torch::empty({0}, item.tensor.options().requires_grad(false)));
+    const Tensor whole = item.tensor.detach();
+    Tensor(item.tensor).set_data(to ? whole.to(*to, whole.scalar_type(), /*non_blocking=*/false, /*copy=*/true) : whole.clone());
+  }
+}
+
+void empty(const FlatBucket& bucket, torch::Device device) {
+  for (const FlatBucket::Item& item : bucket.items()) {
+    Tensor(item.tensor).set_data(torch::empty({0}, torch::TensorOptions(device).dtype(torch::kFloat32)));
   }
 }
 
@@ -27,7 +41,7 @@ void empty(const FlatBucket& bucket) {
 std::vector<std::pair<std::string, torch::nn::Module*>> transformer_blocks(torch::nn::Module& model) {
   std::vector<std::pair<std::string, torch::nn::Module*>> blocks;
   for (const auto& parent : model.named_modules()) {
-    if (parent.key() != "vision_encoder.blocks" && parent.key() != "language.layers") continue;
+    if (std::find(std::begin(kParents), std::end(kParents), parent.key()) == std::end(kParents)) continue;
     for (const auto& child : parent.value()->named_children()) {
       blocks.emplace_back(parent.key() + "." + child.key(), child.value().get());
     }
@@ -35,7 +49,12 @@ std::vector<std::pair<std::string, torch::nn::Module*>> transformer_blocks(torch
   return blocks;
 }
 
-DividedBlocks::DividedBlocks(torch::nn::Module& model, Communicator& ranks, bool overlap) : ranks_(ranks), overlap_(overlap) {
+bool is_in_transformer_block(const std::string& parameter) {
+  return std::any_of(std::begin(kParents), std::end(kParents), [&](const char* parent) { return parameter.starts_with(parent + std::string(".")); });
+}
+
+DividedBlocks::DividedBlocks(torch::nn::Module& model, Communicator& ranks, torch::Device device, bool overlap)
+    : ranks_(ranks), device_(device), overlap_(overlap) {
   const torch::NoGradGuard no_grad;
   for (const auto& [name, module] : transformer_blocks(model)) {
     blocks_.push_back(std::make_unique<Block>(ranks.size()));
@@ -47,8 +66,7 @@ DividedBlocks::DividedBlocks(torch::nn::Module& model, Communicator& ranks, bool
       if (item.value().requires_grad()) block.weights.parameters.push_back(item.value());
     }
     const auto keep = [&](const FlatBucket& bucket) {
-      if (bucket.empty()) return Tensor();
-      return bucket.flatten(same).narrow(0, ranks_.rank() * bucket.part_size(), bucket.part_size()).clone();
+      return bucket.empty() ? Tensor() : bucket.part_of_tensors(ranks_.rank()).to(device);
     };
     block.kept = keep(block.learned);
     block.kept_frozen = keep(block.frozen);
@@ -59,6 +77,7 @@ DividedBlocks::DividedBlocks(torch::nn::Module& model, Communicator& ranks, bool
     block.weights.enter = [this, &block](Pass pass) { enter(block, pass); };
     block.weights.leave = [this, &block] { leave(block); };
     block.weights.reduce = [this, &block](const std::vector<Tensor>& gradients) { return reduce(block, gradients); };
+    release_mapped_weights(*module);
     release(block);
   }
 }
@@ -87,8 +106,8 @@ void DividedBlocks::release(Block& block) {
   for (Exchange* gathering : {&block.gathering, &block.gathering_frozen}) {
     if (gathering->started()) gathering->wait();
   }
-  empty(block.learned);
-  empty(block.frozen);
+  empty(block.learned, device_);
+  empty(block.frozen, device_);
   block.whole = false;
 }
 
@@ -153,18 +172,21 @@ void DividedBlocks::gather_all() {
   for (const auto& block : blocks_) gather(*block);
 }
 
-void DividedBlocks::hand_back(std::optional<torch::Device> to) {
+void DividedBlocks::hand_back(std::optional<torch::Device> to, bool here) {
   const torch::NoGradGuard no_grad;
   finish();
   for (const auto& block : blocks_) {
     gather(*block);
-    // Tensors of their own: views would keep the exchanged row alive, and share one storage.
-    for (const FlatBucket* bucket : {&block->learned, &block->frozen}) {
-      for (const FlatBucket::Item& item : bucket->items()) {
-        const Tensor whole = item.tensor.detach();
-        Tensor(item.tensor).set_data(to ? whole.to(*to, whole.scalar_type(), /*non_blocking=*/false, /*copy=*/true) : whole.clone());
-      }
+    block->kept.reset();
+    block->kept_frozen.reset();
+    block->weights.kept.clear();
+    if (here) {
+      copy_whole(block->learned, to);
+      copy_whole(block->frozen, to);
+    } else {
+      release(*block);
     }
+    ::malloc_trim(0);  // rows that were exchanged leave holes
   }
 }
 

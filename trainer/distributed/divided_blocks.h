@@ -19,6 +19,8 @@ namespace pocketvlm {
 
 /// The transformer blocks of the model with their full names, in registration order.
 std::vector<std::pair<std::string, torch::nn::Module*>> transformer_blocks(torch::nn::Module& model);
+/// Whether a parameter belongs to one of them.
+bool is_in_transformer_block(const std::string& parameter);
 
 /// Transformer blocks of whose weights each rank keeps a part (full sharding). A block is gathered when it runs, forward and
 /// backward, and what its backward finds is summed into the parts.
@@ -40,8 +42,9 @@ class DividedBlocks {
     Block* next[3] = {};  // by Pass: what came after this block in such a pass
   };
 
-  /// Leaves the model's blocks empty.
-  DividedBlocks(torch::nn::Module& model, Communicator& ranks, bool overlap);
+  /// Leaves the model's blocks empty, one after the other. Wherever their weights lie, in a mapped checkpoint even, this rank reads its
+  /// part alone, and keeps it on `device`.
+  DividedBlocks(torch::nn::Module& model, Communicator& ranks, torch::Device device, bool overlap);
   DividedBlocks(const DividedBlocks&) = delete;
   DividedBlocks& operator=(const DividedBlocks&) = delete;
 
@@ -53,9 +56,9 @@ class DividedBlocks {
   void drop_gradients();
   void gather_all();   // collective
   void release_all();
-  /// Gives the model its blocks back, one after the other, on their device or on `to`: one block at a time is there twice. Collective;
-  /// nothing can be run after it.
-  void hand_back(std::optional<torch::Device> to);
+  /// Gives the model its blocks back, one after the other, for the parts that are kept: one block at a time is there twice, on its device or on
+  /// `to`. Where not `here` they stay empty. Collective; nothing can be run after it.
+  void hand_back(std::optional<torch::Device> to, bool here);
 
  private:
   void enter(Block& block, Pass pass);
@@ -64,9 +67,10 @@ class DividedBlocks {
   void finish_reduction();
   void start_gathering(Block& block);
   void gather(Block& block);
-  static void release(Block& block);
+  void release(Block& block);
 
   Communicator& ranks_;
+  torch::Device device_;
   bool overlap_;
   std::vector<std::unique_ptr<Block>> blocks_;
   std::unordered_map<const torch::nn::Module*, Block*> by_module_;

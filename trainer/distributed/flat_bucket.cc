@@ -25,6 +25,14 @@ torch::Tensor FlatBucket::flatten(const std::function<torch::Tensor(const torch:
   return flat;
 }
 
+torch::Tensor FlatBucket::part_of_tensors(int rank) const {
+  const torch::NoGradGuard no_grad;
+  torch::Tensor part = torch::zeros({part_size()}, items_.front().tensor.options().dtype(torch::kFloat32).requires_grad(false));
+  const std::vector<TensorSlice> to = slices(part, rank), from = slices_of_tensors(rank);
+  for (std::size_t i = 0; i < to.size(); ++i) torch::Tensor(to[i].values).copy_(from[i].values);
+  return part;
+}
+
 std::vector<torch::Tensor> FlatBucket::views(const torch::Tensor& flat) const {
   std::vector<torch::Tensor> result;
   for (const Item& item : items_) result.push_back(flat.narrow(0, item.begin, item.numbers).view(item.shape));

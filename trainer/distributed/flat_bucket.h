@@ -23,6 +23,8 @@ class FlatBucket {
 
   /// [ranks * part_size] with every tensor's `values`, zeros where it has none and in the padding.
   torch::Tensor flatten(const std::function<torch::Tensor(const torch::Tensor&)>& values) const;
+  /// Rank r's part [part_size] of that row, of the tensors themselves, whatever their dtype is.
+  torch::Tensor part_of_tensors(int rank) const;
   /// One view of `flat` for each tensor, in its shape.
   std::vector<torch::Tensor> views(const torch::Tensor& flat) const;
   /// The pieces of the tensors that rank r's part [part_size] holds: views of `part`.

@@ -43,17 +43,16 @@ struct Sharding::Row {
 Sharding::Sharding(const DistributedConfig& config,
                    bool recompute_blocks,
                    torch::nn::Module& model,
+                   torch::Device device,
                    const NamedWeights& weights,
                    Communicator& ranks,
                    int64_t bucket_numbers)
     : ranks_(ranks), mode_(config.sharding), overlap_(config.overlap) {
   const torch::NoGradGuard no_grad;
   for (const auto& [name, weight] : weights) tensors_.emplace_back(name, weight.sizes().vec());
-  if (mode_ == "full") {
-    add_divided_blocks(model);
-  } else if (recompute_blocks) {
-    add_recomputed_blocks(model);
-  }
+  if (mode_ == "full") add_divided_blocks(model, device);
+  model.to(device);
+  if (mode_ != "full" && recompute_blocks) add_recomputed_blocks(model);
   add_buckets(weights, bucket_numbers);
   // Under `full` blocks talk during backward, and which gradients outside of them a rank finds when is its own affair.
   if (overlap_ && mode_ != "full" && ranks_.size() > 1) add_hooks();
@@ -65,8 +64,8 @@ Sharding::~Sharding() {
 
 bool Sharding::gathers_blocks() const { return blocks_ != nullptr && ranks_.size() > 1; }
 
-void Sharding::add_divided_blocks(torch::nn::Module& model) {
-  blocks_ = std::make_unique<DividedBlocks>(model, ranks_, overlap_);
+void Sharding::add_divided_blocks(torch::nn::Module& model, torch::Device device) {
+  blocks_ = std::make_unique<DividedBlocks>(model, ranks_, device, overlap_);
   for (const auto& block : blocks_->all()) {
     if (!block->kept.defined()) continue;
     const auto row = std::make_shared<Row>(block->learned);
@@ -262,11 +261,16 @@ void Sharding::with_whole_model(const std::function<void()>& use) {
   if (blocks_) blocks_->release_all();
 }
 
-void Sharding::restore_model(std::optional<torch::Device> to) {
+bool Sharding::restore_model(std::optional<torch::Device> to, bool first_alone) {
   runner_ = {};
-  if (!blocks_) return;
-  blocks_->hand_back(to);
+  if (!blocks_) return true;
+  const bool here = ranks_.is_first() || !first_alone;
+  parts_.clear();
+  rows_.clear();
+  block_rows_.clear();
+  blocks_->hand_back(to, here);
   blocks_.reset();
+  return here;
 }
 
 }  // namespace pocketvlm

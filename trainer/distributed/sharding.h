@@ -41,10 +41,12 @@ class Sharding {
   /// Numbers of one exchange, about: small messages cost latency, large ones fall out of the caches.
   static constexpr int64_t kBucketNumbers = 1 << 20;
 
-  /// model: whose blocks are run; weights: what learns, whole on every rank and equal on all of them.
+  /// model: whose blocks are run, moved to `device` (under `full` part by part: no block is whole there); weights: what learns of it and
+  /// beside it, whole on every rank and equal on all of them.
   Sharding(const DistributedConfig& config,
            bool recompute_blocks,
            torch::nn::Module& model,
+           torch::Device device,
            const std::vector<std::pair<std::string, torch::Tensor>>& weights,
            Communicator& ranks,
            int64_t bucket_numbers = kBucketNumbers);
@@ -74,13 +76,14 @@ class Sharding {
                     const std::function<void(const std::string& name, const torch::Tensor& whole)>& use);
   /// Calls `use` while the model's parameters hold all their numbers. Collective.
   void with_whole_model(const std::function<void()>& use);
-  /// Ends the sharding: the model's parameters hold all their numbers again, those of divided blocks on `to` if it is given. Collective.
-  void restore_model(std::optional<torch::Device> to = std::nullopt);
+  /// Ends the sharding: the model's parameters hold all their numbers again, those of divided blocks on `to` if it is given. With
+  /// `first_alone` divided blocks stay empty on ranks other than 0. Returns whether the model is whole here. Collective.
+  bool restore_model(std::optional<torch::Device> to = std::nullopt, bool first_alone = false);
 
  private:
   struct Row;
   using NamedWeights = std::vector<std::pair<std::string, torch::Tensor>>;
-  void add_divided_blocks(torch::nn::Module& model);
+  void add_divided_blocks(torch::nn::Module& model, torch::Device device);
   void add_recomputed_blocks(torch::nn::Module& model);
   void add_buckets(const NamedWeights& weights, int64_t bucket_numbers);
   void add_hooks();
