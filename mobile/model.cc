@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "mobile/chat_template.h"
 
 namespace pocketvlm {
 namespace {
@@ -304,6 +305,7 @@ PromptConfig read_prompt_config(const GgufFile& language, const GgufFile* mmproj
     config.chat_template = "llama3";
   else
     config.chat_template = "vicuna_v1";
+  if (config.chat_template == "chatml") config.default_system = default_system_of(stored);
   config.image_layout = "bare";
   config.filler = filler_piece(language);
   if (mmproj == nullptr) return config;
