@@ -73,7 +73,9 @@ void apply_override(Json& root, const std::string& assignment) {
     if (dot == std::string_view::npos) break;
     path.remove_prefix(dot + 1);
   }
-  *place = is_json ? parse_json(text, "--set " + assignment) : Json(text);
+  const Json value = is_json ? parse_json(text, "--set " + assignment) : Json(text);
+  // Where the file has a text, a number is one, too: a name such as 2026, an argument of a command.
+  *place = place->is_string() && (value.is_number() || value.is_boolean()) ? Json(text) : value;
 }
 
 namespace config_detail {

@@ -125,6 +125,8 @@ TEST(Config, OverridesReachNestedPlacesAndLists) {
   EXPECT_EQ(config.inner.learning_rate, 0.25);
   EXPECT_EQ(config.list[1].schedule, "linear");
   EXPECT_EQ(config.steps, 7);
+  apply_override(json, "name=2026");  // a text stays one
+  EXPECT_EQ(json["name"], "2026");
   EXPECT_THROW(apply_override(json, "list.5.schedule=linear"), Error);
   EXPECT_THROW(apply_override(json, "name.x=1"), Error);
   EXPECT_THROW(apply_override(json, "no equals sign"), Error);
