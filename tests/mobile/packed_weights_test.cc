@@ -28,10 +28,6 @@ const std::vector<GgmlType> kPackedTypes = {GgmlType::kQ8_0,
                                             GgmlType::kQ4_K,
                                             GgmlType::kQ6_K};
 
-struct alignas(64) Line {
-  std::byte bytes[64];
-};
-
 // A matrix in the file format and in panels.
 struct Matrix {
   GgmlType type;

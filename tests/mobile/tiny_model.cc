@@ -280,4 +280,14 @@ TinyFiles write_tiny_model(const TinyModel& model) {
   return files;
 }
 
+EncodedChat noise_picture(const Session& session) {
+  Image image(40, 24);
+  Random random({7});
+  for (std::uint8_t& value : image.rgb) value = static_cast<std::uint8_t>(random.below(256));
+  Chat chat;
+  chat.turns = {{"user", "what is this"}};
+  chat.images = {image};
+  return session.encoder().encode(chat, true);
+}
+
 }  // namespace pocketvlm

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
 #include "mobile/quants.h"
+#include "mobile/session.h"
 
 namespace pocketvlm {
 
@@ -36,6 +38,14 @@ struct TinyFiles {
 
 /// Writes both files into a fresh temporary folder, which is removed at the end of the process.
 TinyFiles write_tiny_model(const TinyModel& model);
+
+/// A question about a picture of noise.
+EncodedChat noise_picture(const Session& session);
+
+/// Memory aligned as packed weights and prompts are.
+struct alignas(64) Line {
+  std::byte bytes[64];
+};
 
 /// A new temporary folder, removed at the end of the process.
 std::string temporary_folder();

@@ -21,10 +21,6 @@ std::vector<const Kernels*> bf16_tables() {
   return tables;
 }
 
-struct alignas(64) Line {
-  std::byte bytes[64];
-};
-
 // Weights in a file's format, rows apart as in a larger matrix, from an odd place on.
 struct Rows {
   static constexpr std::int64_t kGap = 6;
@@ -132,16 +128,6 @@ TEST(Bf16Rows, AreExactForIntegers) {
   }
 }
 
-EncodedChat picture(const Session& session) {
-  Image image(40, 24);
-  Random random({7});
-  for (std::uint8_t& value : image.rgb) value = static_cast<std::uint8_t>(random.below(256));
-  Chat chat;
-  chat.turns = {{"user", "what is this"}};
-  chat.images = {image};
-  return session.encoder().encode(chat, true);
-}
-
 double distance(const std::vector<float>& a, const std::vector<float>& b) {
   double sum = 0;
   for (std::size_t i = 0; i < a.size(); ++i) sum += std::pow(a[i] - b[i], 2);
@@ -155,7 +141,7 @@ TEST(Bf16Vision, IsCloserToFloatThanEightBitsAre) {
     model.projector = kind;
     const TinyFiles files = write_tiny_model(model);
     Session exact(files.language, files.mmproj);
-    const EncodedChat prompt = picture(exact);
+    const EncodedChat prompt = noise_picture(exact);
     const std::vector<float> want = exact.encode_image(prompt);
     const auto off = [&](const std::string& vision) {
       SessionOptions options;

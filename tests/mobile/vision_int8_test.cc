@@ -39,10 +39,6 @@ std::vector<const Kernels*> int8_tables() {
   return tables;
 }
 
-struct alignas(64) Line {
-  std::byte bytes[64];
-};
-
 std::vector<Line> pack(const std::vector<float>& weights, std::int64_t rows, std::int64_t columns) {
   const std::int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
   const std::int64_t bytes = int8_panel_bytes(columns);
@@ -228,16 +224,6 @@ TEST(Bf16Attention, EqualsPlainAttentionWithinItsRounding) {
   if (tables == 0) GTEST_SKIP() << "no AVX512_BF16";
 }
 
-EncodedChat picture(const Session& session) {
-  Image image(40, 24);
-  Random random({7});
-  for (std::uint8_t& value : image.rgb) value = static_cast<std::uint8_t>(random.below(256));
-  Chat chat;
-  chat.turns = {{"user", "what is this"}};
-  chat.images = {image};
-  return session.encoder().encode(chat, true);
-}
-
 TEST(Int8Vision, IsCloseToFloatAndKeptBesideTheModel) {
   if (int8_tables().empty()) GTEST_SKIP() << "no AVX-512 VNNI";
   for (const char* kind : {"resampler", "mlp", "ldp", "ldpv2"}) {
@@ -247,7 +233,7 @@ TEST(Int8Vision, IsCloseToFloatAndKeptBesideTheModel) {
     Session exact(files.language, files.mmproj);
     SessionOptions options;
     options.vision = "int8";
-    const EncodedChat prompt = picture(exact);
+    const EncodedChat prompt = noise_picture(exact);
     const std::vector<float> want = exact.encode_image(prompt);
     Session first(files.language, files.mmproj, options);
     const std::vector<float> got = first.encode_image(prompt);
