@@ -26,6 +26,13 @@ struct alignas(64) TileShapes {
   }
 };
 
+/// All eight of them, 16 rows of 64 bytes.
+constexpr TileShapes whole_tiles() {
+  TileShapes shapes;
+  for (int tile = 0; tile < 8; ++tile) shapes.set(tile, kTileRows, kTileRowBytes);
+  return shapes;
+}
+
 /// While one lives, the tiles of this thread have these shapes.
 class TileSession {
  public:

@@ -344,11 +344,7 @@ class Attention {
 }  // namespace
 
 void amx_attend_causal(const CausalHead& head) {
-  static constexpr TileShapes kShapes = [] {
-    TileShapes shapes;
-    for (int tile = 0; tile < 8; ++tile) shapes.set(tile, kTileRows, kTileRowBytes);
-    return shapes;
-  }();
+  static constexpr TileShapes kShapes = whole_tiles();
   const TileSession session(kShapes);
   Attention(head).run();
 }

@@ -44,12 +44,6 @@ struct Int8Products {
   static constexpr int kGroups = 1;
   static constexpr int kSmallStage = 1;
 
-  static constexpr TileShapes shapes() {
-    TileShapes shapes;
-    for (int tile = 0; tile < 8; ++tile) shapes.set(tile, kTileRows, kTileRowBytes);
-    return shapes;
-  }
-
   template <int kSum, int kGroup, int kPanel>
   static void multiply(const Weights& weights, const Input& input) {
     if constexpr (kPanel == 0) load_tile<4>(input.quants[0], kTileRowBytes);
@@ -81,7 +75,7 @@ void amx_matmul_int8(const PackedRows& weights,
   const std::int64_t groups = (input.tokens + kTileRows - 1) / kTileRows;
   auto* inputs = static_cast<InputUnit*>(
       panel_scratch(static_cast<std::size_t>(groups * chunk) * sizeof(InputUnit)));
-  static constexpr TileShapes kShapes = Int8Products::shapes();
+  static constexpr TileShapes kShapes = whole_tiles();
   const TileSession session(kShapes);
   for (std::int64_t first = 0; first < units; first += chunk) {
     const std::int64_t count = units - first < chunk ? units - first : chunk;

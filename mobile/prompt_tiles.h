@@ -117,11 +117,7 @@ void multiply_prompt(const Panels& panels, std::int64_t rows, const PromptInput&
   const std::int64_t sum_tiles = kSumRows / (2 * kPanelRows) * most_pairs;
   auto* opened = static_cast<Tile*>(panel_scratch(2 * kChunk * sizeof(Tile) + static_cast<std::size_t>(sum_tiles) * sizeof(SumTiles)));
   auto* sums = reinterpret_cast<SumTiles*>(opened + 2 * kChunk);
-  static constexpr TileShapes kShapes = [] {
-    TileShapes shapes;
-    for (int tile = 0; tile < 8; ++tile) shapes.set(tile, kTileRows, kTileRowBytes);
-    return shapes;
-  }();
+  static constexpr TileShapes kShapes = whole_tiles();
   const TileSession session(kShapes);
   const std::int64_t row_steps = (rows + kSumRows - 1) / kSumRows;
   const std::int64_t group_steps = (groups + kSumGroups - 1) / kSumGroups;

@@ -13,9 +13,8 @@
 ///                   side by side
 ///   kGroups         groups at a time, 1 or 2
 ///   kSmallStage     divides every count of blocks
-///   shapes()        of the tiles; 0 to 3 hold sums [16, 16]
 ///   multiply<kSum, kGroup, kPanel>(weights, input)
-///                   adds a product to tile kSum. For kPanel 0 it reads the input, for kGroup 0 the
+///                   adds a product to tile kSum, 0 to 3. For kPanel 0 it reads the input, for kGroup 0 the
 ///                   weights; they may stay in tiles for the products that follow
 ///   add(weights, inputs, t, product, total)
 ///                   the total of input row t after that product
@@ -113,7 +112,7 @@ struct TileRun {
   std::int64_t y_stride;
 };
 
-/// Of the run's first groups. A session with P::shapes() must live.
+/// Of the run's first groups. A session with whole_tiles() must live.
 template <typename P, int kPanels, int kGroups>
 void tile_products(const TileRun<P>& run) {
   TileOperands<P> operands = {{run.panels, run.panels + run.panel_step},
