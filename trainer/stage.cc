@@ -571,6 +571,7 @@ class StageRun {
       write_json(folder_ + "/result.json", result.to_json());
       std::filesystem::remove_all(state_folder());
     }
+    // Rank 0 alone may have seen the whole model.
     const std::vector<std::string> results = ranks_.gather_texts(ranks_.is_first() ? result.to_json().dump() : "");
     return StageResult::from_json(parse_json(results.front(), "rank 0's result"), "rank 0's result");
   }

@@ -206,11 +206,11 @@ RankPlan plan_stage(const StageConfig& config, const ModelConfig& model, const P
   const double whole = 4 * (split.blocks + split.outside);
   const bool copies_states = config.checkpoint_in_background && config.checkpoint_every > 0;
   // States are divided among ranks whatever is divided on the GPUs.
-  const double states = (4 * learned + (plan.moments_bytes + plan.averages_bytes) * holders) / n;
+  const double copies = copies_states ? (4 * learned + (plan.moments_bytes + plan.averages_bytes) * holders) / n : 0;
   // Under full sharding the blocks are divided on their way from the checkpoint (load_stage_model); a new model is drawn whole.
   const double loaded = mode == "full" && !config.init_from.empty() ? 4 * split.outside : whole;
-  plan.host_bytes = loaded + (copies_states ? states : 0);
-  plan.first_host_bytes = whole + (copies_states ? states : 0);
+  plan.host_bytes = loaded + copies;
+  plan.first_host_bytes = whole + copies;
   plan.operations = accumulation * training_operations(model, learning, pack.shape);
   plan.samples_per_step = pack.samples * accumulation * n;
   plan.steps = assumptions.samples > 0 ? static_cast<double>(assumptions.samples) / plan.samples_per_step

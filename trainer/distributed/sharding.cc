@@ -50,9 +50,12 @@ Sharding::Sharding(const DistributedConfig& config,
     : ranks_(ranks), mode_(config.sharding), overlap_(config.overlap) {
   const torch::NoGradGuard no_grad;
   for (const auto& [name, weight] : weights) tensors_.emplace_back(name, weight.sizes().vec());
-  if (mode_ == "full") add_divided_blocks(model, device);
-  model.to(device);
-  if (mode_ != "full" && recompute_blocks) add_recomputed_blocks(model);
+  if (mode_ == "full") {
+    add_divided_blocks(model, device);
+  } else if (recompute_blocks) {
+    add_recomputed_blocks(model);
+  }
+  model.to(device);  // what is not divided
   add_buckets(weights, bucket_numbers);
   // Under `full` blocks talk during backward, and which gradients outside of them a rank finds when is its own affair.
   if (overlap_ && mode_ != "full" && ranks_.size() > 1) add_hooks();
