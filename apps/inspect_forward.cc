@@ -27,7 +27,7 @@ struct Input {
   std::vector<std::int64_t> ids;         // as given
   std::vector<std::int64_t> places;      // of visual tokens, in order
   std::vector<std::array<int64_t, 2>> grids;
-  std::vector<float> patches;            // [patches, 3 * patch * patch]
+  PatchValues patches;                   // [patches, 3 * patch * patch]
 };
 
 Input from_prompt(const CommandLine& line, const ModelConfig& config, const Tokenizer& tokenizer) {
@@ -156,7 +156,7 @@ std::map<std::string, torch::Tensor> run_stages(VisionLanguageModel& model, cons
   torch::Tensor visual;
   if (!input.grids.empty()) {
     const int64_t width = 3 * config.image.patch_size * config.image.patch_size;
-    batch.patches = torch::tensor(input.patches, torch::kFloat32).view({-1, width});
+    batch.patches = torch::tensor(torch::ArrayRef<float>(input.patches)).view({-1, width});
     batch.grids = input.grids;
     batch.visual_positions = as_tensor(input.places);
     batch.visual_rows = torch::arange(batch.visual_positions.size(0), torch::kInt64);

@@ -18,11 +18,11 @@ struct ForwardOptions {
   bool json = false;
 };
 
-template <typename T>
+template <typename Values>
 TensorToWrite tensor(const std::string& name,
                      const std::string& dtype,
                      std::vector<std::int64_t> shape,
-                     const std::vector<T>& values) {
+                     const Values& values) {
   return {name, dtype, std::move(shape), [&values] { return std::as_bytes(std::span(values)); }};
 }
 

@@ -27,7 +27,7 @@ struct PackedBatch {
   std::vector<std::int64_t> labels;           // [tokens], the id that FOLLOWS this token, or -100
   std::vector<float> loss_weights;            // [tokens], 0 where labels is -100
   std::vector<std::int64_t> segment_lengths;  // sum = tokens
-  std::vector<float> patches;                 // [patches, 3 * patch * patch]
+  PatchValues patches;                        // [patches, 3 * patch * patch]
   std::vector<std::array<std::int64_t, 2>> grids;  // [slices], (rows, columns)
   std::vector<std::int64_t> visual_positions;      // [slices * queries], places in input_ids
   std::vector<std::int64_t>

@@ -39,9 +39,9 @@ ImageSlice slice_for(const Image& picture, const Grid& grid, const ImageConfig& 
 torch::Tensor as_pixels(const ImageSlice& slice) { return torch::tensor(slice.pixels).view({1, 3, slice.height, slice.width}); }
 
 torch::Tensor as_patches(const ImageSlice& slice, int64_t patch) {
-  std::vector<float> patches;
+  PatchValues patches;
   append_patches(slice, static_cast<int>(patch), patches);
-  return torch::tensor(patches).view({-1, 3 * patch * patch});
+  return torch::tensor(torch::ArrayRef<float>(patches)).view({-1, 3 * patch * patch});
 }
 
 std::vector<Grid> grids_of(const OnnxExportOptions& options, const ImageConfig& config) {

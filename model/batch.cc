@@ -5,8 +5,8 @@
 namespace pocketvlm {
 namespace {
 
-template <typename T>
-torch::Tensor to_tensor(const std::vector<T>& values, torch::Dtype dtype, torch::Device device) {
+template <typename T, typename Allocator>
+torch::Tensor to_tensor(const std::vector<T, Allocator>& values, torch::Dtype dtype, torch::Device device) {
   return torch::from_blob(const_cast<T*>(values.data()),
                           {static_cast<int64_t>(values.size())},
                           torch::TensorOptions().dtype(dtype))

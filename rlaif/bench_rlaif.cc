@@ -43,9 +43,9 @@ class BenchData {
  public:
   explicit BenchData(const BenchShapes& shapes) : shapes_(shapes) {}
 
-  std::vector<float> picture() {
+  PatchValues picture() {
     const auto& model = shapes_.model;
-    std::vector<float> patches(static_cast<std::size_t>(shapes_.patches() * 3 * model.image.patch_size * model.image.patch_size));
+    PatchValues patches(static_cast<std::size_t>(shapes_.patches() * 3 * model.image.patch_size * model.image.patch_size));
     for (float& value : patches) value = static_cast<float>(random_.normal());
     return patches;
   }
@@ -55,7 +55,7 @@ class BenchData {
       ids.push_back(static_cast<std::int32_t>(random_.between(5, shapes_.model.language.vocab - 1)));
     return ids;
   }
-  EncodedChat chat(const std::vector<float>& picture, const std::vector<std::int32_t>& text, std::int64_t targets) const {
+  EncodedChat chat(const PatchValues& picture, const std::vector<std::int32_t>& text, std::int64_t targets) const {
     const std::int64_t queries = shapes_.model.projector.num_queries;
     const auto side = static_cast<int>(shapes_.model.vision.position_side);
     EncodedChat chat;
@@ -116,7 +116,7 @@ BenchResult bench_preferences(const BenchSettings& settings) {
     std::vector<EncodedPair> pairs;
     double useful = 0;
     for (std::int64_t pair = 0; pair < kPairs; ++pair) {
-      const std::vector<float> picture = data.picture();
+      const PatchValues picture = data.picture();
       const std::vector<std::int32_t> prompt = data.text(kPromptTokens);
       const auto answer = [&](std::int64_t length) {
         std::vector<std::int32_t> text = prompt;
@@ -197,10 +197,10 @@ BenchResult bench_judge(const BenchSettings& settings) {
   BenchResult result;
   result.parameters = bench.parameters;
   for (std::int64_t step = 0; step <= settings.steps; ++step) {
-    const std::vector<float> picture = data.picture();
+    const PatchValues picture = data.picture();
     std::vector<EncodedChat> questions;
     for (std::int64_t i = 0; i < kQuestions; ++i)
-      questions.push_back(data.chat(i == 0 ? picture : std::vector<float>(), data.text(kQuestionTokens), 0));
+      questions.push_back(data.chat(i == 0 ? picture : PatchValues(), data.text(kQuestionTokens), 0));
     const double seconds = seconds_on(
         bench.device, [&] { shared_first_token_log_probs(bench.model, questions, {5, 6, 7, 8}); });
     if (step == 0) continue;  // warms up

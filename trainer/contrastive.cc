@@ -37,7 +37,7 @@ ContrastiveBatch to_contrastive_batch(const PackedBatch& packed, torch::Device d
   const std::size_t patch_values = total_patches == 0 ? 0 : packed.patches.size() / total_patches;
 
   ContrastiveBatch batch;
-  std::vector<float> patches;
+  PatchValues patches;
   std::vector<int64_t> ids, offsets;
   std::map<std::vector<int64_t>, int64_t> numbers;  // of the distinct texts
   std::vector<int64_t> text_number;
@@ -72,7 +72,7 @@ ContrastiveBatch to_contrastive_batch(const PackedBatch& packed, torch::Device d
            packed.segment_lengths.size());
   const auto rows = static_cast<int64_t>(patches.size() / patch_values);
   batch.patches =
-      torch::tensor(patches).view({rows, static_cast<int64_t>(patch_values)}).to(device);
+      torch::tensor(torch::ArrayRef<float>(patches)).view({rows, static_cast<int64_t>(patch_values)}).to(device);
   batch.text_ids = int64_tensor(ids, device);
   batch.text_offsets = int64_tensor(offsets, device);
   const torch::Tensor number = int64_tensor(text_number, device);

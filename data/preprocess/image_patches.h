@@ -12,7 +12,7 @@ namespace pocketvlm {
 /// grids alone.
 SlicePlan append_image(const Image& image,
                        const ImageConfig& config,
-                       std::vector<float>& patches,
+                       PatchValues& patches,
                        std::vector<std::array<int, 2>>& grids);
 
 }  // namespace pocketvlm

@@ -125,7 +125,7 @@ ProcessedImage process_image(const Image& image, const ImageConfig& config) {
 
 SlicePlan append_image(const Image& image,
                        const ImageConfig& config,
-                       std::vector<float>& patches,
+                       PatchValues& patches,
                        std::vector<std::array<int, 2>>& grids) {
   const SlicePlan plan = plan_image(image.width, image.height, config);
   const int side = static_cast<int>(config.patch_size);
@@ -139,23 +139,24 @@ SlicePlan append_image(const Image& image,
     return plan;
   }
   const PixelLevels levels(config.mean, config.std);
-  std::vector<float> patch(3 * static_cast<std::size_t>(side) * side);
+  const std::size_t patch = 3 * static_cast<std::size_t>(side) * side;
   std::size_t pixels = static_cast<std::size_t>(plan.overview.width) * plan.overview.height;
   if (plan.grid) pixels += static_cast<std::size_t>(plan.refine.width) * plan.refine.height;
   patches.reserve(patches.size() + 3 * pixels);
   visit_slices(image, config, plan, [&](const Image& picture, int left, int top, PixelSize size) {
     add_grid(size);
+    std::size_t place = patches.size();
+    patches.resize(place + 3 * static_cast<std::size_t>(size.width) * size.height);
     for (int y = 0; y < size.height; y += side) {
-      for (int x = 0; x < size.width; x += side) {
-        levels.normalise(block_of(picture, left + x, top + y, side, side), patch.data());
-        patches.insert(patches.end(), patch.begin(), patch.end());
+      for (int x = 0; x < size.width; x += side, place += patch) {
+        levels.normalise(block_of(picture, left + x, top + y, side, side), &patches[place]);
       }
     }
   });
   return plan;
 }
 
-void append_patches(const ImageSlice& slice, int patch_size, std::vector<float>& out) {
+void append_patches(const ImageSlice& slice, int patch_size, PatchValues& out) {
   check_patches({slice.width, slice.height}, patch_size);
   const std::size_t plane = static_cast<std::size_t>(slice.width) * slice.height;
   std::size_t place = out.size();

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/config.h"
+#include "base/uninitialized.h"
 #include "data/preprocess/image.h"
 #include "data/preprocess/slicing.h"
 
@@ -74,8 +75,12 @@ SlicePlan plan_image(int width, int height, const ImageConfig& config);
 /// Resizes, cuts and normalises: (value / 255 - mean) / std in float32.
 ProcessedImage process_image(const Image& image, const ImageConfig& config);
 
+/// Pixels as the encoder reads them: [patches, 3 * patch * patch], each row in the order (channel, y, x) of a convolution
+/// kernel; patches row-major, slice after slice.
+using PatchValues = UninitializedVector<float>;
+
 /// Slice -> rows of patches for the encoder: appends [rows * columns, 3 * patch * patch] to `out`,
 /// each row in the order (channel, y, x) of a convolution kernel; patches row-major.
-void append_patches(const ImageSlice& slice, int patch_size, std::vector<float>& out);
+void append_patches(const ImageSlice& slice, int patch_size, PatchValues& out);
 
 }  // namespace pocketvlm

@@ -26,16 +26,27 @@ class PixelLevels {
               const std::vector<double>& std,
               PixelLoop fastest = PixelLoop::kAvx512);
 
-  /// [3, height, width] floats. Vectors divide again, which is less work than looking up byte by byte.
+  /// [3, height, width] floats to `out`. Vectors divide again, which is less work than looking up byte by byte.
   void normalise(const PixelBlock& block, float* out) const { normalise_(*this, block, out); }
 
  private:
   friend struct PixelLoops;
   using Loop = void (*)(const PixelLevels& levels, const PixelBlock& block, float* out);
 
+  /// 1 / x as a float and what that float lacks.
+  struct Inverse {
+    float first, rest;
+  };
+  static constexpr Inverse inverse_of(float x) {
+    const double inverse = 1.0 / static_cast<double>(x);
+    const auto first = static_cast<float>(inverse);
+    return {first, static_cast<float>(inverse - static_cast<double>(first))};
+  }
+
   struct Channel {
     std::array<float, 256> levels;
-    float mean, std, inverse_std;
+    float mean, std;
+    Inverse inverse_std;
   };
   std::array<Channel, 3> channels_;
   Loop normalise_;

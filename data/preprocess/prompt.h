@@ -65,7 +65,7 @@ struct EncodedChat {
   std::vector<std::uint8_t> is_target;          // 1: this token is to be learned (assistant text and its end token)
   std::vector<std::int32_t> visual_positions;   // places in ids, slice after slice
   std::vector<std::array<int, 2>> grids;        // (rows, columns) in patches of each slice
-  std::vector<float> patches;                   // [sum of rows * columns, 3 * patch * patch]; outlines have none
+  PatchValues patches;                          // [sum of rows * columns, 3 * patch * patch]; outlines have none
 
   struct ReplacedLabel {
     std::int32_t place;  // in ids

@@ -54,7 +54,7 @@ TEST(AppendSample, VisualPlacesMoveWithTheirSegmentAndRowsCountOn) {
   EXPECT_EQ(batch.visual_positions, (Ints{1, 2, 8, 9}));
   EXPECT_EQ(batch.visual_rows, (Ints{0, 1, 2, 3}));
   EXPECT_EQ(batch.segment_slices, (Ints{1, 0, 1}));
-  EXPECT_EQ(batch.patches, (std::vector<float>{1, 1, 2, 2}));
+  EXPECT_EQ(batch.patches, (PatchValues{1, 1, 2, 2}));
   ASSERT_EQ(batch.grids.size(), 2U);
   EXPECT_EQ(batch.grids[1], (std::array<std::int64_t, 2>{1, 2}));
   EXPECT_EQ(batch.sample_ids, (std::vector<std::string>{"picture", "text", "picture"}));

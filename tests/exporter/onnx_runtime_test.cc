@@ -51,9 +51,9 @@ class OnnxRuntime : public testing::Test {
   void add(VisionPart& vision, const ImageSlice& slice, const std::string& model, const OnnxVisionForm& form) {
     const std::string name = std::to_string(jobs_.size());
     write_file_atomic(file(name + ".in"), {reinterpret_cast<const char*>(slice.pixels.data()), slice.pixels.size() * 4});
-    std::vector<float> patches;
+    PatchValues patches;
     append_patches(slice, static_cast<int>(vision.config().image.patch_size), patches);
-    const torch::Tensor rows = torch::tensor(patches).view({form.grid[0] * form.grid[1], -1});
+    const torch::Tensor rows = torch::tensor(torch::ArrayRef<float>(patches)).view({form.grid[0] * form.grid[1], -1});
     jobs_.push_back({model, file(name + ".out"), vision.visual_tokens(rows, form.grid, form.longest)});
     list_.push_back({{"model", model}, {"input", file(name + ".in")}, {"shape", {1, 3, slice.height, slice.width}}, {"output", file(name + ".out")}});
   }

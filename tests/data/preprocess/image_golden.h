@@ -3,8 +3,8 @@
 #include <zlib.h>
 
 #include <cstdint>
+#include <span>
 #include <string>
-#include <vector>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -20,10 +20,10 @@ inline const Json& image_golden() {
   return golden;
 }
 
-template <typename T>
-std::string checksum(const std::vector<T>& values) {
-  const auto* bytes = reinterpret_cast<const Bytef*>(values.data());
-  return fmt::format("{:08x}", crc32_z(0, bytes, values.size() * sizeof(T)));
+template <typename Values>
+std::string checksum(const Values& values) {
+  const auto bytes = std::as_bytes(std::span(values));
+  return fmt::format("{:08x}", crc32_z(0, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()));
 }
 
 /// The synthetic picture of the golden script, by the same formula.

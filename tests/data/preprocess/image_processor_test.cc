@@ -59,10 +59,10 @@ TEST(ImageProcessor, ChecksumsNoticeOneChangedPixel) {
 TEST(ImageProcessor, PatchesAreChannelThenRowThenColumn) {
   ImageSlice slice{4, 2, {}};
   for (int i = 0; i < 24; ++i) slice.pixels.push_back(static_cast<float>(i));
-  std::vector<float> out = {-1};
+  PatchValues out = {-1};
   append_patches(slice, 2, out);
-  const std::vector<float> expected = {-1, 0, 1, 4, 5,  8,  9,  12, 13, 16, 17, 20, 21,
-                                       2,  3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23};
+  const PatchValues expected = {-1, 0, 1, 4, 5,  8,  9,  12, 13, 16, 17, 20, 21,
+                                2,  3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23};
   EXPECT_EQ(out, expected);
   EXPECT_THROW(append_patches(slice, 3, out), Error);
 }
@@ -102,7 +102,7 @@ TEST(ImageProcessor, MakesTheSamePatchesInOnePass) {
     for (const auto& [width, height] : {std::pair{448, 448}, {900, 300}, {37, 61}}) {
       const Image image = pattern(width, height, 3);
       const ProcessedImage processed = process_image(image, config);
-      std::vector<float> expected = {1.0F}, patches = {1.0F};  // what is there stays
+      PatchValues expected = {1.0F}, patches = {1.0F};  // what is there stays
       for (const ImageSlice& slice : processed.slices) append_patches(slice, 14, expected);
       std::vector<std::array<int, 2>> grids;
       const SlicePlan plan = append_image(image, config, patches, grids);

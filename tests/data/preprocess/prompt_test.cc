@@ -380,7 +380,7 @@ TEST_F(Prompt, GivesPlacesGridsAndPatchesOfEverySlice) {
       const ProcessedImage processed = process_image(chat.images[0], small_images());
       ASSERT_EQ(encoded.grids.size(), processed.slices.size());
       EXPECT_EQ(encoded.visual_positions.size(), 3 * processed.slices.size());
-      std::vector<float> patches;
+      PatchValues patches;
       for (std::size_t slice = 0; slice < processed.slices.size(); ++slice) {
         EXPECT_EQ(encoded.grids[slice][0], processed.slices[slice].height / 14);
         EXPECT_EQ(encoded.grids[slice][1], processed.slices[slice].width / 14);
