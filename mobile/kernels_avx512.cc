@@ -271,13 +271,13 @@ void quantize_vector(const float* x, std::int64_t n, const QuantizedRow& out) {
         _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(first), _mm512_abs_ps(second)));
     const float scale = largest / 127.0F;
     const __m512 inverse = _mm512_set1_ps(largest > 0.0F ? 127.0F / largest : 0.0F);
-    const __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(first, inverse));
-    const __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(second, inverse));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quants + 32 * b), _mm512_cvtepi32_epi8(low));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quants + 32 * b + 16),
-                     _mm512_cvtepi32_epi8(high));
-    const int low_sum = _mm512_reduce_add_epi32(low);
-    const int high_sum = _mm512_reduce_add_epi32(high);
+    const __m128i low = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(first, inverse)));
+    const __m128i high = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(second, inverse)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quants + 32 * b), low);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quants + 32 * b + 16), high);
+    // Of the bytes: where the inverse is infinite, wider numbers would overflow.
+    const int low_sum = _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(low));
+    const int high_sum = _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(high));
     out.scales[b] = scale;
     out.sums16[2 * b] = scale * static_cast<float>(low_sum);
     out.sums16[2 * b + 1] = scale * static_cast<float>(high_sum);
