@@ -1,38 +1,26 @@
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
+#include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 
 #include "base/files.h"
+#include "rank_jobs.h"
 #include "tiny_round.h"
 
 /// Starts jobs of several processes (rlaif_rank_program) with mpirun and compares what they leave behind.
 namespace pocketvlm {
 namespace {
 
-struct Outcome {
-  int status;
-  std::string output;
-};
-
-std::string folder_of(const std::string& name) { return test::test_folder() + "/ranks-" + name; }
+using test::folder_of;
+using test::Outcome;
+using test::relative;
 
 Outcome run_ranks(int ranks, const std::string& name, Json job) {
   job["policy"] = test::tiny_policy_folder();
   job["judge"] = test::tiny_judge_folder();
   job["folder"] = folder_of(name);
-  const std::string log = test::test_folder() + "/ranks.log";
-  // One core is enough for a test; in a container the processes belong to root.
-  const std::string command = fmt::format(
-      "OMP_NUM_THREADS=1 timeout 300 mpirun --allow-run-as-root --oversubscribe --bind-to none -n {} {}/tests/rlaif_rank_program '{}' > {} 2>&1",
-      ranks,
-      BINARY_ROOT,
-      job.dump(),
-      log);
-  const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(log)};
+  return test::run_program("rlaif_rank_program", ranks, job);
 }
 
 void succeed(int ranks, const std::string& name, const Json& job = Json::object()) {
@@ -49,10 +37,6 @@ Json with_large_eps(Json set = Json::object()) {
 void expect_same_files(const std::string& a, const std::string& b) {
   for (const char* file : {"rollouts.jsonl", "claims.jsonl", "verdicts.jsonl", "scores.jsonl", "pairs.jsonl", "reference.jsonl"})
     EXPECT_EQ(read_file(folder_of(a) + "/" + file), read_file(folder_of(b) + "/" + file)) << file;
-}
-
-double relative(const torch::Tensor& a, const torch::Tensor& b) {
-  return (a - b).norm().item<double>() / std::max(1e-2, b.norm().item<double>());
 }
 
 void expect_same_weights(const std::string& a, const std::string& b) {

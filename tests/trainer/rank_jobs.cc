@@ -15,19 +15,24 @@ namespace pocketvlm::test {
 
 std::string folder_of(const std::string& name) { return test_folder() + "/ranks-" + name; }
 
-Outcome run_ranks(int ranks, Json job, const std::string& environment) {
-  job["tokenizer"] = tiny_tokenizer_path();
+Outcome run_program(const std::string& program, int ranks, const Json& job, const std::string& environment) {
   const std::string log = test_folder() + "/ranks.log";
   // One core is enough for a test; in a container the processes belong to root.
   const std::string command =
-      fmt::format("OMP_NUM_THREADS=1 {} timeout 300 mpirun --allow-run-as-root --oversubscribe --bind-to none -n {} {}/tests/rank_program '{}' > {} 2>&1",
+      fmt::format("OMP_NUM_THREADS=1 {} timeout 300 mpirun --allow-run-as-root --oversubscribe --bind-to none -n {} {}/tests/{} '{}' > {} 2>&1",
                   environment,
                   ranks,
                   BINARY_ROOT,
+                  program,
                   job.dump(),
                   log);
   const int status = std::system(command.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(log)};
+}
+
+Outcome run_ranks(int ranks, Json job, const std::string& environment) {
+  job["tokenizer"] = tiny_tokenizer_path();
+  return run_program("rank_program", ranks, job, environment);
 }
 
 void succeed(int ranks, const Json& job) {

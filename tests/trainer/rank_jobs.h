@@ -8,7 +8,7 @@
 
 #include "base/json.h"
 
-/// Jobs of several processes (rank_program) under mpirun, and what they leave behind.
+/// Jobs of several processes under mpirun, and what they leave behind.
 namespace pocketvlm::test {
 
 struct Outcome {
@@ -19,7 +19,10 @@ struct Outcome {
 /// Where a job of this name works.
 std::string folder_of(const std::string& name);
 
-/// Runs rank_program's `job` on so many ranks. `environment`: assignments of the shell, before mpirun.
+/// Runs `job` with a program of the tests on so many ranks. `environment`: assignments of the shell, before mpirun.
+Outcome run_program(const std::string& program, int ranks, const Json& job, const std::string& environment = {});
+
+/// The same with rank_program's `job`.
 Outcome run_ranks(int ranks, Json job, const std::string& environment = {});
 
 /// run_ranks that must end well.
