@@ -37,10 +37,10 @@ void avx512_quantize_int8(const float* x,
     __m512i sum = _mm512_setzero_si512();
 #pragma GCC unroll 8
     for (int v = 0; v < 8; ++v) {
-      const __m512i levels = _mm512_cvtps_epi32(_mm512_mul_ps(values[v], inverse));
-      sum = _mm512_add_epi32(sum, levels);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(quants + kColumns * u + 16 * v),
-                       _mm512_cvtepi32_epi8(levels));
+      const __m128i levels = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(values[v], inverse)));
+      // Of the bytes: where the inverse is infinite, wider numbers would overflow.
+      sum = _mm512_add_epi32(sum, _mm512_cvtepi8_epi32(levels));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(quants + kColumns * u + 16 * v), levels);
     }
     scales[u] = scale;
     constants[u] = -128.0F * scale * static_cast<float>(_mm512_reduce_add_epi32(sum));
