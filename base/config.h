@@ -62,8 +62,8 @@ inline FieldRule required(FieldRule rule = {}) {
 std::optional<std::string> closest_name(const std::string& word,
                                         const std::vector<std::string>& known);
 
-/// `a.b=c`: sets a value in parsed JSON before it is read into a struct; c is JSON, or a plain
-/// string, as which numbers count, too, where a string stands. Array places are written as numbers (`stages.0.steps=5`). Throws Error on bad paths.
+/// `a.b=c`: sets a value in JSON before it is read into a struct. c is JSON, or text, as which a number counts where text stands.
+/// Places of arrays are written as numbers (`stages.0.steps=5`). Throws Error on bad paths.
 void apply_override(Json& root, const std::string& assignment);
 
 namespace config_detail {
